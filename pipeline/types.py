@@ -1,0 +1,164 @@
+"""The words every room shares: batches, data sets, metrics, rows, and the named ways a trial can end.
+
+Legend of shapes
+    T  time steps              B  samples in a batch        N  samples in a split, or output neurons
+    C  channels (polarities)   H, W  rows and columns       K  time steps in one chunk
+A static image is [C, H, W]; a sample of event frames is [T, C, H, W]; what a network sees is always
+[T, B, C, H, W] and what it answers is always [T, B, N] output spikes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Metrics = Mapping[str, float]
+Report = Callable[[int, Metrics], None]
+"""``report(step, metrics)`` after every epoch; may raise `TrialEnded` to end the trial."""
+Decode = Callable[[Tensor], Tensor]
+"""[T, B, N] output spikes -> [B] int64 labels."""
+Encode = Callable[[Tensor, torch.Generator], Tensor]
+"""[B, ...] stored uint8 samples -> [T, B, C, H, W] float32 input."""
+Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+"""([B, ...] uint8, [B] labels) -> the same, changed; on training batches only."""
+Widths = Mapping[str, int]
+"""Tensor name (``fc1.weight``, ``lif1.threshold``, ``lif1.mem``) -> stored bits; what is absent has 32."""
+SplitName = Literal["train", "validation", "test"]
+
+FLOAT_BITS = 32
+
+
+class Batch(NamedTuple):
+    """One encoded mini-batch."""
+
+    x: Tensor
+    """[T, B, C, H, W] float32."""
+    y: Tensor
+    """[B] int64."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Stored samples: x uint8 [N, C, H, W] (images) or [N, T, C, H, W] (event frames), y int64 [N]."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits and the way a stored sample becomes spikes. The test split is read once, for the front."""
+
+    name: str
+    classes: int
+    shape: tuple[int, int, int]
+    """(C, H, W) of one time step."""
+    timesteps: int
+    train: Split
+    validation: Split
+    test: Split
+    encode: Encode
+    digest: str
+    """sha256 over the three splits: what was trained on, for the tracker."""
+    augment: Augment | None = None
+
+    def split(self, name: SplitName) -> Split:
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def batches(self, name: SplitName, size: int, seed: int, shuffle: bool = False) -> Iterator[Batch]:
+        """Encoded batches of `size`; shuffled (and, on the training split, augmented) when asked."""
+        split = self.split(name)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(split), generator=generator) if shuffle else torch.arange(len(split))
+        for chosen in order.split(size):
+            x, y = split.x[chosen], split.y[chosen]
+            if shuffle and name == "train" and self.augment is not None:
+                x, y = self.augment(x, y, generator)
+            yield Batch(self.encode(x, generator), y)
+
+
+class DataSpec(Protocol):
+    """A config of data: knows where the samples are and cuts validation from train."""
+
+    def load(self, seed: int) -> Dataset: ...
+
+
+class NetSpec(Protocol):
+    """A config of a network; `build` is a pure function of its arguments."""
+
+    def build(self, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module: ...
+
+
+class Learner(Protocol):
+    """Trains in place and says how output spikes become labels (labels come from training data only)."""
+
+    def fit(
+        self, net: nn.Module, data: Dataset, after_epoch: Report, seed: int, epochs: int | None = None
+    ) -> Decode:
+        """`epochs` None: as configured; 0: no training, only find the decoding for the net as it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial as tables, figures and trackers read it."""
+
+    number: int
+    state: str
+    """complete | cached | running | stopped:<why> | failed:<why>."""
+    params: Mapping[str, object] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
+    history: tuple[tuple[int, Metrics], ...] = ()
+    detail: Mapping[str, object] = field(default_factory=dict)
+    """JSON-able extras: cost by layer and part, bits and sparsity per layer, confusion, ..."""
+    feasible: bool = True
+    on_front: bool = False
+    reason: str = ""
+    duration_s: float = 0.0
+
+
+class TrialEnded(Exception):
+    """A trial that ends early for a reason with a name; the study goes on."""
+
+    state = "stopped"
+
+
+class Silent(TrialEnded):
+    """No neuron of some layer fires."""
+
+    state = "stopped:silent"
+
+
+class Saturated(TrialEnded):
+    """Some layer fires at almost every step."""
+
+    state = "stopped:saturated"
+
+
+class Diverged(TrialEnded):
+    """The loss or a weight is NaN or infinite."""
+
+    state = "failed:nan"
+
+
+class Dominated(TrialEnded):
+    """Other trials are better in every objective, at this step or already before training."""
+
+    state = "stopped:dominated"
+
+
+class DataError(Exception):
+    """A file that is missing, damaged or of the wrong form: names the file and says what to do."""
+
+
+def require(ok: bool, field_name: str, rule: str, value: object) -> None:
+    """Raise ``ValueError("bits must be in [2, 32], but got 1.")``; the config puts its key in front."""
+    if not ok:
+        raise ValueError(f"{field_name} must {rule}, but got {value!r}.")

@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from pipeline.types import Batch, Dataset, Split, require
+
+
+def test_require_states_the_rule_and_what_came():
+    with pytest.raises(ValueError, match=r"^bits must be in \[2, 32\], but got 1\.$"):
+        require(False, "bits", "be in [2, 32]", 1)
+
+
+def test_batches_are_the_same_for_the_same_seed_and_cover_every_sample_once():
+    split = Split(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1), torch.arange(10))
+    data = Dataset(
+        "ten", 10, (1, 1, 1), 2, split, split, split,
+        encode=lambda x, generator: x.float().unsqueeze(0).expand(2, *x.shape), digest="",
+    )  # fmt: skip
+    first = list(data.batches("train", 4, seed=1, shuffle=True))
+    again = list(data.batches("train", 4, seed=1, shuffle=True))
+    assert [b.x.shape[1] for b in first] == [4, 4, 2]
+    assert all(torch.equal(a.y, b.y) and torch.equal(a.x, b.x) for a, b in zip(first, again, strict=True))
+    labels = torch.cat([Batch(*b).y for b in first])
+    assert not torch.equal(labels, torch.arange(10))
+    assert torch.equal(labels.sort().values, torch.arange(10))
