@@ -1,0 +1,133 @@
+"""How stored uint8 samples become the [T, B, C, H, W] float32 input of a network.
+
+Each encoding is a frozen dataclass called as ``encoding(x, generator)``; the same generator state gives the
+same spikes. Images [B, C, H, W] go through `Direct`, `Rate` or `Latency`; event frames, which already have
+time, [B, T, C, H, W], through `Frames`. A data set puts its own number of steps in place of `timesteps`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.types import require
+
+MOST_STEPS = 1000
+"""More time steps than any data set here needs; a larger number is a slip of the keyboard."""
+
+
+class Encoding(Protocol):
+    """What a data set needs of its encoding: a dataclass with `timesteps`, called with samples."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def timesteps(self) -> int: ...
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor: ...
+
+
+def unrolled(encoding: Encoding, timesteps: int) -> Encoding:
+    """The same encoding over `timesteps` steps: T is a field of the data set, where searches look for it."""
+    return dataclasses.replace(encoding, timesteps=timesteps)
+
+
+def require_timesteps(timesteps: int) -> None:
+    """Raise ValueError unless ``1 <= timesteps <= 1000``."""
+    require(1 <= timesteps <= MOST_STEPS, "timesteps", f"be in [1, {MOST_STEPS}]", timesteps)
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Direct current: the intensity x / 255, in [0, 1], at every step.
+
+    The first layer turns the constant current into spikes (Rueckauer et al. 2017, section 2.3; Rathi and Roy
+    2021, "direct input encoding"). The steps share one memory (stride 0): T copies of an image cost nothing.
+    """
+
+    timesteps: int = 1
+
+    def __post_init__(self) -> None:
+        require_timesteps(self.timesteps)
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """[B, C, H, W] uint8 -> [T, B, C, H, W] float32 in [0, 1]; `generator` is not used."""
+        current = x.to(torch.float32) / 255
+        return current.unsqueeze(0).expand(self.timesteps, *current.shape)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Rate coding: independent spikes at every step, on average ``max_rate * x / 255`` of them.
+
+    draw="bernoulli": 0 or 1 per step, P(spike) = max_rate * x / 255. draw="poisson": the count of a Poisson
+    process in one step, which may exceed 1; the two agree for small rates. (Diehl and Cook 2015, section 2.4,
+    use rates proportional to intensity with 63.75 Hz for a white pixel: max_rate = 0.0319 at 0.5 ms steps.)
+    """
+
+    timesteps: int = 1
+    max_rate: float = 1.0
+    """Mean spikes per step of a white pixel, in (0, 1]."""
+    draw: Literal["bernoulli", "poisson"] = "bernoulli"
+
+    def __post_init__(self) -> None:
+        require_timesteps(self.timesteps)
+        require(0 < self.max_rate <= 1, "max_rate", "be in (0, 1]", self.max_rate)
+        require(self.draw in ("bernoulli", "poisson"), "draw", "be bernoulli or poisson", self.draw)
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, C, H, W] uint8 -> [T, B, C, H, W] float32, whole numbers of spikes."""
+        mean = (x.to(torch.float32) * (self.max_rate / 255)).expand(self.timesteps, *x.shape)
+        if self.draw == "poisson":
+            return torch.poisson(mean, generator=generator)
+        return (torch.rand(mean.shape, generator=generator) < mean).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time to first spike: one spike per pixel, the brighter the earlier; dark pixels stay silent.
+
+    A pixel x >= darkest fires once, at step ``round((255 - x) / (255 - darkest) * (T - 1))``: white at
+    step 0, the darkest firing intensity at step T - 1. Order by intensity as in Thorpe,
+    Delorme and Van Rullen (2001); the linear map is ours: it spreads 8-bit intensities evenly over few steps.
+    """
+
+    timesteps: int = 1
+    darkest: int = 1
+    """Smallest uint8 intensity that fires, in [1, 254]."""
+
+    def __post_init__(self) -> None:
+        require_timesteps(self.timesteps)
+        require(1 <= self.darkest <= 254, "darkest", "be in [1, 254]", self.darkest)
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """[B, C, H, W] uint8 -> [T, B, C, H, W] float32 of 0 and 1; `generator` is not used."""
+        wait = (255 - x.to(torch.float32)) / (255 - self.darkest)
+        step = (wait * (self.timesteps - 1)).round().to(torch.int64)
+        step[x < self.darkest] = self.timesteps  # a step that never comes
+        clock = torch.arange(self.timesteps).view(-1, *[1] * x.dim())
+        return (step.unsqueeze(0) == clock).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Event frames as they are: stored counts (or 0 and 1) of each step become float32 times `scale`."""
+
+    timesteps: int = 1
+    scale: float = 1.0
+    """Input of one event; 0.5 undoes the halving u + (x - u) / 2 of a network written for it."""
+
+    def __post_init__(self) -> None:
+        require_timesteps(self.timesteps)
+        require(self.scale > 0, "scale", "be above 0", self.scale)
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """[B, T, C, H, W] uint8 -> [T, B, C, H, W] float32; `generator` is not used."""
+        if x.dim() != 5 or x.shape[1] != self.timesteps:
+            raise ValueError(f"x must be [B, {self.timesteps}, C, H, W], but got {list(x.shape)}.")
+        frames = x.transpose(0, 1).to(torch.float32)
+        return frames if self.scale == 1 else frames * self.scale
