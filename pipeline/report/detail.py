@@ -1,0 +1,127 @@
+"""Reads `Row.detail` with care: every key may be missing, from an older version, or only half there.
+
+Legend of ``detail`` as the report understands it
+    layers            [{"name", "bits", "sparsity", "energy_pj", "parts": {part: pJ}}, ...], in network order
+    confusion         [[count, ...], ...], row = true class, column = predicted class
+    tests             {metric: {"values": [one per seed], "interval": [low, high]}, ...}; `interval` may be
+    left out front_probability share of seeds' resamples in which a finalist stays on the front
+    rasters           [{"layer", "steps", "neurons", "spikes": [[step, neuron], ...], "label"}, ...]
+    receptive_fields  [{"layer", "fields": [n][H][W]}, ...]
+    command           what reproduces this row, when it is not the study's pattern
+    dominated_by      number of a trial that is better in every objective
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist, fmean, stdev
+
+from pipeline.report.points import value
+from pipeline.types import FLOAT_BITS, Row
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One synaptic layer of a priced network."""
+
+    name: str
+    bits: float
+    sparsity: float
+    energy_pj: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """part of the hardware (``dram``, ``arithmetic``, ...) -> pJ."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share with its 95 % interval, and where the interval comes from."""
+
+    middle: float
+    low: float
+    high: float
+    origin: str
+    """``3 seeds`` or ``360 samples``."""
+
+
+def number(given: object) -> float:
+    """A float, NaN when it is none."""
+    return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else math.nan
+
+
+def records(row: Row, key: str) -> Iterator[Mapping[str, object]]:
+    """The mappings in a list of ``detail``; nothing when there is no such list."""
+    given = row.detail.get(key)
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        yield from (entry for entry in given if isinstance(entry, Mapping))
+
+
+def layers(row: Row) -> tuple[Layer, ...]:
+    """The row's layers in network order; a layer without parts has its whole energy in the part ``total``."""
+    found: list[Layer] = []
+    for entry in records(row, "layers"):
+        parts = entry.get("parts")
+        energy_pj = number(entry.get("energy_pj"))
+        named = {str(k): number(v) for k, v in parts.items()} if isinstance(parts, Mapping) else {}
+        if not named and math.isfinite(energy_pj):
+            named = {"total": energy_pj}
+        if not math.isfinite(energy_pj):
+            energy_pj = sum(named.values()) if named else math.nan
+        bits, sparsity = number(entry.get("bits")), number(entry.get("sparsity"))
+        found.append(Layer(str(entry.get("name", f"layer {len(found)}")), bits, sparsity, energy_pj, named))
+    return tuple(found)
+
+
+def weight_bits(row: Row) -> str:
+    """``4``, or ``2-8`` when layers differ: read off the layers as priced, else off the parameter, else
+    unknown."""
+    widths = [layer.bits for layer in layers(row) if math.isfinite(layer.bits)]
+    if not widths:
+        asked = [number(v) for k, v in row.params.items() if k.endswith("quantize_weights.bits")]
+        widths = [bits for bits in asked if math.isfinite(bits)]
+    if not widths:
+        return ""
+    low, high = (f"{min(width, FLOAT_BITS):g}" for width in (min(widths), max(widths)))
+    return low if low == high else f"{low}-{high}"
+
+
+def sparsity(row: Row) -> float:
+    """Share of zero weights: as measured, else as asked for, else NaN."""
+    if "sparsity" in row.metrics:
+        return value(row, "sparsity")
+    asked = [number(v) for k, v in row.params.items() if k.endswith("prune_weights.sparsity")]
+    return asked[0] if asked else math.nan
+
+
+def interval(row: Row, metric: str, samples: int = 0) -> Interval | None:
+    """95 % interval of a share: over seeds where the row was re-run, else Wilson's over the samples, else
+    None.
+
+    Wilson (1927), score interval of a binomial share: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
+    Over seeds: Student's t around the mean, or the interval that the row brings.
+    """
+    tests = row.detail.get("tests")
+    entry = tests.get(metric) if isinstance(tests, Mapping) else None
+    if isinstance(entry, Mapping):
+        values = [number(v) for v in entry.get("values", ())]
+        given = entry.get("interval")
+        if len(values) > 1 and all(map(math.isfinite, values)):
+            middle = fmean(values)
+            half = _student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+            low, high = (number(given[0]), number(given[1])) if given else (middle - half, middle + half)
+            return Interval(middle, max(0.0, low), min(1.0, high), f"{len(values)} seeds")
+    share = value(row, metric)
+    if samples <= 0 or not 0 <= share <= 1:
+        return None
+    z = NormalDist().inv_cdf(0.975)
+    middle = (share + z * z / (2 * samples)) / (1 + z * z / samples)
+    half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples**2)) / (1 + z * z / samples)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), f"{samples:,} samples")
+
+
+def _student(freedom: int) -> float:
+    """97.5 % quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))

@@ -1,0 +1,208 @@
+"""The front: accuracy against each cost, as matplotlib draws it and as the page's plotly does; one data step
+for both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from pipeline.report.context import Context
+from pipeline.report.figures import canvas, say
+from pipeline.report.palette import LIGHT
+from pipeline.report.points import Kinds, marks, shown_metric, sort_out, staircase, tally, value
+from pipeline.report.units import Axis, axis, label, show
+from pipeline.types import Row
+
+NO_FRONT = "No trial is on the front yet:\nnone finished within the constraints."
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of the front: two objectives as axes, a third (if there is one) as colour."""
+
+    x: Axis
+    y: Axis
+    colour: Axis | None
+    upward: bool
+    """Larger y is better (an accuracy)."""
+
+    def spots(self, rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+        """Coordinates of the rows in the axes' units."""
+        xs = self.x.scaled(value(row, self.x.metric) for row in rows)
+        return xs, self.y.scaled(value(row, self.y.metric) for row in rows)
+
+    def shades(self, rows: Sequence[Row]) -> list[float]:
+        assert self.colour is not None
+        return self.colour.scaled(value(row, self.colour.metric) for row in rows)
+
+    def stairs(self, rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+        """The best that can be had in these two objectives alone."""
+        xs, ys = self.spots(rows)
+        sign = 1 if self.upward else -1
+        steps, heights = staircase(xs, [sign * y for y in ys])
+        return steps, [sign * height for height in heights]
+
+
+def panels(objectives: Sequence[str], kinds: Kinds) -> tuple[Panel, ...]:
+    """One panel per cost, all against the first error (else against the first objective)."""
+    first = next((name for name in objectives if name.endswith("_error")), objectives[0])
+    costs = [name for name in objectives if name != first]
+    shown = shown_metric(first)
+    rows = kinds.drawable
+
+    def of(metric: str) -> Axis:
+        return axis(metric, (value(row, metric) for row in rows))
+
+    found = []
+    for cost in costs:
+        others = [name for name in costs if name != cost]
+        colour = of(shown_metric(others[0])) if others else None
+        found.append(Panel(of(shown_metric(cost)), of(shown), colour, upward=shown != first))
+    return tuple(found)
+
+
+def caption(
+    rows: Sequence[Row], objectives: Sequence[str], picks: Mapping[str, int], context: Context
+) -> str:
+    """What is drawn, in words, under the figure."""
+    states = ", ".join(f"{count} {state}" for state, count in tally(rows).items())
+    on_front = sum(row.on_front for row in rows)
+    sizes = f" on {context.validation_samples:,} samples" if context.validation_samples else ""
+    searched = ", ".join(label(name) for name in objectives)
+    chosen = "; ".join(f"{name}: #{number}" for name, number in picks.items())
+    return (
+        f"{context.experiment}: {len(rows)} trials ({states or 'none yet'}), {on_front} on the front of "
+        f"{searched}{sizes}. Grey: dominated; crosses: outside a constraint; line: the best for two of the "
+        "objectives alone." + (f" Marked: {chosen}." if chosen else "")
+    )
+
+
+def draw(
+    rows: Sequence[Row], objectives: Sequence[str], picks: Mapping[str, int], context: Context
+) -> Figure:
+    """The front as a matplotlib figure; says so in words when there is nothing to draw."""
+    kinds = sort_out(rows, objectives)
+    shown = panels(objectives, kinds)
+    words = caption(rows, objectives, picks, context)
+    figure, axes = canvas(columns=max(1, len(shown)), caption=words)
+    if not shown:
+        _draw_single(axes[0], objectives[0], kinds)
+    for panel, ax in zip(shown, axes, strict=False):
+        if not kinds.drawable:
+            say(ax, NO_FRONT)
+            continue
+        _draw_panel(panel, ax, kinds)
+        _draw_marks(panel, ax, kinds, marks(picks))
+        if ax is axes[0]:
+            ax.legend(loc="lower right", fontsize=8, frameon=True, framealpha=0.85, edgecolor=LIGHT["grid"])
+    return figure
+
+
+def _draw_panel(panel: Panel, ax: Axes, kinds: Kinds) -> None:
+    ax.scatter(*panel.spots(kinds.dominated), s=16, color=LIGHT["faint"], alpha=0.6, linewidths=0,
+               label="dominated")  # fmt: skip
+    if kinds.infeasible:
+        ax.scatter(*panel.spots(kinds.infeasible), s=22, marker="x", color=LIGHT["faint"], linewidths=1,
+                   label="outside a constraint")  # fmt: skip
+    if kinds.front:
+        ax.plot(*panel.stairs(kinds.front), color=LIGHT["front"], linewidth=1.2, alpha=0.7, zorder=2)
+        shades = panel.shades(kinds.front) if panel.colour else None
+        drawn = ax.scatter(*panel.spots(kinds.front), s=46, c=shades, cmap="cividis" if shades else None,
+                           norm="log" if panel.colour and panel.colour.log else None, zorder=3,
+                           color=None if shades else LIGHT["front"], edgecolors=LIGHT["ink"], linewidths=0.7,
+                           label="front")  # fmt: skip
+        if panel.colour:
+            bar = ax.get_figure().colorbar(drawn, ax=ax, pad=0.02, aspect=30)  # type: ignore[union-attr]
+            bar.set_label(panel.colour.title, fontsize=9)
+            bar.ax.tick_params(labelsize=8, colors=LIGHT["muted"])
+            _quiet_log(bar.ax.yaxis, panel.colour)
+            bar.outline.set_visible(False)  # type: ignore[operator]
+    ax.set_xlabel(panel.x.title)
+    ax.set_ylabel(panel.y.title)
+    if panel.x.log:
+        ax.set_xscale("log")
+    if panel.y.log:
+        ax.set_yscale("log")
+    _quiet_log(ax.xaxis, panel.x)
+
+
+def _quiet_log(one: object, shown: Axis) -> None:
+    """Plain numbers (1, 2, 5, 10) on a log axis; powers of ten are read slowly."""
+    if shown.log:
+        one.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))  # type: ignore[attr-defined]
+        one.set_major_formatter(FuncFormatter(lambda at, _: f"{at:g}"))  # type: ignore[attr-defined]
+        one.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
+
+
+def _draw_marks(panel: Panel, ax: Axes, kinds: Kinds, chosen: Mapping[int, str]) -> None:
+    """A ring and a word at each pick; neighbours' words stand at different heights, inside the panel."""
+    rows = sorted(
+        (row for row in kinds.drawable if row.number in chosen), key=lambda row: value(row, panel.x.metric)
+    )
+    xs, ys = panel.spots(rows)
+    ax.scatter(xs, ys, s=150, facecolors="none", edgecolors=LIGHT["pick"], linewidths=1.8, zorder=4)
+    low, high = ax.get_ylim()
+    for i, (row, x, y) in enumerate(zip(rows, xs, ys, strict=True)):
+        room_below = (y - low) > 0.3 * (high - low)
+        shift = -26 - 14 * (i % 3) if room_below else 12 + 14 * (i % 3)
+        ax.annotate(
+            f"{chosen[row.number]} #{row.number}", (x, y), zorder=5, fontsize=8.5, color=LIGHT["pick"],
+            xytext=(12, shift), textcoords="offset points", fontweight="bold",
+            arrowprops={"arrowstyle": "-", "color": LIGHT["pick"], "linewidth": 0.8, "shrinkB": 6},
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
+        )  # fmt: skip
+
+
+def _draw_single(ax: Axes, objective: str, kinds: Kinds) -> None:
+    """One objective has no front: its value over the trials, and the best so far."""
+    rows = sorted(kinds.drawable, key=lambda row: row.number)
+    if not rows:
+        say(ax, NO_FRONT)
+        return
+    metric = shown_metric(objective)
+    shown = axis(metric, (value(row, metric) for row in rows))
+    heights = shown.scaled(value(row, metric) for row in rows)
+    better = max if metric != objective else min
+    numbers = [row.number for row in rows]
+    best = [better(heights[: i + 1]) for i in range(len(heights))]
+    ax.scatter(numbers, heights, s=16, color=LIGHT["faint"], label="trial")
+    ax.step(numbers, best, where="post", color=LIGHT["front"], label="best so far")
+    ax.set_xlabel("trial")
+    ax.set_ylabel(shown.title)
+    ax.legend(fontsize=8, frameon=False)
+
+
+def hover(row: Row, chosen: Mapping[int, str], most: int = 14) -> str:
+    """What the page shows beside the pointer; text from outside is escaped, plotly reads it as markup."""
+    head = f"<b>trial {row.number}</b>" + (f" ◆ {escape(chosen[row.number])}" if row.number in chosen else "")
+    numbers = [
+        f"{escape(label(name))}: {show(name, value(row, name))}"
+        for name in (
+            "validation_accuracy",
+            "test_accuracy",
+            "memory_bits",
+            "energy_pj",
+            "latency_us",
+            "sparsity",
+        )
+        if name in row.metrics
+    ]
+    given = [f"{escape(short(key))} = {escape(plain(v))}" for key, v in list(row.params.items())[:most]]
+    more = [f"… and {len(row.params) - most} more"] if len(row.params) > most else []
+    return "<br>".join([head, *numbers, *given, *more])
+
+
+def short(key: str) -> str:
+    """``compression.quantize_weights.bits`` -> ``quantize_weights.bits``: what tells parameters apart on a
+    screen."""
+    return ".".join(key.split(".")[-2:])
+
+
+def plain(given: object) -> str:
+    """A parameter's value for reading: floats with four digits."""
+    return f"{given:.4g}" if isinstance(given, float) else str(given)

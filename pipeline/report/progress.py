@@ -1,0 +1,89 @@
+"""What a person sees while a study runs: trials done, the best so far, time left."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from pipeline.types import Row
+
+PLAIN_EVERY_S = 5.0
+
+
+def clock(seconds: float) -> str:
+    """``1:05`` or ``2:03:04``."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """``front 7 · best 96.1 % (#12) · 2 stopped · 1 failed``."""
+    words = [f"front {sum(row.on_front for row in rows)}"]
+    able = [row for row in rows if row.feasible and "validation_accuracy" in row.metrics]
+    if able:
+        best = max(able, key=lambda row: row.metrics["validation_accuracy"])
+        words.append(f"best {best.metrics['validation_accuracy']:.1%} (#{best.number})")
+    kinds = Counter(row.state.partition(":")[0] for row in rows)
+    words += [f"{kinds[kind]} {kind}" for kind in ("cached", "stopped", "failed") if kinds[kind]]
+    return " · ".join(words)
+
+
+class StudyProgress:
+    """A live bar on a terminal; plain lines, at most one in five seconds, elsewhere."""
+
+    def __init__(self, name: str, budget: int, console: Console) -> None:
+        self.name, self.budget, self.console = name, budget, console
+        self._begin = time.monotonic()
+        self._before: int | None = None
+        self._last_line = 0.0
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._task = self._progress.add_task(name, total=budget, note="")
+        self._live = (
+            Live(self._progress, console=console, refresh_per_second=4) if console.is_terminal else None
+        )
+
+    def __enter__(self) -> StudyProgress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, rows: Sequence[Row]) -> None:
+        """Show the study as it stands now."""
+        ended = [row for row in rows if row.state != "running"]
+        if self._before is None:
+            self._before = len(ended)
+        note = f"{summary(ended)} · {self._left(len(ended))}"
+        if self._live:
+            self._progress.update(self._task, completed=len(ended), note=note)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= PLAIN_EVERY_S or len(ended) == self.budget:
+            self._last_line = now
+            self.console.print(Text(f"{self.name}: {len(ended)}/{self.budget} trials · {note}"))
+
+    def _left(self, ended: int) -> str:
+        new = ended - (self._before or 0)
+        spent = time.monotonic() - self._begin
+        if new < 1 or ended >= self.budget:
+            return f"{clock(spent)} spent"
+        return f"about {clock(spent / new * (self.budget - ended))} left"
