@@ -1,0 +1,135 @@
+"""When the steps act: after training, during fine-tuning, or from the first epoch; together or one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+from torch import Tensor, nn
+
+from pipeline.compress.bake import bake
+from pipeline.types import Decode, Widths, require
+
+Scheme = Literal["ptq", "qat", "in_training"]
+Mode = Literal["isolated", "cumulative", "joint"]
+Order = Literal["prune_first", "quantize_first"]
+Family = Literal["prune", "quantize"]
+Refit = Callable[[int | None, Callable[[float], None]], Decode]
+"""``refit(epochs, on_progress)``: train on, with on_progress(share done) after each epoch; 0 only decodes."""
+
+
+class Compression(Protocol):
+    """One step of a compression config, a frozen dataclass; all state lives in the net."""
+
+    @property
+    def family(self) -> Family: ...
+    @property
+    def active(self) -> bool:
+        """False for settings that mean "off" (bits 32, sparsity 0)."""
+        ...
+
+    def check(self, net: nn.Module) -> None:
+        """Raise ValueError for what cannot work on this net; called before any training."""
+        ...
+
+    def attach(self, net: nn.Module) -> None: ...
+    def advance(self, net: nn.Module, progress: float) -> None: ...
+    def widths(self, net: nn.Module) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When and in which order the steps act.
+
+    Args:
+        scheme: ptq changes a trained net without more training; qat fine-tunes it `epochs` more;
+            in_training starts untrained, so learning sees compressed values from the first update.
+        mode: isolated uses only the family named first in `order`; cumulative fine-tunes half of the epochs
+            with the first family and the rest with both; joint has both from the first epoch on.
+        order: prune_first calibrates quantizers on the survivors; quantize_first on all weights.
+        epochs: of fine-tuning (qat), or of training (in_training; None: as the learner is configured).
+    """
+
+    scheme: Scheme = "ptq"
+    mode: Mode = "joint"
+    order: Order = "prune_first"
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.scheme in get_args(Scheme), "scheme", f"be one of {get_args(Scheme)}", self.scheme)
+        require(self.mode in get_args(Mode), "mode", f"be one of {get_args(Mode)}", self.mode)
+        require(self.order in get_args(Order), "order", f"be one of {get_args(Order)}", self.order)
+        require(self.epochs is None or self.epochs >= 0, "epochs", "be at least 0", self.epochs)
+        needs = self.scheme == "qat" and not self.epochs
+        require(not needs, "epochs", "be at least 1 with scheme=qat", self.epochs)
+
+    def stages(self, steps: Mapping[str, Compression]) -> list[list[Compression]]:
+        """Active steps in the order in which they are attached; what isolated leaves out is missing."""
+        first: Family = "prune" if self.order == "prune_first" else "quantize"
+        active = [step for step in steps.values() if step.active]
+        early = [step for step in active if step.family == first]
+        late = [step for step in active if step.family != first]
+        stages = [early] if self.mode == "isolated" else [early, late]
+        return [stage for stage in stages if stage]
+
+
+def compress(
+    net: nn.Module, steps: Mapping[str, Compression], plan: Plan, refit: Refit, samples: Sequence[Tensor] = ()
+) -> tuple[Decode, Widths]:
+    """Run the plan on `net` in place and bake it; returns the decoding of the compressed net and its widths.
+
+    Args:
+        samples: a few input batches [T, B, C, H, W] of the training split, to calibrate membranes on.
+
+    An evaluation of the net right before and right after baking gives the same outputs.
+    """
+    stages = plan.stages(steps)
+    widths: dict[str, int] = {}
+    decode: Decode | None = None
+    if plan.scheme == "in_training":
+        _attach(net, [step for stage in stages for step in stage], samples=())
+        decode = _train(net, [step for stage in stages for step in stage], refit, plan.epochs)
+    elif plan.scheme == "qat" and stages:
+        decode = _fine_tune(net, stages, plan, refit, samples)
+    else:
+        for stage in stages:
+            _attach(net, stage, samples)
+            for step in stage:
+                step.advance(net, 1.0)
+    for step in (step for stage in stages for step in stage):
+        widths |= step.widths(net)
+    bake(net)
+    return decode if decode is not None else refit(0, lambda _: None), widths
+
+
+def _fine_tune(
+    net: nn.Module, stages: list[list[Compression]], plan: Plan, refit: Refit, samples: Sequence[Tensor]
+) -> Decode:
+    epochs = plan.epochs or 0
+    if plan.mode != "cumulative" or len(stages) < 2 or epochs < 2:
+        for stage in stages:
+            _attach(net, stage, samples)
+        return _train(net, [step for stage in stages for step in stage], refit, epochs)
+    _attach(net, stages[0], samples)
+    _train(net, stages[0], refit, epochs // 2)
+    _attach(net, stages[1], samples)
+    return _train(net, stages[1], refit, epochs - epochs // 2)
+
+
+def _attach(net: nn.Module, stage: Sequence[Compression], samples: Sequence[Tensor]) -> None:
+    for step in stage:
+        step.attach(net)
+    for step in stage:
+        observe = getattr(step, "observe", None)
+        if observe is not None and samples:
+            observe(net, list(samples))
+
+
+def _train(net: nn.Module, active: Sequence[Compression], refit: Refit, epochs: int | None) -> Decode:
+    def on_progress(progress: float) -> None:
+        for step in active:
+            step.advance(net, progress)
+
+    on_progress(0.0)
+    return refit(epochs, on_progress)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.compress.bake import restore, sparsity
+from pipeline.compress.plan import Plan, compress
+from pipeline.compress.prune import PruneWeights
+from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
+from pipeline.compress.stack import stack_of
+from pipeline.types import Decode
+from tests.compress.nets import Spiking, first_class, frames
+
+PRUNE, QUANTIZE = PruneWeights(0.5, schedule="gradual"), QuantizeWeights(bits=4)
+
+
+class Trainer:
+    """A refit that moves the weights a little each epoch and notes what it saw."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.epochs: list[int | None] = []
+        self.seen: list[tuple[bool, bool]] = []
+        self.inside: list[torch.Tensor] = []
+
+    def __call__(self, epochs: int | None, on_progress: Callable[[float], None]) -> Decode:
+        self.epochs.append(epochs)
+        stack = stack_of(self.net.fc1, "weight")
+        self.seen.append((stack is not None and stack.mask is not None, bool(stack and stack.quantizer)))
+        generator = torch.Generator().manual_seed(9)
+        for epoch in range(epochs or 0):
+            self.net.train()
+            self.net(frames())
+            with torch.no_grad():
+                for weight in self.net.parameters():
+                    weight.add_(0.01 * torch.randn(weight.shape, generator=generator))
+            on_progress((epoch + 1) / (epochs or 1))
+        self.net.eval()
+        self.inside.append(self.net(frames()))
+        return first_class
+
+
+@pytest.mark.parametrize(
+    ("plan", "epochs", "seen"),
+    [
+        (Plan("ptq"), [0], [(False, False)]),
+        (Plan("qat", "joint", epochs=4), [4], [(True, True)]),
+        (Plan("qat", "cumulative", "prune_first", 5), [2, 3], [(True, False), (True, True)]),
+        (Plan("qat", "cumulative", "quantize_first", 4), [2, 2], [(False, True), (True, True)]),
+        (Plan("qat", "isolated", "prune_first", 4), [4], [(True, False)]),
+        (Plan("qat", "isolated", "quantize_first", 4), [4], [(False, True)]),
+        (Plan("in_training", epochs=3), [3], [(True, True)]),
+    ],
+)
+def test_each_plan_trains_when_and_with_what_it_says(plan, epochs, seen) -> None:
+    net = Spiking()
+    train = Trainer(net)
+    decode, widths = compress(net, {"prune_weights": PRUNE, "quantize_weights": QUANTIZE}, plan, train)
+    assert train.epochs == epochs
+    assert train.seen == seen
+    assert decode is first_class
+    pruned = plan.mode != "isolated" or plan.order == "prune_first"
+    assert (widths.get("fc1.weight", 32) == 4) == (plan.mode != "isolated" or plan.order == "quantize_first")
+    assert sparsity(net) == pytest.approx(0.5, abs=0.01) if pruned else sparsity(net) < 0.5
+    assert not hasattr(net.fc1, "parametrizations")
+    assert torch.equal(net.eval()(frames()), train.inside[-1]), "baking changed the outputs"
+
+
+def test_nothing_to_do_only_decodes() -> None:
+    net = Spiking()
+    train = Trainer(net)
+    _, widths = compress(net, {"quantize_weights": QuantizeWeights(bits=32)}, Plan("qat", epochs=3), train)
+    assert train.epochs == [0]
+    assert widths == {}
+
+
+def test_order_decides_what_the_quantizer_calibrates_on() -> None:
+    # By percentile 60 the pruned half counts as zeros when it is not left out.
+    steps = {
+        "prune_weights": PruneWeights(0.5, "layer"),
+        "quantize_weights": QuantizeWeights(4, calibrate="percentile", percentile=60),
+    }
+    weights = []
+    for order in ("prune_first", "quantize_first"):
+        net = Spiking()
+        compress(net, steps, Plan("ptq", order=order), Trainer(net))
+        weights.append(net.fc1.weight.detach())
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+def test_restore_rebuilds_the_same_net(rounding, granularity) -> None:
+    steps = {
+        "quantize_weights": QuantizeWeights(5, rounding=rounding, granularity=granularity, seed=2),
+        "quantize_neurons": QuantizeNeurons(beta=6, threshold=6, membrane=6, rounding=rounding, seed=2),
+        "prune_weights": PruneWeights(0.4),
+    }
+    net = Spiking()
+    compress(net, steps, Plan("qat", epochs=2), Trainer(net), samples=[frames(seed=4)])
+    saved = {name: tensor.clone() for name, tensor in net.state_dict().items() if tensor.numel()}
+    other = restore(Spiking(seed=7), steps, saved).eval()
+    assert torch.equal(other(frames(seed=5)), net.eval()(frames(seed=5)))
+    assert set(saved) == {name for name, tensor in other.state_dict().items() if tensor.numel()}
+
+
+def test_restore_knows_what_an_isolated_plan_left_out() -> None:
+    steps = {"quantize_neurons": QuantizeNeurons(membrane=6), "prune_weights": PruneWeights(0.4)}
+    net = Spiking()
+    compress(net, steps, Plan("ptq", "isolated", "prune_first"), Trainer(net))
+    saved = {name: tensor.clone() for name, tensor in net.state_dict().items() if tensor.numel()}
+    other = restore(Spiking(seed=7), steps, saved).eval()
+    assert other.lif1.state_quant is False
+    assert torch.equal(other(frames()), net.eval()(frames()))
+
+
+def test_restore_names_what_does_not_fit() -> None:
+    net = Spiking()
+    compress(net, {"quantize_weights": QUANTIZE}, Plan("ptq"), Trainer(net))
+    saved = dict(net.state_dict())
+    del saved["fc2.weight"]
+    with pytest.raises(RuntimeError, match=r"fc2\.weight"):
+        restore(Spiking(), {"quantize_weights": QUANTIZE}, saved)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"scheme": "later"}, "scheme must be one of"),
+        ({"mode": "all"}, "mode must be one of"),
+        ({"order": "any"}, "order must be one of"),
+        ({"scheme": "qat"}, "epochs must be at least 1 with scheme=qat, but got None"),
+    ],
+)
+def test_bad_plans_name_the_field(wrong, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan(**wrong)

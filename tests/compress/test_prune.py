@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.compress.bake import bake, sparsity
+from pipeline.compress.prune import PruneWeights, keep_largest
+from pipeline.compress.quantize import QuantizeWeights
+from pipeline.compress.stack import original
+from tests.compress.nets import Spiking, frames
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.data())
+def test_exactly_that_many_of_the_smallest_go(ranks, data) -> None:
+    rank = torch.tensor(ranks, dtype=torch.float32)
+    drop = data.draw(st.integers(0, len(ranks) - 1))
+    keep = keep_largest(rank, drop)
+    assert int((~keep).sum()) == drop
+    if 0 < drop < len(ranks):
+        assert float(rank[~keep].max()) <= float(rank[keep].min())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.01, 0.98), st.sampled_from(["global", "layer"]))
+def test_the_sparsity_is_the_one_asked_for(share, scope) -> None:
+    net = Spiking()
+    PruneWeights(share, scope).attach(net)
+    bake(net)
+    zeros = [int((w == 0).sum()) for w in (net.fc1.weight, net.fc2.weight)]
+    sizes = [net.fc1.weight.numel(), net.fc2.weight.numel()]
+    if scope == "layer":
+        assert zeros == [round(share * n) for n in sizes]
+    assert sum(zeros) == pytest.approx(share * sum(sizes), abs=1.0)
+    assert sparsity(net) == pytest.approx(sum(zeros) / sum(sizes))
+
+
+def test_hand_worked_global_against_layer() -> None:
+    # Magnitudes 1..4 in fc1 and 5..8 in fc2: globally half of them are all of fc1.
+    net = torch.nn.Sequential(torch.nn.Linear(4, 1, bias=False), torch.nn.Linear(4, 1, bias=False))
+    values = torch.tensor([[1.0, -2.0, 3.0, -4.0]])
+
+    def fill() -> None:
+        with torch.no_grad():
+            net[0].weight.copy_(values)
+            net[1].weight.copy_(values + 4 * values.sign())
+
+    fill()
+    PruneWeights(0.5, "global").attach(net)
+    assert net[0].weight.tolist() == [[0, 0, 0, 0]]
+    assert net[1].weight.tolist() == [[5, -6, 7, -8]]
+    bake(net)
+    fill()
+    PruneWeights(0.5, "layer").attach(net)
+    assert net[0].weight.tolist() == [[0, 0, 3, -4]]
+    assert net[1].weight.tolist() == [[0, 0, 7, -8]]
+
+
+def test_the_cubic_schedule() -> None:
+    # s(p) = 0.8 (1 - (1 - p/0.5)^3): at p = 0.25 it is 0.8 * (1 - 1/8) = 0.7.
+    step = PruneWeights(0.8, schedule="gradual", begin=0.0, end=0.5)
+    assert [step.at(p) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.0, 0.7, 0.8, 0.8])
+
+
+def test_what_was_pruned_stays_pruned() -> None:
+    net = Spiking()
+    step = PruneWeights(0.8, schedule="gradual")
+    step.attach(net)
+    assert int((net.fc1.weight == 0).sum()) == 0
+    gone = torch.zeros_like(net.fc1.weight, dtype=torch.bool)
+    for progress in (0.2, 0.4, 0.6, 1.0):
+        step.advance(net, progress)
+        now = net.fc1.weight == 0
+        assert bool(now[gone].all())
+        gone = now
+        with torch.no_grad():  # pruned originals that grow back do not return
+            original(net.fc1, "weight").add_(
+                torch.randn(gone.shape, generator=torch.Generator().manual_seed(1))
+            )
+    assert sparsity(bake(net)) == pytest.approx(0.8, abs=0.01)
+
+
+def test_gradients_of_pruned_weights_are_zero() -> None:
+    net = Spiking()
+    PruneWeights(0.5, "layer").attach(net)
+    QuantizeWeights(bits=4).attach(net)
+    net(frames()).sum().backward()
+    grad = original(net.fc1, "weight").grad
+    assert grad is not None
+    assert bool(
+        (
+            grad[net.fc1.weight == 0].abs()
+            * (~net.fc1.parametrizations.weight[0].mask.keep)[net.fc1.weight == 0]
+        ).sum()
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\), but got 1\.0"),
+        ({"sparsity": -0.1}, "sparsity must be in"),
+        ({"scope": "both"}, "scope must be one of"),
+        ({"schedule": "later"}, "schedule must be one of"),
+        ({"begin": 0.5, "end": 0.5}, r"end must be in \(begin, 1\]"),
+    ],
+)
+def test_bad_values_name_the_field(wrong, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        PruneWeights(**wrong)

@@ -1,0 +1,123 @@
+"""What every compression step owes, whatever it does. A new step is one more row in STEPS."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from pipeline.compress.bake import bake, grids
+from pipeline.compress.plan import Compression
+from pipeline.compress.prune import PruneWeights
+from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
+from pipeline.compress.rounding import ROUNDINGS
+from pipeline.compress.stack import original
+from tests.compress.nets import Spiking, frames
+
+STEPS: dict[str, Compression] = {
+    "prune one-shot": PruneWeights(0.6),
+    "prune gradual": PruneWeights(0.6, "layer", "gradual"),
+    "neurons": QuantizeNeurons(beta=6, threshold=5, membrane=7),
+    "neurons stochastic": QuantizeNeurons(beta=6, threshold=5, membrane=7, rounding="stochastic"),
+    **{f"weights {r}": QuantizeWeights(4, rounding=r) for r in ROUNDINGS},
+    "weights per channel": QuantizeWeights(4, "symmetric", granularity="per_channel", scale="free"),
+}
+WEIGHT_STEPS = {name: step for name, step in STEPS.items() if "weights" in name}
+PRUNE_STEPS = {name: step for name, step in STEPS.items() if "prune" in name}
+OFF: list[Compression] = [PruneWeights(0.0), QuantizeWeights(32), QuantizeNeurons()]
+
+
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
+class TestEveryStep:
+    def test_baking_leaves_the_outputs_unchanged(self, step: Compression) -> None:
+        net = Spiking().eval()
+        step.attach(net)
+        step.advance(net, 1.0)
+        before = net(frames())
+        bake(net)
+        assert torch.equal(net(frames()), before)
+        assert not any("parametrizations" in name for name, _ in net.named_modules())
+
+    def test_it_changes_the_net_and_says_so(self, step: Compression) -> None:
+        net = Spiking().eval()
+        before = net(frames())
+        step.check(net)
+        step.attach(net)
+        step.advance(net, 1.0)
+        assert step.active
+        assert not torch.equal(net(frames()), before)
+        assert all(2 <= bits < 32 for bits in step.widths(net).values())
+        bake(net)
+        assert {name: grid.bits for name, grid in grids(net).items()} == step.widths(net)
+
+    def test_gradients_reach_the_original_weights(self, step: Compression) -> None:
+        net = Spiking().train()
+        step.attach(net)
+        step.advance(net, 0.5)
+        net(frames()).sum().backward()
+        grad = original(net.fc1, "weight").grad
+        assert grad is not None
+        assert float(grad.abs().sum()) > 0
+        assert bool(torch.isfinite(grad).all())
+
+    def test_the_same_seed_gives_the_same_net(self, step: Compression) -> None:
+        outs = []
+        for _ in range(2):
+            net = Spiking().train()
+            step.attach(net)
+            net(frames())
+            step.advance(net, 1.0)
+            outs.append(bake(net).eval()(frames()))
+        assert torch.equal(*outs)
+
+    def test_widths_are_known_before_and_after_baking(self, step: Compression) -> None:
+        net = Spiking()
+        step.attach(net)
+        attached = step.widths(net)
+        assert attached == step.widths(bake(net))
+
+
+@pytest.mark.parametrize("step", OFF, ids=lambda step: type(step).__name__)
+def test_off_changes_nothing(step: Compression) -> None:
+    net = Spiking().eval()
+    before = net(frames())
+    step.attach(net)
+    assert not step.active
+    assert step.widths(net) == {}
+    assert torch.equal(net(frames()), before)
+
+
+@pytest.mark.parametrize(("prune", "quantize"), list(itertools.product(PRUNE_STEPS, WEIGHT_STEPS)))
+class TestMaskAndQuantizerStack:
+    def test_in_either_order(self, prune: str, quantize: str) -> None:
+        baked = []
+        for names in ((prune, quantize), (quantize, prune)):
+            net = Spiking().eval()
+            for name in names:
+                STEPS[name].attach(net)
+            for name in names:
+                STEPS[name].advance(net, 1.0)
+            baked.append(bake(net).fc1.weight.detach())
+        assert torch.equal(baked[0] == 0, baked[1] == 0) or "stochastic" in quantize
+        assert torch.equal(*baked)
+
+    def test_raw_writes_stay_masked_and_on_the_grid(self, prune: str, quantize: str) -> None:
+        net = Spiking().eval()
+        STEPS[prune].attach(net)
+        STEPS[quantize].attach(net)
+        STEPS[prune].advance(net, 1.0)
+        gone = ~net.fc1.parametrizations["weight"][0].mask.keep
+        draw = torch.randn(net.fc1.weight.shape, generator=torch.Generator().manual_seed(3))
+        with torch.no_grad():
+            original(net.fc1, "weight").copy_(draw)
+        in_place = net.fc1.weight.detach().clone()
+        with torch.no_grad():
+            net.fc1.weight = draw
+        assert torch.equal(net.fc1.weight, in_place)
+        assert bool((in_place[gone] == 0).all())
+        grid = net.fc1.parametrizations["weight"][0].quantizer.grid()
+        codes = in_place / grid.step
+        assert torch.allclose(codes, codes.round(), atol=1e-4)
+        assert float(codes.round().min()) >= grid.low
+        assert float(codes.round().max()) <= grid.high
