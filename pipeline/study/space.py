@@ -1,0 +1,177 @@
+"""The conditional search space: config paths and what they may be.
+
+    net.hidden:            {low: 16, high: 128, log: true}                 integers when both ends are
+    learner.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}          floats otherwise
+    plan.scheme:           {choices: [ptq, qat]}
+    plan.epochs:           {low: 1, high: 4, when: {plan.scheme: qat}}     asked only then
+
+A path whose condition fails keeps the value that the config gives it, so that two suggestions that differ
+only in an inactive path are one and the same trial.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import floor
+
+import optuna
+
+from pipeline.types import require
+
+Scalar = bool | int | float | str
+_KEYS = {"low", "high", "log", "step", "choices", "when"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One searched config path: a range (`low`, `high`, `log`, `step`) or `choices`, asked `when` others are."""
+
+    path: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[object, ...] = ()
+    when: Mapping[str, Sequence[object]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ranged = self.low is not None and self.high is not None
+        require(
+            ranged != bool(self.choices), self.path, "give either low and high, or choices", self._given()
+        )
+        if ranged:
+            assert self.low is not None
+            assert self.high is not None
+            require(self.low <= self.high, self.path, "have low <= high", [self.low, self.high])
+            require(not (self.log and self.low <= 0), self.path, "have low > 0 when log", self.low)
+            require(not (self.log and self.step), self.path, "not give both log and step", self.step)
+            require(self.step is None or self.step > 0, self.path, "have step > 0", self.step)
+
+    def _given(self) -> dict[str, object]:
+        return {k: v for k, v in vars(self).items() if k != "path" and v not in (None, (), {}, False)}
+
+    @property
+    def integer(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int) and not isinstance(self.step, float)
+
+    def active(self, params: Mapping[str, object]) -> bool:
+        return all(params.get(path) in allowed for path, allowed in self.when.items())
+
+    def values(self) -> tuple[object, ...] | None:
+        """Every value, or None where there is a continuum."""
+        if self.choices:
+            return self.choices
+        assert self.low is not None
+        assert self.high is not None
+        if self.integer:
+            return tuple(range(int(self.low), int(self.high) + 1, int(self.step or 1)))
+        if self.step:
+            count = floor((self.high - self.low) / self.step + 1e-9) + 1
+            return tuple(self.low + i * self.step for i in range(count))
+        return (self.low,) if self.low == self.high else None
+
+    def suggest(self, trial: optuna.Trial) -> object:
+        if self.choices:
+            label = trial.suggest_categorical(self.path, [_label(c) for c in self.choices])
+            return next(c for c in self.choices if _label(c) == label)
+        assert self.low is not None
+        assert self.high is not None
+        if self.integer:
+            low, high = int(self.low), int(self.high)
+            return trial.suggest_int(self.path, low, high, step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(self.path, float(self.low), float(self.high), step=self.step, log=self.log)
+
+
+@dataclass(frozen=True)
+class Space:
+    """All axes, in an order in which every condition speaks of an earlier axis."""
+
+    axes: tuple[Axis, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen: dict[str, Axis] = {}
+        for axis in self.axes:
+            for path, allowed in axis.when.items():
+                require(path in seen, f"{axis.path}.when", "name a path searched before it", path)
+                known = seen[path].values()
+                for value in allowed:
+                    possible = known is None or value in known
+                    require(possible, f"{axis.path}.when.{path}", f"be one of {list(known or ())}", value)
+            seen[axis.path] = axis
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(axis.path for axis in self.axes)
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, object]:
+        """Ask Optuna for the active axes only."""
+        params: dict[str, object] = {}
+        for axis in self.axes:
+            if axis.active(params):
+                params[axis.path] = axis.suggest(trial)
+        return params
+
+    def restrict(self, params: Mapping[str, object]) -> dict[str, object]:
+        """The part of `params` that this space asks for, as labels that Optuna can be given in advance."""
+        kept: dict[str, object] = {}
+        for axis in self.axes:
+            if axis.path in params and axis.active(kept):
+                kept[axis.path] = params[axis.path]
+        return {path: _label(value) if self._axis(path).choices else value for path, value in kept.items()}
+
+    def size(self) -> int | None:
+        """How many different trials there are, or None for a continuum."""
+        if any(axis.values() is None for axis in self.axes):
+            return None
+        return sum(1 for _ in self.points(limit=100_000))
+
+    def points(self, limit: int) -> Iterator[dict[str, object]]:
+        """Every point of a discrete space, at most `limit`."""
+        count = 0
+        stack: list[tuple[int, dict[str, object]]] = [(0, {})]
+        while stack and count < limit:
+            depth, params = stack.pop()
+            if depth == len(self.axes):
+                count += 1
+                yield params
+                continue
+            axis = self.axes[depth]
+            values = axis.values() if axis.active(params) else None
+            if values is None:
+                stack.append((depth + 1, params))
+            else:
+                stack.extend((depth + 1, {**params, axis.path: value}) for value in reversed(values))
+
+    def _axis(self, path: str) -> Axis:
+        return next(axis for axis in self.axes if axis.path == path)
+
+
+def parse(space: Mapping[str, Mapping[str, object]]) -> Space:
+    """A `Space` from its YAML form.
+
+    Raises:
+        ValueError: an unknown word, a missing end, or a condition on a path that is not searched before.
+    """
+    axes = []
+    for path, given in space.items():
+        require(isinstance(given, Mapping), path, "be a mapping such as {low: 2, high: 8}", given)
+        unknown = sorted(set(given) - _KEYS)
+        require(not unknown, path, f"use only the words {sorted(_KEYS)}", unknown)
+        words = dict(given)
+        when = words.pop("when", None) or {}
+        assert isinstance(when, Mapping)
+        conditions = {k: tuple(v) if isinstance(v, list | tuple) else (v,) for k, v in when.items()}
+        choices = words.pop("choices", ())
+        require(isinstance(choices, list | tuple), f"{path}.choices", "be a list", choices)
+        assert isinstance(choices, list | tuple)
+        axes.append(Axis(path=path, choices=tuple(choices), when=conditions, **words))  # type: ignore[arg-type]
+    return Space(tuple(axes))
+
+
+def _label(value: object) -> Scalar:
+    """Optuna's categories are scalars; lists and mappings become their JSON."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    return json.dumps(value, sort_keys=True)

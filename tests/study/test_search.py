@@ -1,0 +1,192 @@
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+
+import optuna
+import pytest
+
+from pipeline.study import search
+from pipeline.study.samplers import Gp, Nsga2, Random, Tpe
+from pipeline.study.search import Outcome, Study, Worker
+from pipeline.study.stopping import NonDominatedRank
+from pipeline.types import Diverged, Silent
+
+SPACE = {"x": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}}
+
+
+def spec(**changes):
+    given = {"trials": 8, "objectives": ("error", "price"), "space": SPACE, **changes}
+    return Study(**given)
+
+
+def price(params, report, number):
+    x = params["x"]
+    report(1, {"validation_error": 1 - x})
+    return Outcome({"error": 1 - x, "price": x + (params["kind"] == "b")}, {"layers": [{"name": "fc1"}]})
+
+
+def key(params):
+    return json.dumps(params, sort_keys=True)
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return search.open_storage(f"sqlite:///{tmp_path}/study.db")
+
+
+def run(storage, study_spec, evaluate=price, sampler=None, **more):
+    study = search.create(storage, "s", study_spec, {"config": 1})
+    study.sampler = sampler or optuna.samplers.RandomSampler(seed=0)
+    Worker(study_spec, study, evaluate, key, **more).run()
+    return search.rows(study, study_spec)
+
+
+def test_exactly_the_budget_and_a_front(storage):
+    rows = run(storage, spec())
+    assert [r.number for r in rows] == list(range(8))
+    assert all(r.state == "complete" and r.detail["layers"][0]["name"] == "fc1" for r in rows)
+    front = [r for r in rows if r.on_front]
+    assert front
+    for r in front:
+        better = [
+            o
+            for o in rows
+            if o.metrics["error"] <= r.metrics["error"] and o.metrics["price"] < r.metrics["price"]
+        ]
+        assert not better
+
+
+def test_more_budget_resumes_and_the_same_budget_does_nothing(storage):
+    run(storage, spec(trials=3))
+    assert len(run(storage, spec(trials=3))) == 3
+    assert len(run(storage, spec(trials=5), sampler=optuna.samplers.RandomSampler(seed=9))) == 5
+
+
+def test_failures_are_named_and_counted_and_do_not_end_the_study(storage):
+    def fragile(params, report, number):
+        if number == 1:
+            raise KeyError("lost")
+        if number == 2:
+            raise Diverged("loss is NaN at epoch 1")
+        if number == 3:
+            raise Silent("lif1 fires never")
+        if number == 4:
+            return Outcome({"error": math.nan, "price": 1.0})
+        return price(params, report, number)
+
+    rows = run(storage, spec(trials=6), fragile)
+    states = [r.state for r in rows]
+    assert states == [
+        "complete",
+        "failed:KeyError",
+        "failed:nan",
+        "stopped:silent",
+        "failed:ArithmeticError",
+        "complete",
+    ]
+    assert "lif1 fires never" in rows[3].reason
+    assert not any(r.on_front for r in rows[1:5])
+
+
+def test_a_repeated_suggestion_is_cached_and_a_small_space_ends_early(storage):
+    calls = []
+
+    def count(params, report, number):
+        calls.append(params)
+        return Outcome({"error": float(params["n"]), "price": -float(params["n"])})
+
+    space = {"n": {"low": 1, "high": 3}}
+    rows = run(storage, spec(trials=50, space=space), count)
+    assert sorted(c["n"] for c in calls) == [1, 2, 3], "each point is trained once"
+    assert len(rows) < 50
+    cached = [r for r in rows if r.state == "cached"]
+    assert all("same configuration as trial" in r.reason for r in cached)
+
+
+def test_infeasible_trials_stay_off_the_front(storage):
+    rows = run(storage, spec(constraints={"price": 0.5, "error": {"min": 0.2}}))
+    for r in rows:
+        assert r.feasible == (r.metrics["price"] <= 0.5 and r.metrics["error"] >= 0.2)
+        assert r.feasible or not r.on_front
+
+
+def test_warm_starts_come_first(storage):
+    rows = run(storage, spec(warm_start=({"x": 0.25, "kind": "b"},)))
+    assert rows[0].params == {"x": 0.25, "kind": "b"}
+
+
+def test_rank_stopping_ends_the_worse_ones_by_name(storage):
+    def slow(params, report, number):
+        report(1, {"validation_error": 1 - params["x"]})
+        return price(params, lambda step, metrics: None, number)
+
+    rows = run(storage, spec(trials=20), slow, stopper=NonDominatedRank(eta=3))
+    stopped = [r for r in rows if r.state == "stopped:dominated"]
+    assert stopped
+    assert all(r.history for r in stopped)
+    kept = [r.history[0][1]["validation_error"] for r in rows if r.state == "complete"]
+    ended = [r.history[0][1]["validation_error"] for r in stopped]
+    assert sum(kept) / len(kept) < sum(ended) / len(ended)
+
+
+@pytest.mark.parametrize("sampler", [Tpe(startup=3), Nsga2(population=4), Random(), Gp(startup=4)])
+def test_every_sampler_is_deterministic_for_one_worker(tmp_path, sampler):
+    def once(name):
+        rows = run(
+            search.open_storage(f"sqlite:///{tmp_path}/{name}.db"),
+            spec(trials=7),
+            sampler=sampler.build(seed=3),
+        )
+        return [r.params for r in rows]
+
+    assert once("a") == once("b")
+
+
+def test_hypervolume_never_falls(storage):
+    run(storage, spec())
+    study = optuna.load_study(storage=storage, study_name="s")
+    history = search.hypervolume_history(study, spec(), (1.0, 2.0))
+    volumes = [v for _, _, v in history]
+    assert volumes == sorted(volumes)
+    assert volumes[-1] > 0
+
+
+def _hang(url, started):
+    def forever(params, report, number):
+        started.set()
+        time.sleep(600)
+
+    study = optuna.load_study(storage=search.open_storage(url), study_name="s")
+    Worker(spec(), study, forever, key).run()
+
+
+def test_a_killed_worker_loses_only_its_own_trial(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    storage = search.open_storage(url)
+    run(storage, spec(trials=3))
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    worker = context.Process(target=_hang, args=(url, started))
+    worker.start()
+    assert started.wait(30)
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    study = optuna.load_study(storage=storage, study_name="s")
+    assert search.reap(study) == 1
+    rows = run(storage, spec(trials=8), sampler=optuna.samplers.RandomSampler(seed=5))
+    assert len(rows) == 8
+    assert all(r.state == "complete" for r in rows)
+    assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+
+
+def test_wrong_studies_are_refused_by_field():
+    with pytest.raises(ValueError, match="trials must be >= 1, but got 0"):
+        spec(trials=0)
+    with pytest.raises(ValueError, match=r"space\.x must have low <= high"):
+        spec(space={"x": {"low": 2, "high": 1}})
+    with pytest.raises(ValueError, match=r"constraints\.price must be a number"):
+        spec(constraints={"price": {"below": 1}})

@@ -1,0 +1,48 @@
+import hypothesis.strategies as st
+from hypothesis import given
+
+from pipeline.study.stopping import Median, Never, NonDominatedRank, epsilon_net_order
+
+
+def errors(*values):
+    return [{"validation_error": v} for v in values]
+
+
+def test_rank_keeps_the_best_third_at_each_rung():
+    rule = NonDominatedRank(eta=3)
+    rivals = errors(0.1, 0.2, 0.3, 0.4, 0.5)  # with `now` six trials: two go on
+    assert not rule.hopeless(1, {"validation_error": 0.15}, rivals)
+    assert rule.hopeless(1, {"validation_error": 0.25}, rivals)
+    assert not rule.hopeless(2, {"validation_error": 0.9}, rivals), "step 2 is no rung of 1, 3, 9, ..."
+    assert rule.hopeless(3, {"validation_error": 0.9}, rivals)
+
+
+def test_rank_lets_the_first_at_a_rung_go_on():
+    assert not NonDominatedRank(eta=3).hopeless(1, {"validation_error": 0.9}, errors(0.1))
+
+
+def test_rank_with_two_objectives_keeps_both_ends_of_a_front():
+    rule = NonDominatedRank(objectives=("validation_error", "energy_pj"), eta=2)
+    rivals = [{"validation_error": e, "energy_pj": p} for e, p in ((0.1, 9.0), (0.5, 8.0), (0.6, 9.5))]
+    assert not rule.hopeless(1, {"validation_error": 0.4, "energy_pj": 1.0}, rivals)
+
+
+def test_median_needs_rivals_and_stops_the_worse_half():
+    rule = Median(least_rivals=3)
+    assert not rule.hopeless(1, {"validation_error": 0.9}, errors(0.1, 0.2))
+    assert rule.hopeless(1, {"validation_error": 0.9}, errors(0.1, 0.2, 0.3))
+    assert not rule.hopeless(1, {"validation_error": 0.2}, errors(0.1, 0.2, 0.3))
+
+
+def test_never_never_stops():
+    assert not Never().hopeless(5, {"validation_error": 1.0}, errors(0.0) * 50)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12))
+def test_epsilon_net_order_is_a_permutation_with_ranks_rising(points):
+    order = epsilon_net_order(points)
+    assert sorted(order) == list(range(len(points)))
+
+
+def test_a_rival_without_the_metric_does_not_break_the_order():
+    assert epsilon_net_order([(0.1, float("inf")), (0.2, 0.5), (0.1, 0.4)])[0] == 2
