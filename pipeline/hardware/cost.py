@@ -1,0 +1,201 @@
+"""What a network costs on a machine: memory, energy and latency of one inference, by layer and by part.
+
+Pure arithmetic over `LayerLoad`s; nothing is measured here and nothing is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.hardware import event, frame
+from pipeline.hardware.accelerator import Accelerator
+from pipeline.hardware.encoding import Stored, store
+from pipeline.hardware.ledger import Entry, Ledger, Shelf, map_bits
+from pipeline.hardware.placement import place
+from pipeline.hardware.workload import LayerLoad
+
+Part = Literal["dram", "buffer", "pads", "arithmetic", "metadata", "leakage"]
+PARTS: tuple[Part, ...] = ("dram", "buffer", "pads", "arithmetic", "metadata", "leakage")
+Holding = Literal["weights", "metadata", "parameters", "state", "buffers"]
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer of a priced network."""
+
+    name: str
+    memory: Mapping[Holding, float]
+    """Bits held: weights, metadata (indices), parameters (biases, decays, thresholds), state, buffers (input map)."""
+    energy: Mapping[Entry, float]
+    """(where, what) -> pJ for one inference; `parts` sums them up."""
+    latency_us: float
+    bound_by: str
+    """What the layer waits for: compute, dram or buffer."""
+    off_chip: float
+    """Share of weights and state (by bits) that live in the DRAM, in [0, 1]."""
+    overflow: str = ""
+    """Says so when something that should live on the chip does not fit there."""
+
+    @property
+    def memory_bits(self) -> float:
+        return sum(self.memory.values())
+
+    @property
+    def energy_pj(self) -> float:
+        return sum(self.energy.values())
+
+    @property
+    def parts(self) -> dict[Part, float]:
+        """pJ by part; all movement of metadata, wherever, is the part `metadata`."""
+        found: dict[Part, float] = dict.fromkeys(PARTS, 0.0)
+        for (where, what), energy_pj in self.energy.items():
+            found["metadata" if what == "metadata" else where] += energy_pj  # type: ignore[index]
+        return found
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One inference of a network on a machine; sums over its layers."""
+
+    layers: tuple[LayerCost, ...]
+    fits: bool
+    """False when the machine has no DRAM and something does not fit on the chip."""
+    sparsity: float
+    """Share of stored weights that are zero, in [0, 1]."""
+    firing_rate: float
+    """Spikes per neuron and time step, over all neurons, in [0, 1]."""
+
+    @property
+    def memory_bits(self) -> float:
+        return sum(layer.memory_bits for layer in self.layers)
+
+    @property
+    def energy_pj(self) -> float:
+        return sum(layer.energy_pj for layer in self.layers)
+
+    @property
+    def latency_us(self) -> float:
+        return sum(layer.latency_us for layer in self.layers)
+
+    @property
+    def parts(self) -> dict[Part, float]:
+        """pJ by part, over all layers."""
+        return {part: sum(layer.parts[part] for layer in self.layers) for part in PARTS}
+
+    @property
+    def memory(self) -> dict[Holding, float]:
+        """Bits by what they hold, over all layers."""
+        found: dict[Holding, float] = {}
+        for layer in self.layers:
+            for what, bits in layer.memory.items():
+                found[what] = found.get(what, 0.0) + bits
+        return found
+
+    def share(self, where: str) -> float:
+        """Share of the energy spent at one place (``dram`` with the metadata that moves there), in [0, 1]."""
+        spent = sum(
+            pj for layer in self.layers for (place_, _), pj in layer.energy.items() if place_ == where
+        )
+        return spent / self.energy_pj if self.energy_pj else 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers a study and a tracker read."""
+        return {
+            "memory_bits": self.memory_bits,
+            "energy_pj": self.energy_pj,
+            "latency_us": self.latency_us,
+            "sparsity": self.sparsity,
+            "firing_rate": self.firing_rate,
+        }
+
+    def layers_json(self, loads: Sequence[LayerLoad]) -> list[dict[str, object]]:
+        """One plain record per layer, for reports: name, bits, sparsity, memory_bits, energy_pj, latency_us, parts."""
+        return [
+            {
+                "name": layer.name,
+                "bits": load.weight_bits,
+                "sparsity": 1.0 - load.density if load.synapses else 0.0,
+                "firing_rate": load.firing_rate,
+                "synops": load.synops,
+                "memory_bits": layer.memory_bits,
+                "memory": dict(layer.memory),
+                "energy_pj": layer.energy_pj,
+                "latency_us": layer.latency_us,
+                "bound_by": layer.bound_by,
+                "overflow": layer.overflow,
+                "parts": layer.parts,
+            }
+            for layer, load in zip(self.layers, loads, strict=True)
+        ]
+
+
+Pricing = Callable[[LayerLoad, Accelerator, Stored, Shelf], Ledger]
+PRICING: Mapping[str, Pricing] = {"event": event.price, "frame": frame.price}
+
+
+def cost(loads: Sequence[LayerLoad], accelerator: Accelerator) -> Cost:
+    """Price one inference (mean activity; for the worst case give ``[load.at_worst() for load in loads]``)."""
+    stored = [stored_weights(load, accelerator) for load in loads]
+    shelves = place(loads, stored, accelerator)
+    layers = tuple(
+        _layer(load, accelerator, weights, shelf)
+        for load, weights, shelf in zip(loads, stored, shelves, strict=True)
+    )
+    synapses = sum(load.synapses for load in loads)
+    updates = sum(load.mean.updates for load in loads)
+    return Cost(
+        layers=layers,
+        fits=accelerator.dram is not None or not any(layer.overflow for layer in layers),
+        sparsity=1.0 - sum(load.nonzero for load in loads) / synapses if synapses else 0.0,
+        firing_rate=sum(load.mean.spikes_out for load in loads) / updates if updates else 0.0,
+    )
+
+
+def stored_weights(load: LayerLoad, accelerator: Accelerator) -> Stored:
+    """The layer's weights in the machine's encoding, one row per filter."""
+    rows = max(load.geometry.out_channels, 1)
+    return store(
+        accelerator.weight_encoding,
+        load.synapses,
+        float(load.nonzero),
+        rows,
+        load.weight_bits,
+        accelerator.run_bits,
+        load.runs,
+    )
+
+
+def _layer(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> LayerCost:
+    ledger = PRICING[machine.processing](load, machine, weights, shelf)
+    cycles = {
+        "compute": ledger.cycles,
+        "buffer": ledger.traffic_bits["buffer"] / machine.buffer.bits_per_cycle,
+    }
+    leakage_uw = machine.buffer.leakage_uw
+    if machine.dram is not None:
+        cycles["dram"] = ledger.traffic_bits["dram"] / machine.dram.bits_per_cycle
+        leakage_uw += machine.dram.leakage_uw
+    bound_by = max(cycles, key=lambda key: cycles[key])
+    latency_us = cycles[bound_by] / machine.clock_mhz
+    ledger.charge("leakage", "idle", leakage_uw * latency_us)  # uW x us = pJ
+    held: dict[Holding, float] = {
+        "weights": weights.value_bits,
+        "metadata": weights.metadata_bits,
+        "parameters": float(load.parameter_bits),
+        "state": float(load.neurons * load.state_bits + load.traces * load.trace_bits),
+        "buffers": float(load.geometry.inputs * map_bits(load, machine)),
+    }
+    off = (1.0 - shelf.weights) * weights.bits + (1.0 - shelf.state) * held["state"]
+    wanted = off if machine.weights_home == "buffer" or machine.state_home == "buffer" else 0.0
+    where = "lives off-chip" if machine.dram is not None else "does not fit"
+    return LayerCost(
+        name=load.name,
+        memory=held,
+        energy=dict(ledger.energy_pj),
+        latency_us=latency_us,
+        bound_by=bound_by,
+        off_chip=off / (weights.bits + held["state"]) if weights.bits + held["state"] else 0.0,
+        overflow=f"{wanted / 8192:.1f} KiB {where}" if wanted >= 1.0 else "",
+    )

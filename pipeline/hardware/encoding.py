@@ -1,0 +1,107 @@
+"""How many bits a tensor with zeros takes: dense, bitmask, run-length, coordinates, offset pairs.
+
+Each encoding stores some values and some metadata, says whether a machine that reads it can skip the zeros (save
+their time) or only gate them (save their energy), and is exact when the runs of zeros are known. Names and meaning
+follow Sparseloop (Wu et al., MICRO 2022, table 2); the bit counts are ours, from what must be stored to decode.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from pipeline.hardware.workload import Runs
+
+EncodingName = Literal["dense", "bitmask", "rle", "cp", "uop"]
+ENCODINGS: tuple[EncodingName, ...] = ("dense", "bitmask", "rle", "cp", "uop")
+MAX_RUN_BITS = 16
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in memory."""
+
+    value_bits: float
+    metadata_bits: float
+    entries: float
+    """Values stored, with the padding zeros that over-long runs need."""
+
+    @property
+    def bits(self) -> float:
+        return self.value_bits + self.metadata_bits
+
+
+def skips(encoding: EncodingName) -> bool:
+    """Whether zeros cost no time: run lengths and coordinates name the next nonzero; a bitmask must be scanned."""
+    return encoding in ("rle", "cp", "uop")
+
+
+def drops_zeros(encoding: EncodingName) -> bool:
+    """Whether zeros are left out of memory."""
+    return encoding != "dense"
+
+
+def index_bits(values: float) -> int:
+    """Bits to tell `values` things apart (0 for one thing)."""
+    return max(0, math.ceil(math.log2(values))) if values > 1 else 0
+
+
+def padding(nonzero: float, size: float, run_bits: int, runs: Runs) -> float:
+    """Zero entries stored because a run is longer than the field can say.
+
+    A field of r bits says 0 .. 2^r - 1 zeros before a value; each 2^r zeros more take one stored zero. Exact from
+    `runs`; without them the zeros are independent with the tensor's density, and the expectation is the geometric
+    sum q^m / (1 - q^m) per nonzero, m = 2^r, q = 1 - nonzero / size, never more than the zeros there are.
+    """
+    if nonzero <= 0 or size <= nonzero:
+        return 0.0
+    reach = 2**run_bits
+    if runs:
+        return float(sum(count * (length // reach) for length, count in runs))
+    miss = (1.0 - nonzero / size) ** reach
+    return min(nonzero * miss / (1.0 - miss), (size - nonzero) / reach)
+
+
+@lru_cache(maxsize=65536)
+def store(
+    encoding: EncodingName,
+    size: int,
+    nonzero: float,
+    fibers: int,
+    bits: int,
+    run_bits: int | None = None,
+    runs: Runs = (),
+) -> Stored:
+    """Bits of a tensor of `size` entries in `fibers` rows (filters), `nonzero` of them not zero, `bits` a value.
+
+    - dense: every value; no metadata.
+    - bitmask: nonzero values; one bit per entry.
+    - rle: (zeros before, value) pairs, padded where a run is too long; `run_bits` per pair, or, when None, the
+      width that stores this tensor smallest (one width per tensor, known to the encoder).
+    - cp (coordinate-payload): nonzero values, each with its place in its row, and for each row its number of values.
+    - uop (uncompressed offset pairs over coordinates, CSR): as cp, but rows + 1 offsets into the values, so that a
+      row can be found without walking the ones before it.
+    """
+    if size == 0:
+        return Stored(0.0, 0.0, 0.0)
+    row = size / fibers
+    if encoding == "dense":
+        return Stored(float(size * bits), 0.0, float(size))
+    if encoding == "bitmask":
+        return Stored(nonzero * bits, float(size), nonzero)
+    if encoding == "cp":
+        return Stored(nonzero * bits, nonzero * index_bits(row) + fibers * index_bits(row + 1), nonzero)
+    if encoding == "uop":
+        offsets = (fibers + 1) * index_bits(nonzero + 1)
+        return Stored(nonzero * bits, nonzero * index_bits(row) + offsets, nonzero)
+    if encoding != "rle":
+        raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, but got {encoding!r}.")
+    widths = range(1, MAX_RUN_BITS + 1) if run_bits is None else (run_bits,)
+
+    def run_length(width: int) -> Stored:
+        entries = nonzero + padding(nonzero, size, width, runs)
+        return Stored(entries * bits, entries * width, entries)
+
+    return min((run_length(width) for width in widths), key=lambda stored: stored.bits)

@@ -1,0 +1,86 @@
+"""Where energy and traffic of one layer are written down while it is priced."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.hardware.accelerator import Accelerator, Memory
+from pipeline.hardware.workload import LayerLoad
+
+Where = Literal["dram", "buffer", "pads", "arithmetic", "leakage"]
+What = Literal[
+    "weights",
+    "metadata",
+    "inputs",
+    "outputs",
+    "psums",
+    "state",
+    "parameters",
+    "learning",
+    "synapses",
+    "neurons",
+    "idle",
+]
+Entry = tuple[Where, What]
+
+
+@dataclass
+class Ledger:
+    """Energy in pJ by (where, what), and bits through each shared memory, of one layer and one inference."""
+
+    energy_pj: dict[Entry, float] = field(default_factory=lambda: defaultdict(float))
+    traffic_bits: dict[Where, float] = field(default_factory=lambda: defaultdict(float))
+    cycles: float = 0.0
+    """Cycles of computation, if no memory were in the way."""
+
+    def charge(self, where: Where, what: What, energy_pj: float) -> None:
+        if energy_pj:
+            self.energy_pj[where, what] += energy_pj
+
+    def move(
+        self,
+        memory: Memory,
+        where: Where,
+        what: What,
+        read_bits: float = 0.0,
+        write_bits: float = 0.0,
+        scale: float = 1.0,
+    ) -> None:
+        """Bits through `memory`; entries are packed, so an access costs its share of a word."""
+        per_word = read_bits * memory.read_pj + write_bits * memory.write_pj
+        self.charge(where, what, per_word / memory.word_bits * scale)
+        self.traffic_bits[where] += read_bits + write_bits
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the tensors of one layer were placed: the share of each that lives in the buffer, the rest in the DRAM."""
+
+    weights: float
+    state: float
+    maps: float
+    room_bits: float = float("inf")
+    """What is left of the buffer for tiles."""
+    scale: float = 1.0
+    """Energy factor of a buffer that is as large as what it holds."""
+
+
+def map_bits(load: LayerLoad, machine: Accelerator) -> int:
+    """Bits of one entry of the layer's input map."""
+    if machine.map_word_bits == "weight":
+        return load.weight_bits
+    return machine.map_word_bits or load.input_bits
+
+
+def spike_bits(load: LayerLoad, machine: Accelerator) -> int:
+    """Bits of one entry of the layer's output map."""
+    if machine.map_word_bits == "weight":
+        return load.weight_bits
+    return machine.map_word_bits or 1
+
+
+def psum_bits(load: LayerLoad, machine: Accelerator) -> int:
+    """Width of what synapses add to; a layer without neurons adds into a 32-bit sum."""
+    return machine.psum_bits or load.state_bits or 32

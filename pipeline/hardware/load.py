@@ -1,0 +1,356 @@
+"""Counting what a network does, by forward hooks; the only file of the cost model that touches tensors.
+
+The counts need no second convolution. An input position of a layer leads to a fixed number of synapses (its fan-out,
+smaller at the edges of a convolution, smaller again where weights are zero), so effective operations are one inner
+product of the input's nonzero pattern with that map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+
+from pipeline.hardware.workload import (
+    Activity,
+    Geometry,
+    Kind,
+    LayerLoad,
+    Loads,
+    ReportsLoad,
+    Runs,
+    load_from,
+)
+from pipeline.types import FLOAT_BITS, Batch, Widths, require
+
+CONVS = (nn.Conv1d, nn.Conv2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+STATES = ("mem", "syn", "syn_exc", "syn_inh")
+"""snnTorch's names of what a neuron keeps between two steps."""
+NEURON_PARAMETERS = ("beta", "threshold", "alpha")
+COUNTS = 4
+"""Rows of the tally per sample: input events, effective operations, operations with all weights, output spikes."""
+
+
+@dataclass
+class Tally:
+    """What one layer has seen so far; the last batch is folded in when the next begins."""
+
+    kind: Kind
+    module: nn.Module
+    geometry: Geometry
+    fan_out: Tensor
+    """[3, inputs]: ones, nonzero synapses behind each input, all synapses behind each input."""
+    calls: int = 0
+    entries: int = 0
+    samples: int = 0
+    total: Tensor = field(default_factory=lambda: torch.zeros(COUNTS, dtype=torch.float64))
+    worst: Tensor = field(default_factory=lambda: torch.zeros(COUNTS, dtype=torch.float64))
+    batch: Tensor = field(default_factory=lambda: torch.zeros(0, COUNTS, dtype=torch.float64))
+    scale: float = 0.0
+    input_bits: int = 1
+    norm: str = ""
+    neuron: str = ""
+    neuron_entries: int = 0
+
+    def fold(self) -> None:
+        """Take the finished batch [B, COUNTS] into the totals."""
+        if len(self.batch):
+            self.total += self.batch.sum(0)
+            self.worst = torch.maximum(self.worst, self.batch.amax(0))
+            self.samples += len(self.batch)
+            self.batch = self.batch[:0]
+
+    def begin(self, samples: int) -> None:
+        if len(self.batch) != samples:
+            self.batch = torch.zeros(samples, COUNTS, dtype=torch.float64)
+
+
+def value_bits(x: Tensor) -> tuple[float, int]:
+    """(scale, bits) of the values in `x`: 1 bit when all nonzero values are one value, the bits of the largest
+    count when they are whole multiples of one scale, else `FLOAT_BITS`.
+
+    A constant scale costs nothing: it is folded into the weights.
+    """
+    top = float(x.max()) if x.numel() else 0.0
+    low = float(x.min()) if x.numel() else 0.0
+    if top == 0.0 and low == 0.0:
+        return 0.0, 1
+    if low >= 0.0 and not bool(torch.count_nonzero(x * (top - x))):
+        return top, 1
+    smallest = float(x.abs().masked_fill(x == 0, math.inf).min())
+    steps = x / smallest
+    if bool((steps == steps.round()).all()):
+        return smallest, max(2, int(max(top, -low) / smallest).bit_length() + int(low < 0.0))
+    return smallest, FLOAT_BITS
+
+
+def _conv_geometry(module: nn.Conv1d | nn.Conv2d, x: Tensor, y: Tensor) -> Geometry:
+    def pair(size: Iterable[int]) -> tuple[int, int]:
+        sides = tuple(size)
+        return (1, sides[0]) if len(sides) == 1 else (sides[0], sides[1])
+
+    return Geometry(
+        in_channels=module.in_channels,
+        out_channels=module.out_channels,
+        in_size=pair(x.shape[2:]),
+        out_size=pair(y.shape[2:]),
+        kernel=pair(module.kernel_size),
+        stride=pair(module.stride),
+        groups=module.groups,
+    )
+
+
+def _conv_fan_out(module: nn.Conv1d | nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """How many synapses lead away from each input position: the gradient of the sum of all outputs."""
+    require(module.padding_mode == "zeros", "padding_mode", "be 'zeros' to be counted", module.padding_mode)
+    convolve = nn.functional.conv1d if isinstance(module, nn.Conv1d) else nn.functional.conv2d
+    with torch.enable_grad():
+        probe = torch.zeros(1, *x.shape[1:], requires_grad=True)
+        out = convolve(probe, weight, None, module.stride, module.padding, module.dilation, module.groups)
+        (reach,) = torch.autograd.grad(out.sum(), probe)
+    return reach.flatten()
+
+
+def fan_out(module: nn.Module, x: Tensor) -> Tensor:
+    """[3, inputs] float32: ones, nonzero synapses, all synapses, per input entry of one sample and step."""
+    weight = cast(Tensor, module.weight).detach()
+    mask = (weight != 0).float().cpu()
+    if isinstance(module, CONVS):
+        rows = [_conv_fan_out(module, x[:1], m) for m in (mask, torch.ones_like(mask))]
+    else:
+        rows = [mask.sum(0), torch.full((mask.shape[1],), float(mask.shape[0]))]
+    return torch.stack([torch.ones_like(rows[0]), *rows])
+
+
+def zero_runs(weight: Tensor) -> Runs:
+    """Lengths of the runs of zeros before each nonzero weight, in storage order, with their counts."""
+    positions = np.flatnonzero(weight.detach().cpu().numpy().ravel())
+    if not len(positions):
+        return ()
+    lengths, counts = np.unique(np.diff(positions, prepend=-1) - 1, return_counts=True)
+    return tuple((int(n), int(c)) for n, c in zip(lengths, counts, strict=True))
+
+
+class Meter:
+    """Hooks on a network that tally its work; see `metering`."""
+
+    def __init__(self, net: nn.Module, widths: Widths) -> None:
+        self.net, self.widths = net, widths
+        self.names = {module: name for name, module in net.named_modules()}
+        self.tallies: dict[nn.Module, Tally] = {}
+        self.latest: Tally | None = None
+        self.samples = 0
+        self.steps = 0
+        self.rows = 0
+        self.hooks = [net.register_forward_pre_hook(self._start)]
+        recurrent = {m for n in net.modules() if isinstance(n, snn.SpikingNeuron) for m in n.modules()}
+        for module in net.modules():
+            if isinstance(module, (nn.Linear, *CONVS)):
+                kind: Kind = "conv" if isinstance(module, CONVS) else "linear"
+                self.hooks.append(
+                    module.register_forward_hook(self._synapses("recurrent" if module in recurrent else kind))
+                )
+            elif isinstance(module, BATCH_NORMS):
+                self.hooks.append(module.register_forward_hook(self._norm))
+            elif isinstance(module, snn.SpikingNeuron):
+                self.hooks.append(module.register_forward_hook(self._neuron))
+
+    def _start(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.steps, self.samples = args[0].shape[:2]
+        self.latest = None
+        for tally in self.tallies.values():
+            tally.fold()
+            tally.begin(self.samples)
+
+    def _per_sample(self, counts: Tensor) -> Tensor:
+        """[K * B, n], time outermost -> [B, n]; a layer that mixes samples is spread evenly."""
+        if len(counts) % self.samples == 0:
+            return counts.view(-1, self.samples, counts.shape[1]).sum(0)
+        return counts.sum(0, keepdim=True).expand(self.samples, -1) / self.samples
+
+    def _synapses(self, kind: Kind):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
+            x = args[0].detach()
+            tally = self.tallies.get(module)
+            if tally is None:
+                tally = self._first(module, kind, x, y)
+            rows = x.reshape(-1, tally.fan_out.shape[1])
+            scale, bits = value_bits(rows)
+            if bits > 1 or (tally.scale and scale and scale != tally.scale):
+                tally.input_bits = max(tally.input_bits, bits, 2)
+            tally.scale = tally.scale or scale
+            counts = (rows != 0).float() @ tally.fan_out.T.to(rows.device)
+            tally.batch[:, :3] += self._per_sample(counts.double().cpu())
+            tally.calls += len(rows)
+            self.rows = len(rows)
+            tally.entries += y.numel()
+            if kind != "recurrent":
+                self.latest = tally
+
+        return hook
+
+    def _first(self, module: nn.Module, kind: Kind, x: Tensor, y: Tensor) -> Tally:
+        if isinstance(module, CONVS):
+            geometry = _conv_geometry(module, x, y)
+        else:
+            linear = cast(nn.Linear, module)
+            geometry = Geometry(linear.in_features, linear.out_features)
+        tally = Tally(kind, module, geometry, fan_out(module, x))
+        tally.begin(self.samples)
+        self.tallies[module] = tally
+        return tally
+
+    def _norm(self, module: nn.Module, _args: tuple[Tensor, ...], _y: Tensor) -> None:
+        if self.latest is not None:
+            self.latest.norm = self.names[module]
+
+    def _neuron(self, module: nn.Module, _args: tuple[Tensor, ...], y: Tensor | tuple[Tensor, ...]) -> None:
+        spikes = (y if isinstance(y, Tensor) else y[0]).detach()
+        tally = self.latest
+        if tally is None:
+            raise ValueError(
+                f"{self.names[module]}: a neuron without a synaptic layer before it cannot be priced."
+            )
+        tally.neuron = self.names[module]
+        tally.neuron_entries += spikes.numel()
+        b = self.samples
+        chunk = spikes.ndim >= 2 and spikes.shape[1] == b and (spikes.shape[0] != b or self.rows == b * b)
+        by_sample = spikes.flatten(2) if chunk else spikes.reshape(1, b, -1)
+        tally.batch[:, 3] += torch.count_nonzero(by_sample, dim=(0, 2)).double().cpu()
+
+    def remove(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def loads(self) -> Loads:
+        """One `LayerLoad` per synaptic layer, in the order they first ran."""
+        for tally in self.tallies.values():
+            tally.fold()
+        require(
+            bool(self.tallies),
+            "net",
+            "have a Linear or Conv layer that ran, or report its own load",
+            self.net,
+        )
+        return tuple(self._load(self.names[module], tally) for module, tally in self.tallies.items())
+
+    def _load(self, name: str, tally: Tally) -> LayerLoad:
+        weight = cast(Tensor, tally.module.weight).detach()
+        updates = tally.neuron_entries / tally.samples
+        dense = float(tally.fan_out[2].sum()) * tally.calls / tally.samples
+        parameters, parameter_bits = self._parameters(name, tally)
+        neuron = self.net.get_submodule(tally.neuron) if tally.neuron else None
+        states = [s for s in STATES if neuron is not None and hasattr(neuron, s)]
+        mean, worst = tally.total / tally.samples, tally.worst
+
+        def activity(counts: Tensor) -> Activity:
+            events, effective, reached, spikes = counts.tolist()
+            return Activity(events, spikes, effective, reached, dense, updates)
+
+        return LayerLoad(
+            name=name,
+            kind=tally.kind,
+            geometry=tally.geometry,
+            steps=max(1, round(tally.calls / tally.samples)),
+            synapses=weight.numel(),
+            nonzero=int(torch.count_nonzero(weight)),
+            neurons=round(updates / self.steps),
+            weight_bits=self.widths.get(f"{name}.weight", FLOAT_BITS),
+            state_bits=sum(self.widths.get(f"{tally.neuron}.{s}", FLOAT_BITS) for s in states),
+            parameters=parameters,
+            parameter_bits=parameter_bits,
+            input_bits=tally.input_bits,
+            mean=activity(mean),
+            worst=activity(worst),
+            runs=zero_runs(weight),
+        )
+
+    def _parameters(self, name: str, tally: Tally) -> tuple[int, int]:
+        """(values, bits) of the bias, with a batch norm folded into it, and of the neurons' decay and threshold."""
+        values = bits = 0
+        if tally.norm or getattr(tally.module, "bias", None) is not None:
+            width = self.widths.get(f"{name}.bias", self.widths.get(f"{tally.norm}.bias", FLOAT_BITS))
+            values, bits = tally.geometry.out_channels, tally.geometry.out_channels * width
+        neuron = self.net.get_submodule(tally.neuron) if tally.neuron else None
+        for key in NEURON_PARAMETERS:
+            tensor = getattr(neuron, key, None)
+            if isinstance(tensor, Tensor):
+                values += tensor.numel()
+                bits += tensor.numel() * self.widths.get(f"{tally.neuron}.{key}", FLOAT_BITS)
+        return values, bits
+
+
+def refuse_uncounted(net: nn.Module) -> None:
+    """Raise for a module whose weights the meter would miss; a quiet undercount is worse than an error."""
+    for name, module in net.named_modules():
+        if (
+            isinstance(module, (nn.Linear, *CONVS, *BATCH_NORMS, snn.SpikingNeuron))
+            or "parametrizations" in name
+        ):
+            continue
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim >= 2:
+                raise ValueError(
+                    f"{f'{name}.{key}'.lstrip('.')} is a weight of {type(module).__name__}, which cannot be counted; "
+                    f"use Linear, Conv1d or Conv2d, or give the network its own load(batches, widths)."
+                )
+
+
+@contextmanager
+def metering(net: nn.Module, widths: Widths) -> Iterator[Meter]:
+    """Count everything `net` does inside the block: ``with metering(net, widths) as meter: ...; meter.loads()``.
+
+    An evaluation that runs anyway pays for the counting only, not for a second pass.
+
+    Raises:
+        ValueError: a weight of a module that is not Linear, Conv1d or Conv2d.
+    """
+    refuse_uncounted(net)
+    meter = Meter(net, widths)
+    try:
+        yield meter
+    finally:
+        meter.remove()
+
+
+def measure(
+    net: nn.Module,
+    batches: Iterable[Batch],
+    widths: Widths,
+    observe: Callable[[Batch, Tensor], None] | None = None,
+) -> Loads:
+    """What each layer of `net` does for one sample, mean and worst case over `batches`.
+
+    Works on the network as it stands: masks and fake quantizers may still be attached, zero weights are not counted
+    as effective. `widths` gives stored bits by tensor name; what is absent counts as 32. A network with a method
+    ``load(widths)`` answers for itself (`ReportsLoad`). `observe(batch, spikes)` sees each batch and the
+    network's answer to it, so that accuracy needs no pass of its own.
+    """
+    training = net.training
+    net.eval()
+    try:
+        with torch.no_grad():
+            if isinstance(net, ReportsLoad):
+                net.start_load()
+                _run(net, batches, observe)
+                return tuple(load_from(report) for report in net.load(widths))
+            with metering(net, widths) as meter:
+                _run(net, batches, observe)
+            return meter.loads()
+    finally:
+        net.train(training)
+
+
+def _run(net: nn.Module, batches: Iterable[Batch], observe: Callable[[Batch, Tensor], None] | None) -> None:
+    for batch in batches:
+        spikes = net(batch.x)
+        if observe is not None:
+            observe(batch, spikes)
