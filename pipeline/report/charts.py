@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from math import floor, log, log10
 
-from pipeline.report.front import Panel, hover, panels
+from pipeline.report.front import Panel, hover, panels, papers
 from pipeline.report.points import Kinds, marks, value
-from pipeline.report.units import Axis
+from pipeline.report.published import Published
+from pipeline.report.units import Axis, label, show
 from pipeline.types import Row
 
 Trace = dict[str, object]
@@ -72,10 +74,14 @@ def layout(x: Axis | str = "", y: Axis | str = "", **more: object) -> dict[str, 
     } | more
 
 
-def front_charts(objectives: Sequence[str], kinds: Kinds, picks: Mapping[str, int]) -> list[Chart]:
+def front_charts(
+    objectives: Sequence[str], kinds: Kinds, picks: Mapping[str, int], published: Published | None = None
+) -> list[Chart]:
     """One chart per cost; with three objectives or more, parallel coordinates over all of them as well."""
-    shown = panels(objectives, kinds)
-    charts = [_front_chart(panel, kinds, marks(picks)) for panel in shown] if kinds.drawable else []
+    shown = panels(objectives, kinds, published)
+    charts = (
+        [_front_chart(panel, kinds, marks(picks), published) for panel in shown] if kinds.drawable else []
+    )
     if kinds.drawable and len(objectives) > 2:
         charts.append(_parallel_chart(shown, kinds, marks(picks)))
     return charts
@@ -97,12 +103,33 @@ def _dots(panel: Panel, rows: Sequence[Row], chosen: Mapping[int, str], name: st
     }
 
 
-def _front_chart(panel: Panel, kinds: Kinds, chosen: Mapping[int, str]) -> Chart:
+def _front_chart(panel: Panel, kinds: Kinds, chosen: Mapping[int, str], published: Published | None) -> Chart:
     grey = {"color": "@faint", "size": 7, "opacity": 0.65}
     data = [_dots(panel, kinds.dominated, chosen, "dominated", grey)]
     if kinds.infeasible:
         data.append(
             _dots(panel, kinds.infeasible, chosen, "outside a constraint", grey | {"symbol": "x-thin-open"})
+        )
+    points, xs, ys = papers(panel, published)
+    if points and published:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "published",
+                "x": xs,
+                "y": ys,
+                "meta": {"kind": "published"},
+                "hovertext": [
+                    f"<b>{escape(published.title)}</b><br>{escape(point.name)}"
+                    + "".join(
+                        f"<br>{escape(label(name))}: {show(name, at)}" for name, at in point.metrics.items()
+                    )
+                    for point in points
+                ],
+                "hoverinfo": "text",
+                "marker": {"symbol": "diamond-open", "size": 8, "color": "@published"},
+            }
         )
     steps, heights = panel.stairs(kinds.front)
     data.append(

@@ -38,9 +38,11 @@ class Context:
     published: str = ""
     """Name of a table in `pipeline/report/published` whose points are drawn beside the study's own; empty:
     none."""
-    claims: str = ""
-    """The table of claims as Markdown, as `python -m pipeline.claims --markdown` prints it; empty: no such
-    section."""
+    claims: tuple[Mapping[str, str], ...] = ()
+    """Lines of the table of claims (column -> text), as `python -m pipeline.claims` gathers them; empty:
+    none."""
+    baseline: Row | None = None
+    """The uncompressed float model, drawn beside the front where the study trained one."""
 
 
 def command_of(row: Row, context: Context) -> str:
@@ -60,6 +62,8 @@ def _plain(given: object) -> str:
         return "null"
     if isinstance(given, bool):
         return str(given).lower()
+    if isinstance(given, Mapping):
+        return "{" + ",".join(f"{key}:{_plain(entry)}" for key, entry in given.items()) + "}"
     if isinstance(given, list | tuple):
         return "[" + ",".join(map(_plain, given)) + "]"
     return str(given)

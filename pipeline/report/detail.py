@@ -3,8 +3,6 @@
 Legend of ``detail`` as the report understands it
     layers            [{"name", "bits", "sparsity", "energy_pj", "parts": {part: pJ}}, ...], in network order
     confusion         [[count, ...], ...], row = true class, column = predicted class
-    tests             {metric: {"values": [one per seed], "interval": [low, high]}, ...}; `interval` may be
-    left out front_probability share of seeds' resamples in which a finalist stays on the front
     rasters           [{"layer", "steps", "neurons", "spikes": [[step, neuron], ...], "label"}, ...]
     receptive_fields  [{"layer", "fields": [n][H][W]}, ...]
     command           what reproduces this row, when it is not the study's pattern
@@ -16,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist
 
 from pipeline.report.points import value
 from pipeline.types import FLOAT_BITS, Row
@@ -32,6 +30,8 @@ class Layer:
     energy_pj: float
     parts: Mapping[str, float] = field(default_factory=dict)
     """part of the hardware (``dram``, ``arithmetic``, ...) -> pJ."""
+    memory: Mapping[str, float] = field(default_factory=dict)
+    """what is stored (``weights``, ``indices``, ``state``, ...) -> bits."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,21 @@ def layers(row: Row) -> tuple[Layer, ...]:
     """The row's layers in network order; a layer without parts has its whole energy in the part ``total``."""
     found: list[Layer] = []
     for entry in records(row, "layers"):
-        parts = entry.get("parts")
-        energy_pj = number(entry.get("energy_pj"))
-        named = {str(k): number(v) for k, v in parts.items()} if isinstance(parts, Mapping) else {}
-        if not named and math.isfinite(energy_pj):
-            named = {"total": energy_pj}
+        energy_pj, memory_bits = number(entry.get("energy_pj")), number(entry.get("memory_bits"))
+        parts = _named(entry.get("parts"), energy_pj)
         if not math.isfinite(energy_pj):
-            energy_pj = sum(named.values()) if named else math.nan
-        bits, sparsity = number(entry.get("bits")), number(entry.get("sparsity"))
-        found.append(Layer(str(entry.get("name", f"layer {len(found)}")), bits, sparsity, energy_pj, named))
+            energy_pj = sum(parts.values()) if parts else math.nan
+        name = str(entry.get("name", f"layer {len(found)}"))
+        bits, zeros = number(entry.get("bits")), number(entry.get("sparsity"))
+        found.append(Layer(name, bits, zeros, energy_pj, parts, _named(entry.get("memory"), memory_bits)))
     return tuple(found)
+
+
+def _named(parts: object, total: float) -> dict[str, float]:
+    """The parts of a sum; a sum whose parts are not known is its own part ``total``."""
+    if isinstance(parts, Mapping) and parts:
+        return {str(name): number(given) for name, given in parts.items() if math.isfinite(number(given))}
+    return {"total": total} if math.isfinite(total) else {}
 
 
 def weight_bits(row: Row) -> str:
@@ -98,30 +103,19 @@ def interval(row: Row, metric: str, samples: int = 0) -> Interval | None:
     """95 % interval of a share: over seeds where the row was re-run, else Wilson's over the samples, else
     None.
 
-    Wilson (1927), score interval of a binomial share: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
-    Over seeds: Student's t around the mean, or the interval that the row brings.
+    Over seeds the row brings the mean (``test_accuracy_mean``) and the half-width
+    (``test_accuracy_interval``). Wilson (1927), score interval of a binomial share: (p + z²/2n ±
+    z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n).
     """
-    tests = row.detail.get("tests")
-    entry = tests.get(metric) if isinstance(tests, Mapping) else None
-    if isinstance(entry, Mapping):
-        values = [number(v) for v in entry.get("values", ())]
-        given = entry.get("interval")
-        if len(values) > 1 and all(map(math.isfinite, values)):
-            middle = fmean(values)
-            half = _student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
-            low, high = (number(given[0]), number(given[1])) if given else (middle - half, middle + half)
-            return Interval(middle, max(0.0, low), min(1.0, high), f"{len(values)} seeds")
+    half = value(row, f"{metric}_interval")
+    if math.isfinite(half):
+        middle, seeds = value(row, f"{metric}_mean"), value(row, "finalist_seeds")
+        origin = f"{seeds:.0f} seeds" if math.isfinite(seeds) else "seeds"
+        return Interval(middle, max(0.0, middle - half), min(1.0, middle + half), origin)
     share = value(row, metric)
     if samples <= 0 or not 0 <= share <= 1:
         return None
     z = NormalDist().inv_cdf(0.975)
-    middle = (share + z * z / (2 * samples)) / (1 + z * z / samples)
+    centre = (share + z * z / (2 * samples)) / (1 + z * z / samples)
     half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples**2)) / (1 + z * z / samples)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), f"{samples:,} samples")
-
-
-def _student(freedom: int) -> float:
-    """97.5 % quantile of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, freedom))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), f"{samples:,} samples")

@@ -3,6 +3,7 @@ for both."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +16,7 @@ from pipeline.report.context import Context
 from pipeline.report.figures import canvas, say
 from pipeline.report.palette import LIGHT
 from pipeline.report.points import Kinds, marks, shown_metric, sort_out, staircase, tally, value
+from pipeline.report.published import Point, Published, load
 from pipeline.report.units import Axis, axis, label, show
 from pipeline.types import Row
 
@@ -48,15 +50,16 @@ class Panel:
         return steps, [sign * height for height in heights]
 
 
-def panels(objectives: Sequence[str], kinds: Kinds) -> tuple[Panel, ...]:
+def panels(objectives: Sequence[str], kinds: Kinds, published: Published | None = None) -> tuple[Panel, ...]:
     """One panel per cost, all against the first error (else against the first objective)."""
     first = next((name for name in objectives if name.endswith("_error")), objectives[0])
     costs = [name for name in objectives if name != first]
     shown = shown_metric(first)
-    rows = kinds.drawable
+    papers = published.points if published else ()
 
     def of(metric: str) -> Axis:
-        return axis(metric, (value(row, metric) for row in rows))
+        own = [value(row, metric) for row in kinds.drawable]
+        return axis(metric, [*own, *(paper_value(point, metric) for point in papers)])
 
     found = []
     for cost in costs:
@@ -64,6 +67,22 @@ def panels(objectives: Sequence[str], kinds: Kinds) -> tuple[Panel, ...]:
         colour = of(shown_metric(others[0])) if others else None
         found.append(Panel(of(shown_metric(cost)), of(shown), colour, upward=shown != first))
     return tuple(found)
+
+
+def paper_value(point: Point, metric: str) -> float:
+    """A paper's number; papers publish test accuracies, which stand where the study's validation accuracy
+    does."""
+    named = "test_accuracy" if metric.endswith("_accuracy") else metric
+    return point.metrics.get(named, math.nan)
+
+
+def papers(panel: Panel, published: Published | None) -> tuple[list[Point], list[float], list[float]]:
+    """The published points that have both coordinates of the panel, and where they stand."""
+    every = published.points if published else ()
+    at = [(point, paper_value(point, panel.x.metric), paper_value(point, panel.y.metric)) for point in every]
+    known = [(point, x, y) for point, x, y in at if math.isfinite(x) and math.isfinite(y)]
+    points = [point for point, _, _ in known]
+    return points, panel.x.scaled(x for _, x, _ in known), panel.y.scaled(y for _, _, y in known)
 
 
 def caption(
@@ -74,11 +93,14 @@ def caption(
     on_front = sum(row.on_front for row in rows)
     sizes = f" on {context.validation_samples:,} samples" if context.validation_samples else ""
     searched = ", ".join(label(name) for name in objectives)
+    paper = load(context.published)
     chosen = "; ".join(f"{name}: #{number}" for name, number in picks.items())
     return (
         f"{context.experiment}: {len(rows)} trials ({states or 'none yet'}), {on_front} on the front of "
         f"{searched}{sizes}. Grey: dominated; crosses: outside a constraint; line: the best for two of the "
-        "objectives alone." + (f" Marked: {chosen}." if chosen else "")
+        "objectives alone."
+        + (f" Marked: {chosen}." if chosen else "")
+        + (f" Green diamonds: {paper.title} (test accuracy as published)." if paper else "")
     )
 
 
@@ -87,7 +109,8 @@ def draw(
 ) -> Figure:
     """The front as a matplotlib figure; says so in words when there is nothing to draw."""
     kinds = sort_out(rows, objectives)
-    shown = panels(objectives, kinds)
+    published = load(context.published)
+    shown = panels(objectives, kinds, published)
     words = caption(rows, objectives, picks, context)
     figure, axes = canvas(columns=max(1, len(shown)), caption=words)
     if not shown:
@@ -97,6 +120,11 @@ def draw(
             say(ax, NO_FRONT)
             continue
         _draw_panel(panel, ax, kinds)
+        _, xs, ys = papers(panel, published)
+        if xs:
+            ax.scatter(
+                xs, ys, s=26, marker="D", facecolors="none", edgecolors=LIGHT["published"], label="published"
+            )
         _draw_marks(panel, ax, kinds, marks(picks))
         if ax is axes[0]:
             ax.legend(loc="lower right", fontsize=8, frameon=True, framealpha=0.85, edgecolor=LIGHT["grid"])

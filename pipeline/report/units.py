@@ -38,6 +38,7 @@ NOTHING = "–"
 def scales(metric: str) -> tuple[Scale, ...]:
     """The units a metric may be shown in, read off its name: ``_bits`` of memory, ``_pj``, ``_us``, ``_s``,
     shares."""
+    metric = _bare(metric)
     if metric.endswith("memory_bits"):
         return _MEMORY
     if metric.endswith("_pj"):
@@ -49,8 +50,18 @@ def scales(metric: str) -> tuple[Scale, ...]:
     return _SHARE if metric.endswith(_SHARES) else _PLAIN
 
 
+def _bare(metric: str) -> str:
+    """A mean over seeds and its interval have the unit of what they are of."""
+    return metric.removesuffix("_mean").removesuffix("_interval")
+
+
 def label(metric: str) -> str:
     """``energy_pj`` -> ``energy per inference``; an unknown name loses its unit and its underscores."""
+    bare = _bare(metric)
+    if bare != metric:
+        return (
+            label(bare) + {"_mean": ", mean over seeds", "_interval": ", ± over seeds"}[metric[len(bare) :]]
+        )
     if metric in _LABELS:
         return _LABELS[metric]
     for suffix in ("_bits", "_pj", "_us", "_s"):
@@ -59,7 +70,7 @@ def label(metric: str) -> str:
 
 
 def show(metric: str, value: float | None) -> str:
-    """A number with the unit that suits it: ``show("memory_bits", 98304) == "12 KiB"``; `NOTHING` when not
+    """A number with a fitting unit: ``show("memory_bits", 98304) == "12 KiB"``; `NOTHING` when not
     finite."""
     if value is None or not math.isfinite(value):
         return NOTHING

@@ -32,6 +32,8 @@ def test_a_number_is_shown_with_the_unit_that_suits_it(metric: str, number: floa
 def test_an_unknown_metric_is_read_off_its_name() -> None:
     assert label("leak_energy_pj") == "leak energy"
     assert label("energy_pj") == "energy per inference"
+    assert label("test_accuracy_mean") == "test accuracy, mean over seeds"
+    assert show("energy_pj_interval", 1200.0) == "1.2 nJ"
 
 
 def test_an_axis_is_log_when_a_cost_spans_much_and_never_for_shares() -> None:
