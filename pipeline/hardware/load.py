@@ -331,26 +331,37 @@ def measure(
 
     Works on the network as it stands: masks and fake quantizers may still be attached, zero weights are not counted
     as effective. `widths` gives stored bits by tensor name; what is absent counts as 32. A network with a method
-    ``load(widths)`` answers for itself (`ReportsLoad`). `observe(batch, spikes)` sees each batch and the
+    ``load(batches, widths)`` answers for itself (`ReportsLoad`). `observe(batch, spikes)` sees each batch and the
     network's answer to it, so that accuracy needs no pass of its own.
     """
     training = net.training
     net.eval()
     try:
         with torch.no_grad():
+            watched = _watched(net, batches, observe)
             if isinstance(net, ReportsLoad):
-                net.start_load()
-                _run(net, batches, observe)
-                return tuple(load_from(report) for report in net.load(widths))
+                return tuple(load_from(report) for report in net.load(watched, widths))
             with metering(net, widths) as meter:
-                _run(net, batches, observe)
+                for batch in watched:
+                    net(batch.x)
             return meter.loads()
     finally:
         net.train(training)
 
 
-def _run(net: nn.Module, batches: Iterable[Batch], observe: Callable[[Batch, Tensor], None] | None) -> None:
-    for batch in batches:
-        spikes = net(batch.x)
-        if observe is not None:
-            observe(batch, spikes)
+def _watched(
+    net: nn.Module, batches: Iterable[Batch], observe: Callable[[Batch, Tensor], None] | None
+) -> Iterator[Batch]:
+    """The batches, each shown to `observe` with the answer that the network gives to it."""
+    if observe is None:
+        yield from batches
+        return
+    answers: list[Tensor] = []
+    hook = net.register_forward_hook(lambda _net, _args, spikes: answers.append(spikes))
+    try:
+        for batch in batches:
+            yield batch
+            while answers:
+                observe(batch, answers.pop())
+    finally:
+        hook.remove()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, Protocol, cast, runtime_checkable
 
-from pipeline.types import FLOAT_BITS, Widths, require
+from pipeline.types import FLOAT_BITS, Batch, Widths, require
 
 Kind = Literal["linear", "conv", "recurrent", "attention", "pool", "stdp"]
 Runs = tuple[tuple[int, int], ...]
@@ -161,17 +161,13 @@ Loads = tuple[LayerLoad, ...]
 class ReportsLoad(Protocol):
     """A network that counts for itself, because it has no `nn.Linear` or `nn.Conv2d` to hook (the STDP network).
 
-    `start_load()`, then any number of forward passes (or learning), then `load(widths)`. It answers plain mappings,
-    because the rooms do not import each other: the keys are the fields of `LayerLoad`, with `geometry`, `mean` and
-    `worst` mappings of their fields in turn (`worst` may be left out: then it is the mean). All counts per sample.
+    It runs itself over the batches (calling itself, so that forward hooks see each answer) and answers plain
+    mappings, because the rooms do not import each other: the keys are the fields of `LayerLoad`, with `geometry`,
+    `mean` and `worst` mappings of their fields in turn (`worst` may be left out: then it is the mean).
     """
 
-    def start_load(self) -> None:
-        """Set the counters to zero."""
-        ...
-
-    def load(self, widths: Widths) -> Iterable[Mapping[str, object]]:
-        """Counts per sample since `start_load`, one mapping for each group of synapses."""
+    def load(self, batches: Iterable[Batch], widths: Widths) -> Iterable[Mapping[str, object]]:
+        """Counts per sample over `batches`, one mapping for each group of synapses."""
         ...
 
 
