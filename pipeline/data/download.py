@@ -1,4 +1,4 @@
-"""Fetching a file once: resumable, checked before it gets its name, with a progress bar.
+"""Fetching a file once: resumable, checked before it gets its name, with a progress bar; and unpacking it.
 
 The bytes gather in ``NAME.part`` beside the target; only a file that passed its check is renamed to the
 target, so a target that exists is whole. A lock file lets several workers ask for the same file at once.
@@ -6,26 +6,22 @@ target, so a target that exists is whole. A lock file lets several workers ask f
 
 from __future__ import annotations
 
-import contextlib
+import gzip
 import hashlib
 import os
+import shutil
+import tarfile
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from filelock import FileLock
-from rich.errors import LiveError
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
+from pipeline.data.progress import bar
 from pipeline.types import DataError
 
 CHUNK_BYTES = 1 << 18
@@ -97,11 +93,16 @@ def _stream(address: str, part: Path) -> None:
     if have:
         request.add_header("Range", f"bytes={have}-")
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        if answer.status not in (200, 206):  # a page that wants a browser, not the file
+            raise OSError(f"the server answered {answer.status} {answer.reason}")
         resumed = answer.status == 206
         have = have if resumed else 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length is not None else None
-        with part.open("ab" if resumed else "wb") as file, _bar(part.stem, total, have) as advance:
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            bar(f"download {part.stem}", total, have, in_bytes=True) as advance,
+        ):
             while chunk := answer.read(CHUNK_BYTES):
                 file.write(chunk)
                 advance(len(chunk))
@@ -110,18 +111,55 @@ def _stream(address: str, part: Path) -> None:
         raise OSError(f"the connection ended after {have} of {total} bytes")
 
 
-@contextlib.contextmanager
-def _bar(name: str, total: int | None, done: int) -> Iterator[Callable[[int], Any]]:
-    """A progress bar; silent where another live display already owns the terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    progress = Progress(*columns, TimeRemainingColumn(), transient=True)
-    try:
-        progress.start()
-    except LiveError:
-        yield lambda _: None
-        return
-    try:
-        task = progress.add_task(f"download {name}", total=total, completed=done)
-        yield lambda count: progress.update(task, advance=count)
-    finally:
-        progress.stop()
+def unpack(archive: Path, target: Path) -> Path:
+    """Unpack a .tar.gz or .zip so that `target` is its folder of that name (else all of it).
+
+    Does nothing where `target` exists; returns `target`. Only plain files below the archive's own root are
+    written, and the folder gets its name when it is complete.
+    Raises DataError for an archive that is damaged or that names a file outside of its root.
+    """
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.is_dir():
+            return target
+        temporary = target.with_name(target.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            entries = _zip_entries if zipfile.is_zipfile(archive) else _tar_entries
+            with bar(f"unpack {archive.name}", None) as advance:
+                for name, file in entries(archive):
+                    _write_inside(temporary, name, file, archive)
+                    advance(1)
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise DataError(f"{archive} is cut off or damaged: {error}") from error
+        inner = temporary / target.name
+        (inner if inner.is_dir() else temporary).rename(target)
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _tar_entries(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(archive, "r|*") as tar:
+        for member in tar:
+            if member.isreg() and (file := tar.extractfile(member)) is not None:
+                yield member.name, file
+
+
+def _zip_entries(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(archive) as packed:
+        for info in packed.infolist():
+            if not info.is_dir():
+                with packed.open(info) as file:
+                    yield info.filename, file
+
+
+def _write_inside(folder: Path, name: str, file: IO[bytes], archive: Path) -> None:
+    destination = (folder / name).resolve()
+    if not destination.is_relative_to(folder.resolve()):
+        raise DataError(f"{archive} is not trusted: it wants to write {name}, outside of its folder.")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with destination.open("wb") as out:
+        shutil.copyfileobj(file, out)

@@ -1,62 +1,17 @@
 import hashlib
-import http.server
-import threading
+import io
+import random
+import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pipeline.data import download
-from pipeline.data.download import fetch, hash_of
+from pipeline.data.download import fetch, hash_of, unpack
 from pipeline.types import DataError
 
-BODY = bytes(range(256)) * 4096  # 1 MiB
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.body, self.ranges, self.break_after, self.resumes = BODY, [], [], True
-
-    @property
-    def address(self):
-        return f"http://127.0.0.1:{self.server_port}/file"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `body`, honours Range, and breaks a connection after each number of bytes in `break_after`."""
-
-    def do_GET(self):
-        server = self.server
-        asked = self.headers.get("Range")
-        server.ranges.append(asked)
-        if self.path.endswith("missing"):
-            self.send_error(404)
-            return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.resumes else 0
-        if asked and server.resumes and start >= len(server.body):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        body = server.body[start:]
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: server.break_after.pop(0)] if server.break_after else body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+BODY = bytes(range(256)) * 4096  # what the server of conftest.py holds
 
 
 def check(path):
@@ -116,3 +71,55 @@ def test_workers_that_ask_at_once_download_once(server, tmp_path):
         paths = list(pool.map(lambda _: fetch([server.address], tmp_path / "file", check), range(4)))
     assert {path.read_bytes() for path in paths} == {BODY}
     assert len(server.ranges) == 1
+
+
+def test_a_page_for_browsers_is_not_taken_for_the_file(server, tmp_path):
+    server.status = 202  # what figshare's front door answers to scripts
+    with pytest.raises(DataError, match="the server answered 202"):
+        fetch([server.address], tmp_path / "file", check)
+    assert not (tmp_path / "file").exists()
+
+
+def tar_of(path, files):
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def zip_of(path, files):
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, content in files.items():
+            packed.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("pack", [tar_of, zip_of])
+def test_archives_unpack_to_their_folder(tmp_path, pack):
+    archive = pack(tmp_path / "a", {"Train/0/x.bin": b"one", "Train/1/y.bin": b"two"})
+    target = unpack(archive, tmp_path / "home" / "Train")
+    assert {p.relative_to(target).as_posix(): p.read_bytes() for p in target.rglob("*.bin")} == {
+        "0/x.bin": b"one",
+        "1/y.bin": b"two",
+    }
+    assert unpack(tmp_path / "gone", target) == target  # there already: the archive is not asked for
+
+
+@pytest.mark.parametrize("pack", [tar_of, zip_of])
+def test_an_archive_that_writes_outside_of_its_folder_is_refused(tmp_path, pack):
+    archive = pack(tmp_path / "a", {"../../evil.txt": b"x"})
+    with pytest.raises(DataError, match="is not trusted"):
+        unpack(archive, tmp_path / "deep" / "home" / "Train")
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+@pytest.mark.parametrize("pack", [tar_of, zip_of])
+def test_an_archive_cut_off_leaves_no_folder(tmp_path, pack):
+    rng = random.Random(0)
+    archive = pack(tmp_path / "a", {f"Train/{i}": rng.randbytes(5000) for i in range(20)})
+    archive.write_bytes(archive.read_bytes()[:50_000])
+    with pytest.raises(DataError, match="a is cut off or damaged"):
+        unpack(archive, tmp_path / "home" / "Train")
+    assert not (tmp_path / "home" / "Train").exists()

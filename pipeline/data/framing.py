@@ -1,0 +1,131 @@
+"""Events become frames: slices of equal count or equal time, summed on a smaller grid, in uint8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numba
+import numpy as np
+
+from pipeline.types import require
+
+MOST_PER_PIXEL = 255
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How the events of one recording become T frames [T, 2, H, W]; channel 0: darker, 1: brighter.
+
+    In this order: `transforms`, `denoise_ms`, `duration_ms`, slicing in time, `crop`, `size`. Counts above 255
+    stay at 255. Slices as SpikingJelly cuts them (its split_by "number" and "time"), which the DVS Gesture
+    networks of Schaefer et al. 2023 were trained on: T equal parts, the last takes the remainder.
+    """
+
+    slicing: Literal["count", "time"] = "count"
+    """count: the same number of events in every frame; time: the same duration."""
+    values: Literal["count", "binary"] = "count"
+    """count: events per pixel; binary: 1 where there was any."""
+    crop: int | None = None
+    """Side of the central square that is kept, in sensor pixels; None: the whole sensor."""
+    size: int | None = None
+    """Side of the frames: events of neighbouring pixels add up; None: as many as sensor pixels."""
+    denoise_ms: float | None = None
+    """Drop events that had no event on the 4 neighbouring pixels for so long; None: keep all."""
+    duration_ms: float | None = None
+    """Keep the first part of a recording; None: all of it."""
+    transforms: tuple[Callable[[np.ndarray], np.ndarray], ...] = ()
+    """Any of tonic's event transforms, applied once before framing: keep to those that draw no random numbers."""
+
+    def __post_init__(self) -> None:
+        require(self.slicing in ("count", "time"), "slicing", "be count or time", self.slicing)
+        require(self.values in ("count", "binary"), "values", "be count or binary", self.values)
+        for name, value in (("denoise_ms", self.denoise_ms), ("duration_ms", self.duration_ms)):
+            require(value is None or value > 0, name, "be null or above 0", value)
+
+    def side(self, sensor: int) -> int:
+        """Height and width of the frames of a `sensor` x `sensor` camera; ValueError for a size too large."""
+        crop = sensor if self.crop is None else self.crop
+        require(1 <= crop <= sensor, "crop", f"be null or in [1, {sensor}]", self.crop)
+        size = crop if self.size is None else self.size
+        require(1 <= size <= crop, "size", f"be null or in [1, {crop}]", self.size)
+        return size
+
+    def kept(self, events: np.ndarray) -> np.ndarray:
+        """The events that are framed: after transforms, denoising and shortening; may be none."""
+        for transform in self.transforms:
+            events = transform(events)
+        if self.denoise_ms is not None and len(events):
+            events = events[_lively(events["x"], events["y"], events["t"], round(self.denoise_ms * 1000))]
+        if self.duration_ms is not None and len(events):
+            events = events[events["t"] < events["t"][0] + round(self.duration_ms * 1000)]
+        return events
+
+    def edges(self, t: np.ndarray, timesteps: int) -> np.ndarray:
+        """[T + 1] indices: frame i holds the events edges[i] to edges[i + 1] of the times t (ascending, us)."""
+        if self.slicing == "count":
+            cuts = np.arange(timesteps + 1) * (len(t) // timesteps)
+        else:
+            window = (t[-1] - t[0]) // timesteps
+            cuts = np.searchsorted(t, t[0] + np.arange(timesteps + 1) * window)
+        cuts[-1] = len(t)
+        return cuts.astype(np.int64)
+
+    def frames(self, events: np.ndarray, sensor: int, timesteps: int) -> tuple[np.ndarray, int]:
+        """[T, 2, H, W] uint8 of events already `kept`, and how many events did not fit below 255.
+
+        Raises ValueError for fewer events than frames.
+        """
+        require(len(events) >= timesteps, "events", f"be at least one per frame ({timesteps})", len(events))
+        size = self.side(sensor)
+        crop = sensor if self.crop is None else self.crop
+        margin = (sensor - crop) // 2
+        cells = np.full(sensor, -1, np.int16)
+        cells[margin : margin + crop] = np.arange(crop) * size // crop
+        frames = np.zeros((timesteps, 2, size, size), np.uint8)
+        cuts = self.edges(events["t"], timesteps)
+        lost = int(_add(events["x"], events["y"], events["p"], cuts, cells, frames))
+        if self.values == "binary":
+            np.minimum(frames, 1, out=frames)
+        return frames, lost
+
+
+@numba.njit(nogil=True, cache=True)
+def _add(
+    x: np.ndarray, y: np.ndarray, p: np.ndarray, cuts: np.ndarray, cells: np.ndarray, frames: np.ndarray
+) -> int:
+    """frames[slice, p, cells[y], cells[x]] += 1, saturating; events of cell -1 are outside the crop."""
+    lost = 0
+    for i in range(len(cuts) - 1):
+        for k in range(cuts[i], cuts[i + 1]):
+            row, column = cells[y[k]], cells[x[k]]
+            if row < 0 or column < 0:
+                continue
+            channel = 1 if p[k] else 0
+            if frames[i, channel, row, column] < MOST_PER_PIXEL:
+                frames[i, channel, row, column] += 1
+            else:
+                lost += 1
+    return lost
+
+
+@numba.njit(nogil=True, cache=True)
+def _lively(x: np.ndarray, y: np.ndarray, t: np.ndarray, filter_us: int) -> np.ndarray:
+    """True where one of the 4 neighbours fired within `filter_us`; equal to tonic's Denoise, compiled.
+
+    As there, every pixel counts as having fired at time 0, and the grid ends at the largest coordinates.
+    """
+    width, height = x.max() + 1, y.max() + 1
+    until = np.full((width, height), filter_us, np.int64)
+    keep = np.zeros(len(x), np.bool_)
+    for k in range(len(x)):
+        i, j, now = x[k], y[k], t[k]
+        until[i, j] = now + filter_us
+        keep[k] = (
+            (i > 0 and until[i - 1, j] > now)
+            or (i < width - 1 and until[i + 1, j] > now)
+            or (j > 0 and until[i, j - 1] > now)
+            or (j < height - 1 and until[i, j + 1] > now)
+        )
+    return keep

@@ -1,0 +1,76 @@
+"""Where unpacked recordings are: a folder of the user's, else an archive of the user's, else a download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.download import cache_folder, fetch, hash_of, unpack
+from pipeline.types import DataError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One official archive: its file name, where it can be had, its md5, and the folder it unpacks to."""
+
+    name: str
+    addresses: tuple[str, ...]
+    md5: str
+    folder: str
+
+    def check(self, path: Path) -> None:
+        """Raise DataError unless the file has the official md5."""
+        if (found := hash_of(path, "md5")) != self.md5:
+            raise DataError(
+                f"{path} is not the official {self.name}: its md5 is {found} instead of {self.md5}."
+            )
+
+
+def search(root: str | None, names: Iterable[str], needed: Iterable[str]) -> Path | None:
+    """The first of root/NAME that has all `needed` folders; None where none has any.
+
+    Raises DataError for a root that is no folder, and for one that has only some of the needed folders.
+    """
+    if root is None:
+        return None
+    top = Path(root).expanduser()
+    if not top.is_dir():
+        raise DataError(f"data.root = {root} (or $PIPELINE_DATA) is not a folder.")
+    for name in names:
+        there = {folder: (top / name / folder).is_dir() for folder in needed}
+        if all(there.values()):
+            return top / name
+        if any(there.values()):
+            missing = ", ".join(folder for folder, found in there.items() if not found)
+            raise DataError(f"{top / name} has no folder {missing}: the recordings are incomplete.")
+    return None
+
+
+def obtain(name: str, root: str | None, archives: Sequence[Archive], layout: str) -> Path:
+    """The folder in the download cache with every archive unpacked; what is missing is fetched and checked.
+
+    An archive that lies in `root` is unpacked instead of downloaded. Raises DataError saying what to put where.
+    """
+    home = cache_folder() / name
+    try:
+        for archive in archives:
+            if (home / archive.folder).is_dir():
+                continue
+            own = Path(root).expanduser() / archive.name if root else None
+            if own is not None and own.is_file():
+                archive.check(own)
+                unpack(own, home / archive.folder)
+            else:
+                fetched = fetch(archive.addresses, home / archive.name, archive.check)
+                unpack(fetched, home / archive.folder)
+                fetched.unlink(missing_ok=True)
+    except DataError as error:
+        looked = f"{root} and {home}" if root else str(home)
+        archive_names = " and ".join(archive.name for archive in archives)
+        raise DataError(
+            f"{name} is neither on this machine nor could it be downloaded. Searched: {looked}. Put the unpacked "
+            f"recordings ({layout}) or the archives {archive_names} into one folder and set data.root or "
+            f"$PIPELINE_DATA to it. {error}"
+        ) from error
+    return home

@@ -1,0 +1,181 @@
+"""Frames built once and kept: a folder per data and transform, written atomically, checked when opened.
+
+A folder holds ``frames.u8`` (the uint8 frames of train, validation and test in this order) and ``facts.json``
+(shape, labels, sizes, sha256 of splits, events, seconds, what was skipped). It is written under another name
+and renamed when whole, so a killed run leaves no half cache; a folder of another version, with missing,
+shortened or changed bytes is noticed and built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from pipeline.data.progress import bar
+from pipeline.data.recordings import SKIP_HINT, Damaged, Recording
+from pipeline.data.split import digest_of
+from pipeline.types import DataError, Split
+
+VERSION = 1
+"""Raised whenever the same recordings and settings give other frames."""
+FRAMES, FACTS = "frames.u8", "facts.json"
+NAMES = ("train", "validation", "test")
+
+logger = logging.getLogger(__name__)
+Frame = Callable[[Path], tuple[np.ndarray, int, int]]
+"""File -> ([T, 2, H, W] uint8, events read, events that did not fit into 255); raises Damaged."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Three splits of frames, their sha256, and the facts of the build."""
+
+    splits: tuple[Split, Split, Split]
+    digest: str
+    facts: Mapping[str, Any]
+
+
+class Broken(Exception):
+    """A cache folder that cannot be used, and why."""
+
+
+def key_of(parts: Sequence[Sequence[Recording]], settings: object) -> str:
+    """32 hex digits that change with any file (name, size, time of change, label, split) or setting."""
+    sha = hashlib.sha256(f"{VERSION} {settings!r}".encode())
+    for name, recordings in zip(NAMES, parts, strict=True):
+        for recording in recordings:
+            stat = recording.path.stat()
+            sha.update(f"{name} {recording} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return sha.hexdigest()[:32]
+
+
+def load_or_build(
+    folder: Path,
+    key: str,
+    parts: Sequence[Sequence[Recording]],
+    frame: Frame,
+    skip_bad: bool,
+    mapped: bool,
+) -> Stored:
+    """The frames of (train, validation, test) recordings, from `folder` where its key fits, else built into it.
+
+    mapped: the pages stay in the file system's cache, shared by all workers; else they are read into memory.
+    Raises Damaged at the first bad recording, or, with `skip_bad`, DataError when a split has nothing left.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if folder.exists():
+            try:
+                return _open(folder, key, mapped)
+            except Broken as error:
+                logger.warning("The frame cache %s is built again: %s.", folder, error)
+        _build(folder, key, parts, frame, skip_bad)
+        return _open(folder, key, mapped)
+
+
+def _open(folder: Path, key: str, mapped: bool) -> Stored:
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+        shape, labels, sizes = tuple(facts["shape"]), facts["labels"], facts["sizes"]
+        bytes_there = (folder / FRAMES).stat().st_size
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Broken(f"{FACTS} or {FRAMES} is missing or unreadable ({error})") from error
+    if facts.get("version") != VERSION or facts.get("key") != key:
+        raise Broken("it was made by another version or of other data")
+    if bytes_there != int(np.prod(shape)) or len(labels) != shape[0] or sum(sizes) != shape[0]:
+        raise Broken(f"{FRAMES} has {bytes_there} bytes, but its facts say {int(np.prod(shape))}")
+    # copy-on-write: torch wants writable memory, the file stays as it is
+    array: np.ndarray = np.memmap(folder / FRAMES, np.uint8, "c", shape=shape)
+    x = torch.from_numpy(array if mapped else np.array(array))
+    y = torch.tensor(labels, dtype=torch.int64)
+    train, validation, test = (Split(*pair) for pair in zip(x.split(sizes), y.split(sizes), strict=True))
+    digest = digest_of((train, validation, test))
+    if digest != facts.get("digest"):
+        raise Broken("its bytes are not the ones that were written")
+    return Stored((train, validation, test), digest, facts)
+
+
+def _build(
+    folder: Path, key: str, parts: Sequence[Sequence[Recording]], frame: Frame, skip_bad: bool
+) -> None:
+    """Write the cache beside its place and rename it there."""
+    for left_behind in folder.parent.glob(f"{folder.name}.*.tmp"):
+        shutil.rmtree(left_behind)  # of a killed run: the lock says that nobody is writing
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    facts = _write(temporary / FRAMES, parts, frame, skip_bad)
+    splits, first = [], 0
+    array = np.memmap(temporary / FRAMES, np.uint8, "c", shape=tuple(facts["shape"]))
+    for size in facts["sizes"]:
+        y = torch.tensor(facts["labels"][first : first + size])
+        splits.append(Split(torch.from_numpy(array[first : first + size]), y))
+        first += size
+    facts |= {"version": VERSION, "key": key, "digest": digest_of(splits)}
+    (temporary / FACTS).write_text(json.dumps(facts))
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    logger.info(report_of(facts))
+
+
+def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_bad: bool) -> dict[str, Any]:
+    """Frames of every good recording, one after the other; returns what was found on the way."""
+    labels: list[int] = []
+    sizes: list[int] = []
+    skipped: Counter[str] = Counter()
+    events = lost = 0
+    shape: tuple[int, ...] = ()
+    start = time.perf_counter()
+    with path.open("wb") as file, bar("events to frames", sum(map(len, parts))) as advance:
+        for name, recordings in zip(NAMES, parts, strict=True):
+            before = len(labels)
+            for recording in recordings:
+                advance(1)
+                try:
+                    array, count, beyond = frame(recording.path)
+                except Damaged as error:
+                    if not skip_bad:
+                        raise Damaged(recording.path, error.kind, f"{error.detail} {SKIP_HINT}") from error
+                    logger.warning("Skipped: %s", error)
+                    skipped[error.kind] += 1
+                    continue
+                file.write(array.data)
+                shape, events, lost = array.shape, events + count, lost + beyond
+                labels.append(recording.label)
+            sizes.append(len(labels) - before)
+            if sizes[-1] == 0:
+                raise DataError(f"the {name} split has no usable recording (skipped: {dict(skipped)}).")
+        file.flush()
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - start
+    return {
+        "shape": [len(labels), *shape], "labels": labels, "sizes": sizes, "skipped": dict(skipped),
+        "events": events, "beyond_255": lost, "seconds": seconds,
+    }  # fmt: skip
+
+
+def report_of(facts: Mapping[str, Any]) -> str:
+    """One line on a build: recordings, events and events per second, size, what was skipped."""
+    size = int(np.prod(facts["shape"]))
+    line = (
+        f"{facts['shape'][0]} recordings, {facts['events'] / 1e6:.1f} M events in {facts['seconds']:.1f} s "
+        f"({facts['events'] / facts['seconds'] / 1e6:.1f} M events/s), {size / 1e6:.1f} MB of frames"
+    )
+    if facts["skipped"]:
+        line += "; skipped: " + ", ".join(f"{count} {kind}" for kind, count in facts["skipped"].items())
+    if facts["beyond_255"]:
+        line += f"; {facts['beyond_255']} events beyond 255 per pixel and frame"
+    return line

@@ -1,0 +1,375 @@
+import hashlib
+import io
+import logging
+import os
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data import events as event_data
+from pipeline.data.augment import Augment
+from pipeline.data.events import Gesture, Nmnist
+from pipeline.data.framing import Framing
+from pipeline.data.recordings import find_gestures, find_nmnist, read_gesture
+from pipeline.types import DataError
+
+tonic = pytest.importorskip("tonic")
+SMALL = Path(os.environ.get("PIPELINE_DATA", "/nowhere"), "nmnist-small", "NMNIST")
+needs_nmnist = pytest.mark.skipif(not SMALL.is_dir(), reason="PIPELINE_DATA has no nmnist-small")
+pytestmark = pytest.mark.usefixtures("private_cache")
+
+
+def gesture(root, **changes):
+    return Gesture(**{"timesteps": 4, "framing": Framing(size=32), "root": root and str(root)} | changes)
+
+
+def nmnist(root, **changes):
+    return Nmnist(**{"timesteps": 4, "framing": Framing(), "root": root and str(root)} | changes)
+
+
+# --- gestures
+
+
+def test_gestures_split_by_user_as_the_authors_did(gestures):
+    parts = gesture(gestures).parts(seed=0)
+    users = [sorted({recording.user for recording in part}) for part in parts]
+    assert users[2] == [24, 25, 26, 27, 28, 29]
+    assert sorted(users[0] + users[1]) == list(range(1, 24))
+    assert len(users[1]) == 4
+    assert [len(part) for part in parts] == [19 * 11, 4 * 11, 6 * 11]
+
+
+def test_validation_users_can_be_named_and_are_drawn_by_seed(gestures):
+    named = gesture(gestures, validation_users=(3, 8)).parts(0)[1]
+    assert {recording.user for recording in named} == {3, 8}
+    drawn = {tuple(sorted({r.user for r in gesture(gestures).parts(seed)[1]})) for seed in range(5)}
+    assert len(drawn) > 1
+
+
+def test_a_loaded_gesture_set_has_the_frames_of_its_files(gestures):
+    data = gesture(gestures).load(0)
+    assert data.shape == (2, 32, 32)
+    assert data.train.x.shape == (19 * 11, 4, 2, 32, 32)
+    first = gesture(gestures).parts(0)[0][0]
+    frames, _ = Framing(size=32).frames(read_gesture(first.path), 128, 4)
+    assert torch.equal(data.train.x[0], torch.from_numpy(frames))
+    batch = next(data.batches("test", 8, seed=0))
+    assert batch.x.shape == (4, 8, 2, 32, 32)
+    assert batch.x.sum() == 8 * 120
+
+
+def test_scale_and_augmentation_share_one_cache(gestures, private_cache):
+    plain = gesture(gestures).load(0)
+    changed = gesture(
+        gestures, scale=0.5, augment=Augment(flip=1, flip_labels=(0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10))
+    )
+    flipped = changed.load(0)
+    assert len([p for p in (private_cache / "frames").iterdir() if p.is_dir()]) == 1
+    assert flipped.digest == plain.digest
+    x, y = next(flipped.batches("train", 300, seed=0, shuffle=True))
+    assert y.sort().values.tolist() == sorted(plain.train.y.tolist())
+    assert x.max() <= 255 / 2
+    x_test, _ = next(flipped.batches("test", 300, seed=0))
+    assert torch.equal(x_test * 2, next(plain.batches("test", 300, seed=0)).x)
+
+
+def test_limit_keeps_all_classes(gestures):
+    data = gesture(gestures, limit=22).load(0)
+    assert data.train.y.bincount().tolist() == [2] * 11
+    assert len(data.validation) == 44
+
+
+def test_files_are_read_as_tonic_reads_them(gestures, tmp_path, monkeypatch):
+    (tmp_path / "DVSGesture").symlink_to(gestures)
+    monkeypatch.setattr(tonic.datasets.DVSGesture, "_check_exists", lambda self: True)
+    theirs = tonic.datasets.DVSGesture(str(tmp_path), train=False)
+    found = {str(recording.path): recording for recording in find_gestures(gestures, False)["test"]}
+    assert len(theirs) == len(found) == 66
+    for index in (0, 40):
+        events, label = theirs[index]
+        path = theirs.data[index].replace(str(tmp_path / "DVSGesture"), str(gestures))
+        ours = read_gesture(Path(path))
+        assert found[path].label == label
+        assert all(np.array_equal(ours[axis], events[axis]) for axis in "xytp")
+
+
+def save(change):
+    """A damage that loads a recording, changes its columns and saves it again."""
+
+    def damage(path):
+        np.save(path, change(np.load(path)))
+
+    return damage
+
+
+def put(row, column, value):
+    def change(columns):
+        columns[row, column] = value
+        return columns
+
+    return save(change)
+
+
+BAD = [
+    (lambda p: p.write_bytes(p.read_bytes()[:-40]), "is cut off or damaged"),
+    (lambda p: p.write_bytes(p.read_bytes()[:30]), "is cut off or damaged"),
+    (lambda p: p.write_bytes(b""), "is cut off or damaged"),
+    (save(lambda c: c[:0]), "holds no events"),
+    (save(lambda c: c[:3]), r"holds too few events: 3 of 3 are left for 4 frames"),
+    (put(5, 0, 128), "has coordinates outside the sensor: x spans .* to 128, but must lie in 0 to 127"),
+    (put(5, 1, -1), "has coordinates outside the sensor: y spans -1"),
+    (put(5, 2, 2), "has polarities outside the sensor: p spans 0 to 2"),
+    (put(50, 3, 0), r"has times that run backwards: event 50 is at 0 us"),
+    (put(0, 3, -4), "has times that run backwards: the first event is at -4000 us"),
+    (save(lambda c: c[:, :3]), r"has the wrong form: an array \[N, 4\]"),
+    (save(lambda c: c.astype(float) * np.nan), "has the wrong form: values of type float64"),
+    (save(lambda c: np.array([[{}, 1, 2, 3]], dtype=object)), "is cut off or damaged: numpy says"),
+]
+
+
+@pytest.mark.parametrize(("damage", "problem"), BAD)
+def test_a_damaged_gesture_is_named_with_its_problem(gestures, damage, problem):
+    path = gestures / "ibmGestureTrain" / "user05_led" / "7.npy"
+    damage(path)
+    with pytest.raises(DataError, match=rf"user05_led/7\.npy {problem}.*skip_bad"):
+        gesture(gestures).load(0)
+
+
+def test_damaged_gestures_are_skipped_and_counted_when_allowed(gestures, caplog):
+    BAD[0][0](gestures / "ibmGestureTrain" / "user05_led" / "7.npy")
+    BAD[3][0](gestures / "ibmGestureTest" / "user25_led" / "0.npy")
+    with caplog.at_level(logging.INFO, logger="pipeline.data.store"):
+        data = gesture(gestures, skip_bad=True).load(0)
+    assert len(data.train) + len(data.validation) + len(data.test) == 29 * 11 - 2
+    assert "1 is cut off or damaged" in caplog.text
+    assert "1 holds no events" in caplog.text
+
+
+def test_missing_users_classes_and_splits_are_named(gestures, caplog):
+    shutil.rmtree(gestures / "ibmGestureTrain" / "user09_led")
+    shutil.rmtree(gestures / "ibmGestureTrain" / "user23_led")
+    with pytest.raises(DataError, match=r"ibmGestureTrain has no recordings of users 9, 23\."):
+        gesture(gestures).load(0)
+    with caplog.at_level(logging.WARNING):
+        assert len(gesture(gestures, skip_bad=True).load(0).train) == 17 * 11
+    assert "2 train users are missing" in caplog.text
+    for path in (gestures / "ibmGestureTest").rglob("3.npy"):
+        path.unlink()
+    event_data._stored.cache_clear()
+    with pytest.raises(DataError, match="ibmGestureTest holds no recordings of the classes 3"):
+        gesture(gestures, skip_bad=True).load(0)
+    shutil.rmtree(gestures / "ibmGestureTest")
+    event_data._stored.cache_clear()
+    with pytest.raises(DataError, match="has no folder ibmGestureTest"):
+        gesture(gestures).load(0)
+
+
+def test_a_file_that_is_no_label_is_named(gestures):
+    np.save(gestures / "ibmGestureTest" / "user24_led" / "11.npy", np.zeros((1, 4)))
+    with pytest.raises(DataError, match=r"11\.npy has a wrong name"):
+        gesture(gestures).load(0)
+
+
+# --- downloads
+
+
+def tar_of(folder):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        tar.add(folder, folder.name)
+    return packed.getvalue()
+
+
+def test_gestures_are_downloaded_resumed_checked_and_unpacked(gestures, server, private_cache, monkeypatch):
+    official = tonic.datasets.DVSGesture
+    body = {s: tar_of(gestures / f) for s, f in (("train", "ibmGestureTrain"), ("test", "ibmGestureTest"))}
+    server.files = {"/38022171": body["train"], "/38020584": body["test"]}
+    server.break_after = [20_000]
+    monkeypatch.setattr(event_data, "FIGSHARE", server.address.replace("file", ""))
+    for split in body:
+        monkeypatch.setattr(official, f"{split}_md5", hashlib.md5(body[split]).hexdigest())
+    data = gesture(None).load(0)
+    assert data.digest == gesture(gestures).load(0).digest
+    assert server.ranges == [None, "bytes=20000-", None]
+    asked = len(server.ranges)
+    event_data._stored.cache_clear()
+    gesture(None).load(0)
+    assert len(server.ranges) == asked
+    assert not list((private_cache / "dvs_gesture").glob("*.tar.gz"))
+
+
+def test_an_archive_beside_the_config_is_unpacked_not_downloaded(
+    gestures, tmp_path, private_cache, monkeypatch
+):
+    own = tmp_path / "archives"
+    own.mkdir()
+    for name, folder in (("train", "ibmGestureTrain"), ("test", "ibmGestureTest")):
+        body = tar_of(gestures / folder)
+        (own / f"{folder}.tar.gz").write_bytes(body)
+        monkeypatch.setattr(tonic.datasets.DVSGesture, f"{name}_md5", hashlib.md5(body).hexdigest())
+    assert gesture(own).load(0).digest == gesture(gestures).load(0).digest
+    (own / "ibmGestureTest.tar.gz").write_bytes(b"something else")
+    shutil.rmtree(private_cache / "dvs_gesture")
+    with pytest.raises(DataError, match=r"ibmGestureTest\.tar\.gz is not the official"):
+        gesture(own).parts(0)
+
+
+def test_with_neither_folder_nor_network_the_error_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_data, "FIGSHARE", "http://127.0.0.1:9/")
+    with pytest.raises(
+        DataError, match=r"Put the unpacked recordings \(ibmGestureTrain/user<NN>_<lighting>.*PIPELINE"
+    ):
+        gesture(tmp_path).load(0)
+    monkeypatch.setattr(tonic.datasets.NMNIST, "train_url", "http://127.0.0.1:9/")
+    with pytest.raises(DataError, match=r"Put the unpacked recordings \(Train/<digit>/<sample>\.bin"):
+        nmnist(tmp_path).load(0)
+
+
+def test_without_tonic_the_error_says_how_to_install_it(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tonic", None)
+    monkeypatch.delitem(sys.modules, "tonic.io", raising=False)
+    with pytest.raises(DataError, match=r"pip install 'snn-pipeline\[events\]'"):
+        event_data.tonic_part("io")
+
+
+# --- N-MNIST
+
+
+def encoded(x, y, p, t):
+    """The 5 bytes of each event: x, y, then one bit of polarity and 23 of time."""
+    x, y, p, t = (np.asarray(a) for a in (x, y, p, t))
+    return np.stack([x, y, (p << 7) | (t >> 16), (t >> 8) & 255, t & 255], axis=1).astype(np.uint8).tobytes()
+
+
+def moving_dot(digit, seed):
+    rng = np.random.default_rng(seed)
+    t = np.sort(rng.integers(0, 300_000, 80))
+    t[-1] = 300_000
+    return encoded(rng.integers(0, 34, 80), np.full(80, 3 * digit), rng.integers(0, 2, 80), t)
+
+
+@pytest.fixture
+def digits(tmp_path):
+    root = tmp_path / "NMNIST"
+    for split, count in (("Train", 6), ("Test", 2)):
+        for digit in range(10):
+            (root / split / str(digit)).mkdir(parents=True)
+            for k in range(count):
+                (root / split / str(digit) / f"{k:05d}.bin").write_bytes(moving_dot(digit, 10 * digit + k))
+    return root
+
+
+def test_nmnist_from_the_official_layout(digits, tmp_path):
+    data = nmnist(tmp_path, validation=10).load(0)
+    assert [len(s) for s in (data.train, data.validation, data.test)] == [50, 10, 20]
+    assert data.train.y.bincount().tolist() == [5] * 10
+    assert data.shape == (2, 34, 34)
+    rows = data.train.x.sum(dim=(1, 2, 4)).argmax(1)
+    assert torch.equal(rows, 3 * data.train.y)  # the dot of digit d runs in row 3 d
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-2]), "is cut off: its 398 bytes are not a whole number"),
+        (
+            lambda p: p.write_bytes(p.read_bytes()[:200]),
+            "is cut off: it ends at .* ms, before the third saccade",
+        ),
+        (lambda p: p.write_bytes(b""), "holds no events"),
+        (
+            lambda p: p.write_bytes(encoded([34], [3], [0], [250_000])),
+            "has coordinates outside the sensor: x",
+        ),
+        (
+            lambda p: p.write_bytes(encoded([3], [200], [0], [250_000])),
+            "has coordinates outside the sensor: y",
+        ),
+        (
+            lambda p: p.write_bytes(encoded([3] * 2, [3] * 2, [0] * 2, [260_000, 250_000])),
+            "has times that run back",
+        ),
+    ],
+)
+def test_a_damaged_digit_is_named_with_its_problem(digits, damage, problem):
+    damage(digits / "Train" / "4" / "00002.bin")
+    with pytest.raises(DataError, match=rf"Train/4/00002\.bin {problem}"):
+        nmnist(digits).load(0)
+    assert len(nmnist(digits, skip_bad=True).load(0).test) == 20
+
+
+def test_a_digit_without_recordings_is_named(digits):
+    shutil.rmtree(digits / "Test" / "6")
+    with pytest.raises(DataError, match=r"Test holds no recordings of the classes 6"):
+        nmnist(digits).load(0)
+    shutil.rmtree(digits / "Test")
+    (digits / "Test").mkdir()
+    with pytest.raises(DataError, match=r"Test holds no recordings\."):
+        nmnist(digits).load(0)
+
+
+def test_nmnist_is_downloaded_and_unpacked(digits, server, monkeypatch):
+    official = tonic.datasets.NMNIST
+    for split, folder in (("train", "Train"), ("test", "Test")):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for path in (digits / folder).rglob("*.bin"):
+                archive.write(path, path.relative_to(digits))
+        server.files[f"/{split}"] = packed.getvalue()
+        monkeypatch.setattr(official, f"{split}_url", server.address.replace("file", split))
+        monkeypatch.setattr(official, f"{split}_md5", hashlib.md5(packed.getvalue()).hexdigest())
+    assert nmnist(None).load(0).digest == nmnist(digits).load(0).digest
+
+
+@needs_nmnist
+def test_real_nmnist_loads_whole():
+    data = nmnist(SMALL.parent.parent, timesteps=8).load(0)
+    assert len(data.test) == 196
+    assert len(data.train) + len(data.validation) == 804
+    events = sum(int(split.x.sum()) for split in (data.train, data.validation, data.test))
+    total = sum(
+        recording.path.stat().st_size // 5 for part in find_nmnist(SMALL).values() for recording in part
+    )
+    assert events == total  # no event is lost on the way
+
+
+@needs_nmnist
+def test_real_nmnist_reads_as_tonic_reads_it(tmp_path, monkeypatch):
+    (tmp_path / "NMNIST").symlink_to(SMALL)
+    monkeypatch.setattr(tonic.datasets.NMNIST, "_check_exists", lambda self: True)
+    for changes in ({}, {"first_saccade": True}, {"stabilize": True}):
+        renamed = {{"first_saccade": "first_saccade_only"}.get(k, k): v for k, v in changes.items()}
+        theirs = tonic.datasets.NMNIST(str(tmp_path), train=False, **renamed)
+        events, _ = theirs[17]
+        ours = nmnist(SMALL, **changes).read(Path(theirs.data[17]))
+        assert all(np.array_equal(ours[axis], events[axis]) for axis in "xytp")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gesture("x", validation_users=23), r"^validation_users must be in \[1, 22\], but got 23"),
+        (
+            lambda: gesture("x", validation_users=(3, 24)),
+            r"^validation_users must be a count or different users",
+        ),
+        (lambda: gesture("x", limit=5), r"^limit must be at least 11"),
+        (lambda: gesture("x", framing=Framing(size=129)), r"^size must be null or in \[1, 128\]"),
+        (
+            lambda: gesture("x", augment=Augment(flip_labels=(1, 0))),
+            r"^augment.flip_labels must hold one label",
+        ),
+        (lambda: nmnist("x", scale=0), r"^scale must be above 0"),
+        (lambda: nmnist("/no/folder").load(0), r"data\.root = /no/folder"),
+    ],
+)
+def test_wrong_settings_are_named(make, message):
+    with pytest.raises((ValueError, DataError), match=message):
+        make()
