@@ -43,20 +43,26 @@ def require_timesteps(timesteps: int) -> None:
 
 @dataclass(frozen=True)
 class Direct:
-    """Direct current: the intensity x / 255, in [0, 1], at every step.
+    """Direct current: the intensity x / 256, in [0, 1), at every step.
+
+    256 and not 255, so that the current is a fixed-point number of 8 fraction bits: a machine that adds integers
+    then sees the very input that the network was searched with. `white` = 255 gives [0, 1] and no exact machine.
 
     The first layer turns the constant current into spikes (Rueckauer et al. 2017, section 2.3; Rathi and Roy
     2021, "direct input encoding"). The steps share one memory (stride 0): T copies of an image cost nothing.
     """
 
     timesteps: int = 1
+    white: int = 256
+    """Intensity that is a current of 1, at least 255."""
 
     def __post_init__(self) -> None:
         require_timesteps(self.timesteps)
+        require(self.white >= 255, "white", "be at least 255", self.white)
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
         """[B, C, H, W] uint8 -> [T, B, C, H, W] float32 in [0, 1]; `generator` is not used."""
-        current = x.to(torch.float32) / 255
+        current = x.to(torch.float32) / self.white
         return current.unsqueeze(0).expand(self.timesteps, *current.shape)
 
 

@@ -16,10 +16,11 @@ def images(*values: int) -> torch.Tensor:
 
 
 def test_direct_current_is_the_intensity_at_every_step():
-    x = Direct(3)(images(0, 51, 255), seeded())
+    x = Direct(3)(images(0, 64, 255), seeded())
     assert x.shape == (3, 3, 1, 1, 1)
     assert x.dtype == torch.float32
-    assert torch.allclose(x.view(3, 3), torch.tensor([[0, 0.2, 1.0]] * 3))
+    assert torch.equal(x.view(3, 3), torch.tensor([[0, 0.25, 0.99609375]] * 3))  # exact: 8 fraction bits
+    assert torch.allclose(Direct(1, white=255)(images(51, 255), seeded()).view(2), torch.tensor([0.2, 1.0]))
 
 
 def test_direct_current_costs_the_memory_of_one_step():
