@@ -1,0 +1,227 @@
+"""The fused LIF scan: K time steps of one neuron layer in one pass, equal to snnTorch's own loop.
+
+One step of `snntorch.Leaky` (snnTorch 1.0, `_neurons/leaky.py`), with u the membrane, x the current, b the
+decay clamped to [0, 1], h the threshold, H(z) = 1 if z > 0 else 0:
+
+    r = H(u - h)                                             the reset that is still due (never has a gradient)
+    v = b u + x - r h   | b (1 - r) u + x   | b u + x        subtract | zero | none
+    s = H(v - h)                                             the spike; its gradient is the surrogate's
+    u = v                                                    with the reset delayed by one step
+    u = v - (s - r) h   | v - (s - r) v     | v              with the reset in the same step
+
+The time loop is inside a kernel, so a layer costs one call and one pass over memory for K steps, and the
+backward pass keeps one tensor (v) instead of the dozen that autograd keeps per step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import snntorch.surrogate
+import torch
+from torch import Tensor
+
+from pipeline.nets.lif_kernels import (
+    NONE,
+    SUBTRACT,
+    ZERO,
+    backward_kernel,
+    backward_tensors,
+    forward_kernel,
+    forward_tensors,
+)
+from pipeline.types import require
+
+
+@dataclass(frozen=True)
+class SpikeGradient:
+    """The surrogate derivative of the spike; called, it is snnTorch's own function of the same name.
+
+    ``atan``          (slope / 2) / (1 + (pi / 2 slope z)^2)   Fang et al. 2021; snnTorch's default, slope 2
+    ``fast_sigmoid``  1 / (1 + slope |z|)^2                     Zenke & Ganguli 2018; snnTorch's slope is 25
+    A class and not a closure, so that a network can be copied and pickled.
+    """
+
+    kind: Literal["atan", "fast_sigmoid"] = "atan"
+    slope: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(self.kind in ("atan", "fast_sigmoid"), "spike_grad", "be atan or fast_sigmoid", self.kind)
+        require(self.slope > 0, "slope", "be above 0", self.slope)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        surrogate = snntorch.surrogate.ATan if self.kind == "atan" else snntorch.surrogate.FastSigmoid
+        return surrogate.apply(z, self.slope)
+
+    def derivative(self, z: Tensor) -> Tensor:
+        if self.kind == "atan":
+            return self.slope / 2 / (1 + (math.pi / 2 * self.slope * z) ** 2)
+        return 1 / (self.slope * z.abs() + 1) ** 2
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What does not change from step to step. `detach_reset`: no gradient through a same-step reset."""
+
+    reset: int = SUBTRACT
+    delay: bool = True
+    detach_reset: bool = False
+    spike_grad: SpikeGradient = SpikeGradient()
+
+
+def lif_loop(
+    x: Tensor,
+    u: Tensor,
+    beta: Tensor,
+    threshold: Tensor,
+    rule: Rule,
+    quant: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The plain loop, step by step through autograd: ([K, ...] current, [...] state) -> spikes, states [K, ...].
+
+    The reference of the fused scan, and what runs when `quant` (snnTorch's `state_quant`) must see every
+    membrane. Like snnTorch, `quant` is applied to the new membrane and again before the comparison.
+    """
+    decay = beta.clamp(0, 1)
+    spikes, states = [], []
+    for current in x.unbind(0):
+        due = (u - threshold > 0).to(x.dtype)
+        u = (1 - due) * u if rule.reset == ZERO else u
+        v = decay * u + current
+        v = v - due * threshold if rule.reset == SUBTRACT else v
+        v = quant(v) if quant is not None else v
+        seen = quant(v) if quant is not None else v
+        spike = rule.spike_grad(seen - threshold).to(v.dtype)  # snnTorch answers in float32
+        u = v
+        if not rule.delay and rule.reset != NONE:
+            extra = (spike.detach() if rule.detach_reset else spike) - due
+            u = v - extra * (threshold if rule.reset == SUBTRACT else v)
+        spikes.append(spike)
+        states.append(u)
+    return torch.stack(spikes), torch.stack(states)
+
+
+def lif_scan(
+    x: Tensor, u: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, trace: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The fused scan: ([K, B, ...] current, [B, ...] state) -> ([K, B, ...] spikes, states).
+
+    States are [K, B, ...] with `trace`, else [1, B, ...], the last one only. `beta` and `threshold` are scalars
+    or anything that broadcasts to one sample [...]. float32 or float64; half types are computed in float32.
+    """
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    spikes, states = _Scan.apply(x, u, beta.clamp(0, 1), threshold, rule, trace)  # type: ignore[no-untyped-call]
+    return spikes, states
+
+
+class _Scan(torch.autograd.Function):
+    """Values by one kernel, gradients by one kernel; keeps v, the start state and the two parameters."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, u: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, trace: bool
+    ) -> tuple[Tensor, Tensor]:
+        x, last = _dense(x)
+        u = _like(u, last)
+        keep = any(ctx.needs_input_grad[:4])
+        spikes = torch.empty_like(x)
+        v = torch.empty_like(x) if keep else x[:0]
+        states = torch.empty_like(x if trace else x[:1])
+        if _compiled(x):
+            flat = [_flat(each, last) for each in (x, u[None], spikes, v, states)]
+            b, h = _parameters(beta, threshold, x, last)
+            forward_kernel(rule.reset, rule.delay, len(b) > 1, keep)(*flat, b, h)
+        else:
+            forward_tensors(rule.reset, rule.delay, x, u, beta, threshold, spikes, v, states)
+        if keep:
+            ctx.save_for_backward(v, u, beta, threshold)
+            ctx.rule, ctx.last, ctx.trace = rule, last, trace
+        return spikes, states
+
+    @staticmethod
+    def backward(ctx: Any, g_spikes: Tensor, g_states: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        v, u, beta, threshold = ctx.saved_tensors
+        last, rule = ctx.last, ctx.rule
+        g_spikes, g_states = _like(g_spikes, last), _like(g_states, last)
+        params = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        g_x, g_u = torch.empty_like(v), torch.empty_like(u)
+        g_b, g_h = (torch.zeros_like(u) if params else u[:0] for _ in range(2))
+        if _compiled(v):
+            b, h = _parameters(beta, threshold, v, last)
+            grad, into = (
+                rule.spike_grad,
+                [_flat(each, last) for each in (v, u[None], g_spikes, g_states, g_x)],
+            )
+            ends = [_flat(each[None], last)[0] for each in (g_u, g_b, g_h)]
+            atan, detach = grad.kind == "atan", rule.detach_reset
+            kernel = backward_kernel(rule.reset, rule.delay, detach, len(b) > 1, params, atan, grad.slope)
+            kernel(*into, b, h, *ends)
+        else:
+            backward_tensors(
+                rule.reset,
+                rule.delay,
+                rule.detach_reset,
+                rule.spike_grad.derivative,
+                v,
+                u,
+                beta,
+                threshold,
+                (g_spikes, g_states),
+                (g_x, g_u, g_b, g_h),
+            )
+        return (
+            g_x,
+            g_u,
+            g_b.sum_to_size(beta.shape) if ctx.needs_input_grad[2] else None,
+            g_h.sum_to_size(threshold.shape) if ctx.needs_input_grad[3] else None,
+            None,
+            None,
+        )
+
+
+# --- memory: the kernels see [K, membranes] in the order in which the tensor lies -------------------------------
+
+
+def _compiled(x: Tensor) -> bool:
+    """Whether the numba kernels can reach x; anywhere else, plain tensor operations run."""
+    return x.device.type == "cpu"
+
+
+def _dense(x: Tensor) -> tuple[Tensor, bool]:
+    """x, dense, and whether it lies channels-last ([K, B, C, H, W] stored as K, B, H, W, C)."""
+    if x.is_contiguous():
+        return x, False
+    if x.dim() == 5 and x.permute(0, 1, 3, 4, 2).is_contiguous():
+        return x, True
+    return x.contiguous(), False
+
+
+def _like(x: Tensor, last: bool) -> Tensor:
+    """x in the layout the scan runs in; a copy only when it lies otherwise."""
+    if not last:
+        return x.contiguous()
+    *lead, c, h, w = range(x.dim())
+    back = (*lead, x.dim() - 1, x.dim() - 3, x.dim() - 2)
+    return x.permute(*lead, h, w, c).contiguous().permute(back)
+
+
+def _flat(x: Tensor, last: bool) -> np.ndarray:
+    """[K, B, ...] -> numpy [K, membranes] on the same memory."""
+    x = x.detach()
+    return (x.permute(0, 1, 3, 4, 2) if last else x).reshape(x.shape[0], -1 if x.numel() else 0).numpy()
+
+
+def _parameters(beta: Tensor, threshold: Tensor, x: Tensor, last: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Both as one number each, or both as one vector over the neurons of a sample, in memory order."""
+    both = [each.detach().to(x.dtype) for each in (beta, threshold)]
+    if beta.numel() == 1 and threshold.numel() == 1:
+        b, h = (each.reshape(1).numpy() for each in both)
+        return b, h
+    wide = [each.expand(x.shape[2:]) for each in both]
+    b, h = ((each.permute(1, 2, 0) if last else each).reshape(-1).numpy() for each in wide)
+    return b, h

@@ -1,0 +1,198 @@
+"""Surrogate-gradient training: it learns, repeats, works with compressed weights and ends trials by name."""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from pipeline.data.digits import Digits
+from pipeline.data.encode import Direct
+from pipeline.data.mnist import Mnist
+from pipeline.learn.decode import RateDecode, accuracy
+from pipeline.learn.surrogate import Surrogate
+from pipeline.nets.feedforward import FeedForward
+from pipeline.types import Diverged, Saturated, Silent, TrialEnded
+
+NET = FeedForward(hidden=64)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    torch.set_num_threads(1)
+    return Digits(timesteps=8, encoding=Direct()).load(0)
+
+
+def train(learner, data, net=None, epochs=None, seed=0):
+    net = net or NET.build(data.shape, data.classes, seed)
+    history = []
+    decode = learner.fit(net, data, lambda step, metrics: history.append((step, metrics)), seed, epochs)
+    return net, decode, history
+
+
+@pytest.mark.parametrize("loss", ["rate_cross_entropy", "step_cross_entropy", "vote_mse"])
+def test_learns_real_digits_with_every_loss(digits, loss):
+    net, decode, history = train(Surrogate(epochs=8, loss=loss, learning_rate=5e-3), digits)
+    test = accuracy(net, decode, digits.batches("test", 500, seed=0))
+    assert test > 0.9, test
+    assert [step for step, _ in history] == list(range(1, 9))
+    first, last = history[0][1], history[-1][1]
+    assert last["loss"] < first["loss"]
+    assert last["validation_error"] == pytest.approx(1 - last["validation_accuracy"])
+    assert last["validation_accuracy"] == accuracy(net, decode, digits.batches("validation", 50, seed=0))
+    assert 0 < last["firing_rate"] < 1
+    assert last["train_accuracy"] > 0.9
+
+
+def test_the_same_seed_gives_the_same_run_and_leaves_the_global_state(digits):
+    state = torch.random.get_rng_state()
+    learner = Surrogate(epochs=1)
+    spec = replace(NET, dropout=0.2)
+    runs = [train(learner, digits, spec.build((1, 8, 8), 10, 0), seed=seed) for seed in (0, 0, 1)]
+    same, again, other = (dict(net.state_dict()) for net, _, _ in runs)
+    assert all(torch.equal(same[name], again[name]) for name in same)
+    assert runs[0][2] == runs[1][2]
+    assert not torch.equal(same["fc1.weight"], other["fc1.weight"])
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_five_epochs_of_digits_take_a_moment(digits):
+    train(Surrogate(epochs=1), digits)  # kernels compile once per machine
+    start = time.process_time()
+    train(Surrogate(epochs=5), digits)
+    assert time.process_time() - start < 1.5
+
+
+def test_zero_epochs_only_find_the_decoding(digits):
+    net = NET.build(digits.shape, 10, 0)
+    before = net.fc1.weight.detach().clone()
+    _, decode, history = train(Surrogate(), digits, net, epochs=0)
+    assert decode == RateDecode(10)
+    assert history == []
+    assert torch.equal(before, net.fc1.weight)
+
+
+def test_epochs_given_to_fit_win(digits):
+    assert len(train(Surrogate(epochs=9), digits, epochs=2)[2]) == 2
+
+
+def test_masked_weights_stay_masked_and_still_learn(digits):
+    class Mask(nn.Module):
+        def __init__(self, keep):
+            super().__init__()
+            self.register_buffer("keep", keep)
+
+        def forward(self, w):
+            return w * self.keep
+
+    net = NET.build(digits.shape, 10, 0)
+    keep = torch.rand(64, 64, generator=torch.Generator().manual_seed(99)) < 0.5
+    parametrize.register_parametrization(net.fc1, "weight", Mask(keep))
+    net, decode, _ = train(Surrogate(epochs=5, learning_rate=5e-3), digits, net)
+    assert (net.fc1.weight[~keep] == 0).all()
+    assert accuracy(net, decode, digits.batches("test", 500, seed=0)) > 0.85
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_weight_decay_acts_on_weights_and_not_on_neuron_constants(digits, optimizer):
+    spec = replace(NET, learn_beta=True, learn_threshold=True)
+    net = spec.build(digits.shape, 10, 0)
+    groups = Surrogate(optimizer=optimizer, weight_decay=0.1)._build_optimizer(net).param_groups
+    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(2, 0.1), (4, 0.0)]
+
+
+def test_cosine_and_warmup():
+    learner = Surrogate(learning_rate=1.0, warmup_batches=4)
+    assert [learner._rate_at(step, 100) for step in (0, 50, 100)] == pytest.approx([0.25, 0.5, 0])
+    assert replace(learner, scheduler="constant")._rate_at(80, 100) == 1.0
+
+
+def test_a_silent_net_ends_the_trial_after_a_few_batches(digits):
+    net = NET.build(digits.shape, 10, 0)
+    net.lif1.threshold.fill_(1e6)
+    with pytest.raises(Silent, match=r"lif1 does not fire; .* lif1 0\.0000, lif2 0\.0000"):
+        train(Surrogate(check_batches=2), digits, net)
+
+
+def test_a_saturated_net_ends_the_trial(digits):
+    net = NET.build(digits.shape, 10, 0)
+    net.lif1.threshold.fill_(1e-6)
+    with torch.no_grad():
+        net.fc1.weight.fill_(1.0)
+    with pytest.raises(Saturated, match=r"lif1 fires at 100% of all steps; .* lif1 1\.0000"):
+        train(Surrogate(check_batches=2), digits, net)
+
+
+def test_nan_ends_the_trial(digits):
+    net = NET.build(digits.shape, 10, 0)
+    with torch.no_grad():
+        net.fc2.weight[0, 0] = float("nan")
+    with pytest.raises(Diverged, match="NaN or infinite"):
+        train(Surrogate(), digits, net)
+
+
+def test_what_after_epoch_raises_ends_the_run(digits):
+    class Enough(TrialEnded):
+        pass
+
+    def stop(step, metrics):
+        raise Enough("enough")
+
+    with pytest.raises(Enough):
+        Surrogate().fit(NET.build(digits.shape, 10, 0), digits, stop, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", -1),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("weight_decay", -1.0),
+        ("right_rate", 1.5),
+        ("wrong_rate", 1.0),
+        ("momentum", 1.0),
+        ("clip", -1.0),
+        ("warmup_batches", -1),
+        ("label_smoothing", 1.0),
+        ("check_batches", -1),
+        ("loss", "hinge"),
+        ("optimizer", "lion"),
+        ("scheduler", "step"),
+        ("device", "tpu"),
+    ],
+)
+def test_values_out_of_range_name_the_field(field, value):
+    with pytest.raises(ValueError, match=rf"^{field} must .*, but got "):
+        Surrogate(**{field: value})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_asked_for(digits):
+    with pytest.raises(ValueError, match=r"^device must be auto or cpu where there is no GPU"):
+        train(Surrogate(device="cuda"), digits)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("amp", [False, True])
+def test_gpu_learns_as_the_cpu_does(digits, amp):
+    net, _, history = train(Surrogate(epochs=5, learning_rate=5e-3, device="cuda", amp=amp), digits)
+    _, _, on_cpu = train(Surrogate(epochs=5, learning_rate=5e-3, device="cpu"), digits)
+    assert net.fc1.weight.device.type == "cpu"
+    assert abs(history[-1][1]["validation_accuracy"] - on_cpu[-1][1]["validation_accuracy"]) < 0.04
+    assert history[0][1]["loss"] == pytest.approx(on_cpu[0][1]["loss"], rel=0.1 if amp else 0.02)
+
+
+@pytest.mark.slow
+def test_mnist_with_2000_images_reaches_93_percent():
+    root = os.environ.get("PIPELINE_DATA")
+    if root is None or not Path(root).exists():
+        pytest.skip("PIPELINE_DATA does not name a folder with MNIST")
+    data = Mnist(timesteps=10, encoding=Direct(), root=root, limit=2000, validation=1000).load(0)
+    net = FeedForward(hidden=512, dropout=0.5).build(data.shape, 10, 0)
+    net, decode, _ = train(Surrogate(epochs=25), data, net)
+    assert accuracy(net, decode, data.batches("test", 500, seed=0)) >= 0.93

@@ -1,0 +1,201 @@
+"""Layer-by-layer execution in chunks equals the plain time loop, and leaves nothing behind."""
+
+import copy
+import pickle
+
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from pipeline.nets.conv import Conv
+from pipeline.nets.feedforward import FeedForward
+from pipeline.nets.layered import Dropout, Layered, initialise
+from pipeline.nets.neurons import Leaky
+
+FC = FeedForward(hidden=[20, 12], init_gain=1.5)
+CONV = Conv(channels=(4, 6), kernel=3, init_gain=2.0)
+
+
+def frames(steps=5, batch=3, seed=0):
+    return torch.rand(steps, batch, 2, 12, 12, generator=torch.Generator().manual_seed(seed))
+
+
+def time_loop(net, x):
+    """What a snnTorch tutorial writes: every layer at every step, with snnTorch's own neurons."""
+    theirs = {
+        name: snn.Leaky(layer.beta, layer.threshold, layer.spike_grad)
+        for name, layer in net.named_children()
+        if isinstance(layer, Leaky)
+    }
+    membranes = {name: torch.zeros(0) for name in theirs}
+    spikes = []
+    for current in x:
+        for name, layer in net.named_children():
+            if name in theirs:
+                if membranes[name].numel() == 0:
+                    membranes[name] = torch.zeros_like(current)
+                current, membranes[name] = theirs[name](current, membranes[name])
+            else:
+                current = layer(current)
+        spikes.append(current)
+    return torch.stack(spikes)
+
+
+@pytest.mark.parametrize("chunk", [0, 1, 2, 4, 9])
+@pytest.mark.parametrize("spec", [FC, CONV], ids=["feedforward", "conv"])
+def test_equals_the_time_loop_in_spikes_and_gradients(spec, chunk):
+    net = spec.build((2, 12, 12), 10, seed=1)
+    net.chunk = chunk
+    x = frames()
+    expected = time_loop(net, x)
+    assert 0.02 < expected.mean() < 0.9
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    slopes = torch.autograd.grad((expected * weights).sum(), list(net.parameters()))
+    spikes = net(x)
+    assert torch.equal(spikes, expected)
+    for a, b in zip(
+        torch.autograd.grad((spikes * weights).sum(), list(net.parameters())), slopes, strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+@pytest.mark.parametrize("spec", [FC, CONV], ids=["feedforward", "conv"])
+def test_a_constant_image_gives_what_its_copies_give(spec, chunk):
+    net = spec.build((2, 12, 12), 10, seed=1)
+    net.chunk = chunk
+    image = frames(steps=1).expand(5, -1, -1, -1, -1)
+    results = [
+        (y := net(x), torch.autograd.grad(y.sum(), list(net.parameters()))) for x in (image, image.clone())
+    ]
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
+
+
+def test_batch_normalisation_learns_from_all_steps_whatever_the_chunk():
+    def build(chunk):
+        parts = [
+            ("conv", nn.Conv2d(2, 3, 3)),
+            ("bn", nn.BatchNorm2d(3)),
+            ("lif", Leaky(0.5)),
+            ("flat", nn.Flatten()),
+        ]
+        net = Layered(parts, chunk)
+        initialise(net, 0)
+        return net
+
+    chunked, whole = build(2), build(0)
+    x = frames()
+    assert torch.equal(chunked(x), whole(x))
+    torch.testing.assert_close(chunked.bn.running_var, whole.bn.running_var)
+    rows = whole.conv(x.flatten(0, 1))
+    torch.testing.assert_close(whole.bn.running_mean, 0.1 * rows.mean((0, 2, 3)))
+
+
+class Backwards(nn.Module):
+    """A layer that needs all of T: it turns time around."""
+
+    all_timesteps = True
+
+    def forward(self, x):
+        return x.flip(0)
+
+
+def test_a_layer_that_needs_all_steps_gets_them():
+    net = Layered([("back", Backwards()), ("flat", nn.Flatten()), ("back2", Backwards())], chunk=2)
+    x = frames()
+    assert torch.equal(net(x), x.flatten(2))
+
+
+def test_parametrizations_are_computed_once_per_forward():
+    class Count(nn.Module):
+        calls = 0
+
+        def forward(self, w):
+            self.calls += 1
+            return w
+
+    net = CONV.build((2, 12, 12), 10, seed=0)
+    net.chunk = 1
+    count = Count()
+    parametrize.register_parametrization(net.conv1, "weight", count)
+    calls = count.calls
+    net(frames())
+    assert count.calls == calls + 1
+
+
+def test_parametrized_decay_and_threshold_are_used():
+    class Half(nn.Module):
+        def forward(self, x):
+            return x / 2
+
+    net, twin = (FC.build((2, 12, 12), 10, seed=0) for _ in range(2))
+    for tensor in ("beta", "threshold"):
+        parametrize.register_parametrization(net.lif1, tensor, Half())
+    twin.lif1.beta.fill_(0.45)
+    twin.lif1.threshold.fill_(0.5)
+    assert torch.equal(net(frames()), twin(frames()))
+
+
+def test_bookkeeping_modules_hung_on_a_net_do_not_run():
+    net = FC.build((2, 12, 12), 10, seed=0)
+    before = net(frames())
+    net.add_module("ledger", nn.Linear(1, 1))
+    assert torch.equal(net(frames()), before)
+
+
+def test_dropout_keeps_its_mask_over_time_and_chunks():
+    net = Layered([("flatten", nn.Flatten()), ("dropout", Dropout(0.5))], chunk=2)
+    torch.manual_seed(0)
+    out = net(torch.ones(5, 4, 1, 8, 8))
+    assert set(out.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(out, out[:1].expand_as(out))
+    assert not torch.equal(out[0, 0], out[0, 1])
+    assert torch.equal(net.eval()(torch.ones(5, 4, 1, 8, 8)), torch.ones(5, 4, 64))
+
+
+def test_state_starts_at_zero_in_each_forward():
+    net = FC.build((2, 12, 12), 10, seed=0)
+    net(torch.ones(5, 3, 2, 12, 12))
+    assert torch.equal(net(frames()), FC.build((2, 12, 12), 10, seed=0)(frames()))
+
+
+def test_a_trained_net_copies_and_pickles_and_snntorch_forgets_it():
+    before = len(snn.SpikingNeuron.instances)
+    net = CONV.build((2, 12, 12), 10, seed=0)
+    net(frames()).sum().backward()
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):  # noqa: S301
+        assert torch.equal(twin(frames()), net(frames()))
+    assert len(snn.SpikingNeuron.instances) == before
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    first = FC.build((2, 12, 12), 10, seed=3).state_dict()
+    torch.rand(1)
+    second = FC.build((2, 12, 12), 10, seed=3).state_dict()
+    other = FC.build((2, 12, 12), 10, seed=4).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["fc1.weight"], other["fc1.weight"])
+    torch.manual_seed(5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_membrane_quantizer_sees_every_step():
+    """Against snnTorch's own neuron with the same `state_quant`."""
+
+    def quarters(membrane):
+        return (membrane * 4).round() / 4
+
+    x = torch.randn(6, 3, 5, generator=torch.Generator().manual_seed(0))
+    ours, theirs = Leaky(0.8), snn.Leaky(0.8, state_quant=quarters)
+    ours.state_quant = quarters
+    membrane, expected = torch.zeros(3, 5), []
+    for current in x:
+        spike, membrane = theirs(current, membrane)
+        expected.append(spike)
+    spikes, last = ours(x)
+    assert torch.equal(spikes, torch.stack(expected))
+    assert torch.equal(last, membrane)
