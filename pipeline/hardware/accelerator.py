@@ -5,6 +5,7 @@ Every YAML in conf/accelerator is one call of `Accelerator`; each constant there
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -37,6 +38,8 @@ class Memory:
     """Bandwidth of all instances together, reads and writes sharing it."""
     leakage_uw: float = 0.0
     """Of all instances together."""
+    straddles: bool = True
+    """Whether an entry may begin in one word and end in the next; if not, the rest of a word stays empty."""
     sizes: tuple[tuple[float, float], ...] = ()
     """((KiB, pJ per word), ...): where given, a memory as large as what it holds, energy interpolated between."""
 
@@ -55,6 +58,22 @@ class Memory:
     def capacity_bits(self) -> float:
         """Of all instances together."""
         return float("inf") if self.capacity_kib is None else self.capacity_kib * 8192 * self.instances
+
+    @property
+    def words(self) -> int:
+        """Words of one instance (1 where the capacity is left open)."""
+        return int((self.capacity_kib or 0.0) * 8192 / self.word_bits) or 1
+
+    def spread(self, entry_bits: float) -> float:
+        """Bits of memory per bit of entry: 1 when entries may straddle words, more when they may not.
+
+        64-bit words and 13-bit entries: 4 in a word, 64 / (4 x 13) = 1.23.
+        """
+        if self.straddles or entry_bits <= 0:
+            return 1.0
+        if entry_bits > self.word_bits:
+            return math.ceil(entry_bits / self.word_bits) * self.word_bits / entry_bits
+        return self.word_bits / (int(self.word_bits / entry_bits) * entry_bits)
 
     def scale(self, held_bits: float) -> float:
         """Factor on the energies of a memory that is as large as what it holds (1.0 without `sizes`)."""
@@ -158,8 +177,6 @@ class Accelerator:
     """Width of a partial sum; None: the width of the neuron's state."""
     gates_zero_inputs: bool = True
     """A zero input costs a check, not an operation (frame only)."""
-    skips_zero_weights: bool = True
-    """Zero weights take no operation where the encoding names the next nonzero (frame and event)."""
     update_adds: int = 2
     """Additions and comparisons in one neuron update."""
     update_multiplies: int = 1

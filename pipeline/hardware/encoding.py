@@ -27,6 +27,8 @@ class Stored:
     metadata_bits: float
     entries: float
     """Values stored, with the padding zeros that over-long runs need."""
+    entry_bits: float = 0.0
+    """Bits of one value and of the metadata that sits beside it."""
 
     @property
     def bits(self) -> float:
@@ -88,20 +90,19 @@ def store(
         return Stored(0.0, 0.0, 0.0)
     row = size / fibers
     if encoding == "dense":
-        return Stored(float(size * bits), 0.0, float(size))
+        return Stored(float(size * bits), 0.0, float(size), bits)
     if encoding == "bitmask":
-        return Stored(nonzero * bits, float(size), nonzero)
-    if encoding == "cp":
-        return Stored(nonzero * bits, nonzero * index_bits(row) + fibers * index_bits(row + 1), nonzero)
-    if encoding == "uop":
-        offsets = (fibers + 1) * index_bits(nonzero + 1)
-        return Stored(nonzero * bits, nonzero * index_bits(row) + offsets, nonzero)
+        return Stored(nonzero * bits, float(size), nonzero, bits)
+    if encoding in ("cp", "uop"):
+        place = index_bits(row)
+        rows = fibers * index_bits(row + 1) if encoding == "cp" else (fibers + 1) * index_bits(nonzero + 1)
+        return Stored(nonzero * bits, nonzero * place + rows, nonzero, bits + place)
     if encoding != "rle":
         raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, but got {encoding!r}.")
     widths = range(1, MAX_RUN_BITS + 1) if run_bits is None else (run_bits,)
 
     def run_length(width: int) -> Stored:
         entries = nonzero + padding(nonzero, size, width, runs)
-        return Stored(entries * bits, entries * width, entries)
+        return Stored(entries * bits, entries * width, entries, bits + width)
 
     return min((run_length(width) for width in widths), key=lambda stored: stored.bits)

@@ -14,20 +14,37 @@ from pipeline.hardware.workload import LayerLoad
 
 def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> Ledger:
     """Energy, traffic and cycles of one layer for one sample."""
-    ledger = Ledger()
-    work = load.mean
-    compressed = drops_zeros(machine.weight_encoding)
-    executed = work.synops if compressed else work.synops_event
+    ledger, work = Ledger(), load.mean
+    executed = work.synops if drops_zeros(machine.weight_encoding) else work.synops_event
     _weights(ledger, load, machine, weights, shelf)
     width = psum_bits(load, machine)
-    _split(ledger, machine, shelf.state, shelf.scale, "psums", executed * width, executed * width)
-    _neurons(ledger, load, machine, shelf)
-    maps(ledger, load, machine, shelf)
+    shared(ledger, machine, shelf, shelf.state, "psums", executed * width, executed * width, width)
+    _state(ledger, load, machine, shelf)
+    _maps(ledger, load, machine, shelf)
     learning(ledger, load, machine, shelf)
-    synapse_arithmetic(ledger, load, machine, executed)
+    arithmetic(ledger, load, machine, executed)
     visited = work.synops if skips(machine.weight_encoding) else work.synops_event
     ledger.cycles = (visited + work.updates + work.weight_updates + work.trace_updates) / machine.lanes
     return ledger
+
+
+def shared(
+    ledger: Ledger,
+    machine: Accelerator,
+    shelf: Shelf,
+    on_chip: float,
+    what: What,
+    read_bits: float,
+    write_bits: float,
+    entry_bits: float,
+) -> None:
+    """The share `on_chip` moves through the buffer, the rest through the DRAM.
+
+    Without a DRAM all is priced as if the chip had more of the same memory; the cost says that it has not.
+    """
+    near = on_chip if machine.dram is not None else 1.0
+    ledger.move(machine.buffer, "buffer", what, read_bits * near, write_bits * near, entry_bits, shelf.scale)
+    ledger.move(machine.dram, "dram", what, read_bits * (1 - near), write_bits * (1 - near), entry_bits)
 
 
 def _weights(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> None:
@@ -38,43 +55,16 @@ def _weights(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Sto
         reads, metadata = visits * weights.value_bits, visits * weights.metadata_bits
     if machine.weight_encoding == "bitmask":
         metadata = load.mean.synops_event
-    _split(ledger, machine, shelf.weights, shelf.scale, "weights", reads, 0.0)
-    _split(ledger, machine, shelf.weights, shelf.scale, "metadata", metadata, 0.0)
+    shared(ledger, machine, shelf, shelf.weights, "weights", reads, 0.0, weights.entry_bits)
+    shared(ledger, machine, shelf, shelf.weights, "metadata", metadata, 0.0, weights.entry_bits)
 
 
-def _neurons(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf) -> None:
+def _state(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf) -> None:
     """Every neuron is updated at every step: state read and written, decays and thresholds read."""
     moved = load.mean.updates * load.state_bits
-    _split(ledger, machine, shelf.state, shelf.scale, "state", moved, moved)
-    _split(
-        ledger,
-        machine,
-        shelf.weights,
-        shelf.scale,
-        "parameters",
-        float(load.parameter_bits * load.steps),
-        0.0,
-    )
-    neuron_arithmetic(ledger, load, machine)
-
-
-def _split(
-    ledger: Ledger,
-    machine: Accelerator,
-    on_chip: float,
-    scale: float,
-    what: What,
-    read_bits: float,
-    write_bits: float,
-) -> None:
-    """The part that lives on the chip moves through the buffer, the rest through the DRAM.
-
-    Without a DRAM the rest is priced as if the chip had more of the same memory; the cost says that it has not.
-    """
-    on_chip = on_chip if machine.dram is not None else 1.0
-    ledger.move(machine.buffer, "buffer", what, read_bits * on_chip, write_bits * on_chip, scale)
-    if machine.dram is not None and on_chip < 1.0:
-        ledger.move(machine.dram, "dram", what, read_bits * (1.0 - on_chip), write_bits * (1.0 - on_chip))
+    shared(ledger, machine, shelf, shelf.state, "state", moved, moved, load.state_bits)
+    constants = float(load.parameter_bits * load.steps)
+    shared(ledger, machine, shelf, shelf.weights, "parameters", constants, 0.0, 0.0)
 
 
 def stored_map(machine: Accelerator, entries: float, events: float, steps: int, bits: int) -> Stored:
@@ -84,27 +74,31 @@ def stored_map(machine: Accelerator, entries: float, events: float, steps: int, 
     return store(machine.map_encoding, size, min(events, size), max(steps, 1), value)
 
 
-def maps(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf) -> None:
+def maps(load: LayerLoad, machine: Accelerator, outputs: int) -> tuple[Stored, Stored]:
+    """The layer's input and output over all steps, as stored between layers."""
+    work = load.mean
+    return (
+        stored_map(machine, load.geometry.inputs, work.events_in, load.steps, map_bits(load, machine)),
+        stored_map(machine, outputs, work.spikes_out, load.steps, spike_bits(load, machine)),
+    )
+
+
+def _maps(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf) -> None:
     """Inputs read once, spikes written once."""
-    work, outputs = load.mean, load.neurons or load.geometry.outputs
-    read = stored_map(machine, load.geometry.inputs, work.events_in, load.steps, map_bits(load, machine))
-    written = stored_map(machine, outputs, work.spikes_out, load.steps, spike_bits(load, machine))
-    _split(ledger, machine, shelf.maps, shelf.scale, "inputs", read.bits, 0.0)
-    _split(ledger, machine, shelf.maps, shelf.scale, "outputs", 0.0, written.bits)
+    read, written = maps(load, machine, load.neurons or load.geometry.outputs)
+    shared(ledger, machine, shelf, shelf.maps, "inputs", read.bits, 0.0, read.entry_bits)
+    shared(ledger, machine, shelf, shelf.maps, "outputs", 0.0, written.bits, written.entry_bits)
 
 
 def learning(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf) -> None:
-    """Each weight update reads and writes the weight and adds a product; each trace update is one such for a trace."""
-    work, bits = load.mean, load.weight_bits
-    weights, traces = work.weight_updates * bits, work.trace_updates * load.trace_bits
-    _split(ledger, machine, shelf.weights, shelf.scale, "learning", weights, weights)
-    _split(ledger, machine, shelf.state, shelf.scale, "learning", traces, traces)
-    one = machine.arithmetic
-    ledger.charge(
-        "arithmetic", "learning", work.weight_updates * (one.add_pj(bits) + one.multiply_pj(bits, bits))
-    )
-    trace = one.add_pj(load.trace_bits) + one.multiply_pj(load.trace_bits, load.trace_bits)
-    ledger.charge("arithmetic", "learning", work.trace_updates * trace)
+    """Each weight update reads and writes the weight and adds a product; each trace update does so for a trace."""
+    work, one = load.mean, machine.arithmetic
+    for updates, bits, home in (
+        (work.weight_updates, load.weight_bits, shelf.weights),
+        (work.trace_updates, load.trace_bits, shelf.state),
+    ):
+        shared(ledger, machine, shelf, home, "learning", updates * bits, updates * bits, bits)
+        ledger.charge("arithmetic", "learning", updates * (one.add_pj(bits) + one.multiply_pj(bits, bits)))
 
 
 def operation_pj(load: LayerLoad, machine: Accelerator) -> float:
@@ -115,13 +109,12 @@ def operation_pj(load: LayerLoad, machine: Accelerator) -> float:
     return energy
 
 
-def synapse_arithmetic(ledger: Ledger, load: LayerLoad, machine: Accelerator, executed: float) -> None:
-    ledger.charge("arithmetic", "synapses", executed * operation_pj(load, machine))
-    gate = machine.arithmetic.multiply_pj(load.input_bits, load.input_bits)
-    ledger.charge("arithmetic", "synapses", load.elementwise * gate)
-
-
-def neuron_arithmetic(ledger: Ledger, load: LayerLoad, machine: Accelerator) -> None:
+def arithmetic(ledger: Ledger, load: LayerLoad, machine: Accelerator, executed: float) -> None:
+    """Synaptic operations, gates of attention, and neuron updates."""
     one, bits = machine.arithmetic, max(load.state_bits, 1)
+    ledger.charge("arithmetic", "synapses", executed * operation_pj(load, machine))
+    ledger.charge(
+        "arithmetic", "synapses", load.elementwise * one.multiply_pj(load.input_bits, load.input_bits)
+    )
     update = machine.update_adds * one.add_pj(bits) + machine.update_multiplies * one.multiply_pj(bits, bits)
     ledger.charge("arithmetic", "neurons", load.mean.updates * update)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from pipeline.hardware import event
-from pipeline.hardware.accelerator import Accelerator, Dataflow
-from pipeline.hardware.encoding import Stored, skips
-from pipeline.hardware.ledger import Ledger, Shelf, map_bits, psum_bits, spike_bits
+from pipeline.hardware.accelerator import Accelerator, Dataflow, Memory
+from pipeline.hardware.encoding import Stored, drops_zeros, skips
+from pipeline.hardware.ledger import Ledger, Shelf, What, map_bits, psum_bits
 from pipeline.hardware.workload import Geometry, LayerLoad
 
 
@@ -111,52 +111,50 @@ def _tiling(
     return Tiling(float(stripes), halo * (filter_tiles if channel_tiles > 1 else 1), 0.0)
 
 
-def passes(geometry: Geometry, machine: Accelerator) -> Passes:
+def passes(geometry: Geometry, machine: Accelerator, density: float) -> Passes:
     """Row-stationary mapping of a tile on the array: kernel rows down, output rows across, channels and filters in
-    the pads. Without pads every operation reads the buffer."""
+    the pads. `density` is the share of weights that a pad must hold (encoded zeros take no place there).
+
+    Without pads every operation reads the buffer, and each lane works on a filter of its own.
+    """
     channels, filters = geometry.in_channels // geometry.groups, geometry.out_channels
     if machine.weight_pad is None or machine.input_pad is None or machine.psum_pad is None:
         return Passes(math.ceil(filters / machine.lanes), 1, 1)
     kernel_rows, kernel_columns = geometry.kernel
-    weights, inputs, sums = (
-        int((pad.capacity_kib or 1.0) * 8192 / pad.word_bits)
-        for pad in (machine.weight_pad, machine.input_pad, machine.psum_pad)
-    )
-    in_pad = max(1, min(filters, sums))
-    deep = max(1, min(channels, weights // (in_pad * kernel_columns), inputs // kernel_columns))
+    in_pad = max(1, min(filters, machine.psum_pad.words))
+    room = machine.weight_pad.words / (in_pad * kernel_columns * max(density, 1e-9))
+    deep = max(1, int(min(channels, room, machine.input_pad.words // kernel_columns)))
     sets = max(1, machine.pe_rows // kernel_rows)
+    rounds = math.ceil(channels / deep)
     columns = min(geometry.out_size[0], machine.pe_columns)
-    beside = max(1, machine.pe_columns // columns)
-    spare = max(1, sets // math.ceil(channels / deep))
-    return Passes(
-        filters=math.ceil(filters / (in_pad * beside * spare)),
-        channels=math.ceil(channels / (deep * min(sets, math.ceil(channels / deep)))),
-        columns=columns,
-    )
+    beside = max(1, machine.pe_columns // columns) * max(1, sets // rounds)
+    return Passes(math.ceil(filters / (in_pad * beside)), math.ceil(rounds / sets), columns)
 
 
 def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> Ledger:
     """Energy, traffic and cycles of one layer for one sample."""
-    ledger = Ledger()
-    geometry = load.geometry
+    ledger, geometry = Ledger(), load.geometry
     batch = min(machine.time_batch, load.steps)
     groups = math.ceil(load.steps / batch)
-    usable = shelf.room_bits / (2 if machine.double_buffered else 1)
-    entry, total = map_bits(load, machine), psum_bits(load, machine)
+    total = psum_bits(load, machine)
+    resident = total + (load.state_bits if load.neurons else 0)
     tiling = tile(
-        geometry, machine.dataflow, usable, weights.bits, float(entry * batch), float(total * batch)
+        geometry,
+        machine.dataflow,
+        shelf.room_bits / (2 if machine.double_buffered else 1),
+        weights.bits,
+        float(map_bits(load, machine) * batch),
+        float(resident * batch),
     )
-    cut = passes(geometry, machine)
+    cut = passes(geometry, machine, weights.entries / max(load.synapses, 1))
     _weights(ledger, load, machine, weights, shelf, tiling.weights * groups, cut)
     _maps(ledger, load, machine, shelf, tiling, cut)
     _state(ledger, load, machine, shelf, groups)
     sums = float(geometry.outputs * load.steps * total)
-    if machine.dram is not None and tiling.psums:
-        ledger.move(machine.dram, "dram", "psums", tiling.psums * sums, tiling.psums * sums)
-    ledger.move(
-        machine.buffer, "buffer", "psums", (cut.channels - 1) * sums, cut.channels * sums, shelf.scale
-    )
-    _array(ledger, load, machine)
+    ledger.move(machine.dram, "dram", "psums", tiling.psums * sums, tiling.psums * sums, total)
+    rounds = (cut.channels - 1) * sums, cut.channels * sums
+    ledger.move(machine.buffer, "buffer", "psums", *rounds, total, shelf.scale)
+    _array(ledger, load, machine, weights)
     event.learning(ledger, load, machine, shelf)
     return ledger
 
@@ -172,73 +170,82 @@ def _weights(
 ) -> None:
     """Weights and their metadata from their home to the pads."""
     away = 1.0 - shelf.weights if machine.dram is not None else 0.0
-    for what, bits in (("weights", weights.value_bits), ("metadata", weights.metadata_bits)):
-        label = "weights" if what == "weights" else "metadata"
+    through = 0.0 if machine.weights_pass_buffer else away
+    streams: tuple[tuple[What, float], ...] = (
+        ("weights", weights.value_bits),
+        ("metadata", weights.metadata_bits),
+    )
+    pad = machine.weight_pad
+    for what, bits in streams:
         moved = bits * fetches
-        if machine.dram is not None and away:
-            ledger.move(machine.dram, "dram", label, moved * away)  # type: ignore[arg-type]
-            if not machine.weights_pass_buffer:
-                ledger.move(machine.buffer, "buffer", label, moved * away, moved * away, shelf.scale)  # type: ignore[arg-type]
-        ledger.move(machine.buffer, "buffer", label, moved * (1.0 - away), 0.0, shelf.scale)  # type: ignore[arg-type]
-    if machine.weight_pad is not None:
-        words = weights.entries * math.ceil(load.weight_bits / machine.weight_pad.word_bits)
-        ledger.charge("pads", "weights", words * fetches * cut.columns * machine.weight_pad.write_pj)
-    home = machine.dram if machine.dram is not None and away else machine.buffer
-    where = "dram" if home is machine.dram else "buffer"
-    ledger.move(home, where, "parameters", float(load.parameter_bits * load.steps))  # type: ignore[arg-type]
+        ledger.move(machine.dram, "dram", what, moved * away, 0.0, weights.entry_bits)
+        on_chip = moved * (1.0 - away + through), moved * through
+        ledger.move(machine.buffer, "buffer", what, *on_chip, weights.entry_bits, shelf.scale)
+        if pad is not None:
+            words = (
+                bits / pad.word_bits
+                if what == "metadata"
+                else weights.entries * pad_words(load.weight_bits, pad)
+            )
+            ledger.charge("pads", what, words * fetches * cut.columns * pad.write_pj)
+    constants = float(load.parameter_bits * load.steps)
+    event.shared(ledger, machine, shelf, shelf.weights, "parameters", constants, 0.0, 0.0)
+
+
+def pad_words(bits: int, pad: Memory) -> int:
+    """Words of a pad that one value takes."""
+    return math.ceil(bits / pad.word_bits)
 
 
 def _maps(
     ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf, tiling: Tiling, cut: Passes
 ) -> None:
     """Inputs from their home to the pads, outputs back to theirs."""
-    outputs = load.geometry.outputs
     away = 1.0 - shelf.maps if machine.dram is not None else 0.0
-    read = event.stored_map(
-        machine, load.geometry.inputs, load.mean.events_in, load.steps, map_bits(load, machine)
-    ).bits
-    written = event.stored_map(
-        machine, outputs, load.mean.spikes_out, load.steps, spike_bits(load, machine)
-    ).bits
-    if machine.dram is not None and away:
-        ledger.move(machine.dram, "dram", "inputs", read * tiling.inputs * away)
-        ledger.move(machine.dram, "dram", "outputs", 0.0, written * away)
-        ledger.move(machine.buffer, "buffer", "inputs", 0.0, read * tiling.inputs * away, shelf.scale)
-    ledger.move(machine.buffer, "buffer", "inputs", read * tiling.inputs * cut.filters, 0.0, shelf.scale)
-    ledger.move(machine.buffer, "buffer", "outputs", written * away, written, shelf.scale)
+    read, written = event.maps(load, machine, load.geometry.outputs)
+    fetched, entry = read.bits * tiling.inputs, read.entry_bits
+    ledger.move(machine.dram, "dram", "inputs", fetched * away, 0.0, entry)
+    ledger.move(machine.buffer, "buffer", "inputs", fetched * cut.filters, fetched * away, entry, shelf.scale)
+    ledger.move(machine.dram, "dram", "outputs", 0.0, written.bits * away, written.entry_bits)
+    drained = written.bits * away, written.bits
+    ledger.move(machine.buffer, "buffer", "outputs", *drained, written.entry_bits, shelf.scale)
 
 
 def _state(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf, groups: int) -> None:
     """Membranes come in and go out once for each group of time steps, and are updated at every step."""
-    event.neuron_arithmetic(ledger, load, machine)
-    moved = float(load.neurons * load.state_bits * groups)
-    if machine.dram is not None and shelf.state < 1.0:
-        ledger.move(machine.dram, "dram", "state", moved * (1.0 - shelf.state), moved * (1.0 - shelf.state))
-    stepped = load.mean.updates * load.state_bits
-    ledger.move(machine.buffer, "buffer", "state", stepped, stepped, shelf.scale)
+    away = 1.0 - shelf.state
+    moved, stepped = float(load.neurons * load.state_bits * groups), load.mean.updates * load.state_bits
+    ledger.move(machine.dram, "dram", "state", moved * away, moved * away, load.state_bits)
+    ledger.move(machine.buffer, "buffer", "state", stepped, stepped, load.state_bits, shelf.scale)
 
 
-def _array(ledger: Ledger, load: LayerLoad, machine: Accelerator) -> None:
-    """Operations and pad accesses: carried out, gated or skipped."""
-    work = load.mean
-    skipping = machine.skips_zero_weights and skips(machine.weight_encoding)
-    scanned = work.synops_dense * (load.density if skipping else 1.0)
-    executed = work.synops if machine.gates_zero_inputs else scanned
-    executed = max(executed, work.synops)
-    event.synapse_arithmetic(ledger, load, machine, executed)
+def _array(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Stored) -> None:
+    """Operations and pad accesses: carried out, gated or skipped.
+
+    A zero weight that the encoding leaves out is never an operation; run lengths and coordinates save its cycle
+    too. A zero input is gated (its cycle passes, its operation does not happen) where the machine can.
+    """
+    work, encoding = load.mean, machine.weight_encoding
+    stored = weights.entries / max(load.synapses, 1)
+    scanned = work.synops_dense * (stored if skips(encoding) else 1.0)
+    met = work.synops if drops_zeros(encoding) else work.synops_event
+    executed = met if machine.gates_zero_inputs else max(met, scanned)
+    event.arithmetic(ledger, load, machine, executed)
     idle = max(scanned - executed, 0.0) * machine.arithmetic.gated_share
     ledger.charge("arithmetic", "idle", idle * event.operation_pj(load, machine))
-    for what, pad, accesses in (
-        ("weights", machine.weight_pad, 1.0),
-        ("inputs", machine.input_pad, 1.0),
-        ("psums", machine.psum_pad, 1.0),
-    ):
-        if pad is None:
-            continue
-        width = {"weights": load.weight_bits, "inputs": load.input_bits, "psums": psum_bits(load, machine)}[
-            what
-        ]
-        words = math.ceil(width / pad.word_bits) * accesses
-        energy = pad.read_pj + (pad.write_pj if what == "psums" else 0.0)
-        ledger.charge("pads", what, executed * words * energy)  # type: ignore[arg-type]
-    ledger.cycles = scanned / machine.lanes + (work.updates + work.weight_updates) / machine.lanes
+    if machine.weight_pad is not None:
+        pad, metadata = machine.weight_pad, weights.metadata_bits / max(weights.entries, 1.0)
+        ledger.charge("pads", "weights", executed * pad_words(load.weight_bits, pad) * pad.read_pj)
+        ledger.charge("pads", "metadata", executed * metadata / pad.word_bits * pad.read_pj)
+    if machine.input_pad is not None:
+        ledger.charge(
+            "pads",
+            "inputs",
+            executed * pad_words(load.input_bits, machine.input_pad) * machine.input_pad.read_pj,
+        )
+    if machine.psum_pad is not None:
+        words = pad_words(psum_bits(load, machine), machine.psum_pad)
+        ledger.charge(
+            "pads", "psums", executed * words * (machine.psum_pad.read_pj + machine.psum_pad.write_pj)
+        )
+    ledger.cycles = (scanned + work.updates + work.weight_updates + work.trace_updates) / machine.lanes

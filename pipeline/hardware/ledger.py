@@ -41,17 +41,21 @@ class Ledger:
 
     def move(
         self,
-        memory: Memory,
+        memory: Memory | None,
         where: Where,
         what: What,
         read_bits: float = 0.0,
         write_bits: float = 0.0,
+        entry_bits: float = 0.0,
         scale: float = 1.0,
     ) -> None:
-        """Bits through `memory`; entries are packed, so an access costs its share of a word."""
-        per_word = read_bits * memory.read_pj + write_bits * memory.write_pj
-        self.charge(where, what, per_word / memory.word_bits * scale)
-        self.traffic_bits[where] += read_bits + write_bits
+        """Bits through `memory` in entries of `entry_bits`; entries are packed, an access costs its share of a word."""
+        if memory is None or not (read_bits or write_bits):
+            return
+        spread = memory.spread(entry_bits)
+        energy_pj = (read_bits * memory.read_pj + write_bits * memory.write_pj) * spread / memory.word_bits
+        self.charge(where, what, energy_pj * scale)
+        self.traffic_bits[where] += (read_bits + write_bits) * spread
 
 
 @dataclass(frozen=True)
