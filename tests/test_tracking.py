@@ -10,7 +10,11 @@ from pipeline.types import Row
 
 
 def rows():
-    params = {"compression.quantize_weights.bits": 4, "compression.prune_weights.sparsity": 0.8, "plan.scheme": "qat"}
+    params = {
+        "compression.quantize_weights.bits": 4,
+        "compression.prune_weights.sparsity": 0.8,
+        "plan.scheme": "qat",
+    }
     history = ((1, {"loss": 0.9}), (2, {"loss": 0.5}))
     return [
         Row(0, "complete", params, {"validation_accuracy": 0.9, "energy_pj": 5e5}, history, on_front=True),
@@ -53,7 +57,12 @@ print(json.dumps(dict(runs=found, cheap=cheap, parents=len(parent),
 def test_a_parent_and_one_child_per_trial_even_when_told_twice(store):
     assert store["parents"] == 1
     names = sorted(r["name"] for r in store["runs"])
-    assert names == ["#0 4-bit 80% qat", "#1 4-bit 80% qat failed:nan", "#2 4-bit 80% qat stopped:silent", "s"]
+    assert names == [
+        "#0 4-bit 80% qat",
+        "#1 4-bit 80% qat failed:nan",
+        "#2 4-bit 80% qat stopped:silent",
+        "s",
+    ]
     assert store["artifacts"] == ["note.txt"]
 
 

@@ -44,7 +44,7 @@ class StudyProgress:
         self.name, self.budget, self.console = name, budget, console
         self._begin = time.monotonic()
         self._before: int | None = None
-        self._last_line = 0.0
+        self._last_line, self._last_ended = 0.0, -1
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -77,8 +77,9 @@ class StudyProgress:
             self._progress.update(self._task, completed=len(ended), note=note)
             return
         now = time.monotonic()
-        if now - self._last_line >= PLAIN_EVERY_S or len(ended) == self.budget:
-            self._last_line = now
+        due = now - self._last_line >= PLAIN_EVERY_S or len(ended) == self.budget
+        if due and (len(ended) != self._last_ended or len(ended) < self.budget):
+            self._last_line, self._last_ended = now, len(ended)
             self.console.print(Text(f"{self.name}: {len(ended)}/{self.budget} trials · {note}"))
 
     def _left(self, ended: int) -> str:

@@ -69,11 +69,12 @@ def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -
 
 
 def knee(points: Sequence[Sequence[float]]) -> int | None:
-    """The member farthest below the plane through the extremes, costs on a log scale (ours).
+    """The member farthest below the line between the ends: the first objective against the mean of the others.
 
-    Objectives are scaled to [0, 1] over the front, and the knee minimises their sum: for two objectives this is
-    the point farthest from the line between the ends (Das 1999). Costs span decades, so that every objective
-    whose values are all positive and spread over more than a decade is taken as its logarithm.
+    Every objective is scaled to [0, 1] over the front, and the knee minimises first + mean(others): for two
+    objectives this is the point farthest from the line between the ends (Das 1999). The others are averaged (ours)
+    because costs go together: two that say the same would otherwise outweigh the first. Costs span decades, so
+    that an objective whose values are all positive and spread over more than a decade is taken as its logarithm.
     """
     values = np.asarray(points, dtype=np.float64)
     if not len(values):
@@ -84,4 +85,5 @@ def knee(points: Sequence[Sequence[float]]) -> int | None:
             column = np.log10(column)
         spread = np.ptp(column)
         columns.append((column - column.min()) / spread if spread > 0 else np.zeros_like(column))
-    return int(np.argmin(np.sum(columns, axis=0)))
+    first, others = columns[0], columns[1:]
+    return int(np.argmin(first + np.mean(others, axis=0) if others else first))

@@ -37,7 +37,6 @@ class Tpe:
                 n_ei_candidates=self.candidates,
                 multivariate=self.multivariate,
                 group=self.group,
-                warn_independent_sampling=False,
                 seed=seed,
             )
 
@@ -71,7 +70,6 @@ class Gp:
                 n_startup_trials=self.startup,
                 seed=seed,
                 deterministic_objective=True,
-                warn_independent_sampling=False,
             )
 
 

@@ -148,15 +148,16 @@ class Space:
         return next(axis for axis in self.axes if axis.path == path)
 
 
-def parse(space: Mapping[str, Mapping[str, object]]) -> Space:
+def parse(space: Mapping[str, object]) -> Space:
     """A `Space` from its YAML form.
 
     Raises:
         ValueError: an unknown word, a missing end, or a condition on a path that is not searched before.
     """
     axes = []
-    for path, given in space.items():
+    for path, given in _axes(space):
         require(isinstance(given, Mapping), path, "be a mapping such as {low: 2, high: 8}", given)
+        assert isinstance(given, Mapping)
         unknown = sorted(set(given) - _KEYS)
         require(not unknown, path, f"use only the words {sorted(_KEYS)}", unknown)
         words = dict(given)
@@ -168,6 +169,16 @@ def parse(space: Mapping[str, Mapping[str, object]]) -> Space:
         assert isinstance(choices, list | tuple)
         axes.append(Axis(path=path, choices=tuple(choices), when=conditions, **words))  # type: ignore[arg-type]
     return Space(tuple(axes))
+
+
+def _axes(space: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    """(path, words); a path may be written dotted or as nested mappings (as the command line does)."""
+    for key, given in space.items():
+        path = f"{above}{key}"
+        if isinstance(given, Mapping) and given and not set(given) & _KEYS:
+            yield from _axes(given, f"{path}.")
+        else:
+            yield path, given
 
 
 def _label(value: object) -> Scalar:

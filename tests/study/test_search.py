@@ -8,9 +8,10 @@ import time
 import optuna
 import pytest
 
-from pipeline.study import search
+from pipeline.study import database, results
 from pipeline.study.samplers import Gp, Nsga2, Random, Tpe
-from pipeline.study.search import Outcome, Study, Worker
+from pipeline.study.search import Outcome, Worker
+from pipeline.study.spec import Study
 from pipeline.study.stopping import NonDominatedRank
 from pipeline.types import Diverged, Silent
 
@@ -34,14 +35,14 @@ def key(params):
 
 @pytest.fixture
 def storage(tmp_path):
-    return search.open_storage(f"sqlite:///{tmp_path}/study.db")
+    return database.connect(f"sqlite:///{tmp_path}/study.db")
 
 
 def run(storage, study_spec, evaluate=price, sampler=None, **more):
-    study = search.create(storage, "s", study_spec, {"config": 1})
+    study = database.create(storage, "s", study_spec, {"config": 1})
     study.sampler = sampler or optuna.samplers.RandomSampler(seed=0)
     Worker(study_spec, study, evaluate, key, **more).run()
-    return search.rows(study, study_spec)
+    return results.rows(study, study_spec)
 
 
 def test_exactly_the_budget_and_a_front(storage):
@@ -136,7 +137,7 @@ def test_rank_stopping_ends_the_worse_ones_by_name(storage):
 def test_every_sampler_is_deterministic_for_one_worker(tmp_path, sampler):
     def once(name):
         rows = run(
-            search.open_storage(f"sqlite:///{tmp_path}/{name}.db"),
+            database.connect(f"sqlite:///{tmp_path}/{name}.db"),
             spec(trials=7),
             sampler=sampler.build(seed=3),
         )
@@ -148,7 +149,7 @@ def test_every_sampler_is_deterministic_for_one_worker(tmp_path, sampler):
 def test_hypervolume_never_falls(storage):
     run(storage, spec())
     study = optuna.load_study(storage=storage, study_name="s")
-    history = search.hypervolume_history(study, spec(), (1.0, 2.0))
+    history = results.hypervolume_history(study, spec(), (1.0, 2.0))
     volumes = [v for _, _, v in history]
     assert volumes == sorted(volumes)
     assert volumes[-1] > 0
@@ -159,13 +160,13 @@ def _hang(url, started):
         started.set()
         time.sleep(600)
 
-    study = optuna.load_study(storage=search.open_storage(url), study_name="s")
+    study = optuna.load_study(storage=database.connect(url), study_name="s")
     Worker(spec(), study, forever, key).run()
 
 
 def test_a_killed_worker_loses_only_its_own_trial(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
-    storage = search.open_storage(url)
+    storage = database.connect(url)
     run(storage, spec(trials=3))
     context = multiprocessing.get_context("fork")
     started = context.Event()
@@ -176,7 +177,7 @@ def test_a_killed_worker_loses_only_its_own_trial(tmp_path):
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     study = optuna.load_study(storage=storage, study_name="s")
-    assert search.reap(study) == 1
+    assert database.reap(study) == 1
     rows = run(storage, spec(trials=8), sampler=optuna.samplers.RandomSampler(seed=5))
     assert len(rows) == 8
     assert all(r.state == "complete" for r in rows)

@@ -1,0 +1,221 @@
+"""Composing, overriding, building and comparing configs; with run.py the only place that imports Hydra.
+
+A config becomes frozen objects here and nowhere else. Messages say the key: Hydra's own errors are turned into
+``compression.quantize_weights.bits must be in [2, 32], but got 1.``
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from difflib import get_close_matches
+from pathlib import Path
+from typing import cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.experiment import Experiment
+
+_INSTALLED, _CHECKOUT = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
+CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+EXPERIMENT_KEYS = ("data", "net", "learner", "compression", "plan", "accelerator", "seed")
+"""What decides a trial's result: the fingerprint covers these and nothing else."""
+FREE_KEYS = ("study.trials", "study.finalists", "workers", "storage", "tracking", "launcher", "hydra", "out")
+"""What may change between two runs of one study."""
+
+Plain = dict[str, object]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the key and what is allowed."""
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The config that ``python -m pipeline.run OVERRIDES`` would run.
+
+    Raises:
+        ConfigError: an unknown key, group member or experiment.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra_compose("config", overrides=list(overrides))
+    except (HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def compose_job(overrides: Sequence[str]) -> DictConfig:
+    """`compose`, with the unknown things said in the user's words: experiments listed, the nearest key named."""
+    chosen = [o for o in overrides if o.lstrip("+").startswith("experiment=")]
+    for given in chosen:
+        name = given.partition("=")[2]
+        if name not in members("experiment"):
+            near = get_close_matches(name, members("experiment"), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(
+                f"there is no experiment {name!r}.{hint} There are: {', '.join(members('experiment'))}."
+            )
+    if not any(o.startswith(("name=", "+name=")) for o in overrides) and not chosen:
+        raise ConfigError(f"choose +experiment=NAME, one of: {', '.join(members('experiment'))}.")
+    try:
+        return compose(overrides)
+    except ConfigError:
+        _name_unknown_keys(overrides)
+        raise
+
+
+def _name_unknown_keys(overrides: Sequence[str]) -> None:
+    """Raise with the keys that are there, if some ``key=value`` names one that is not; else return."""
+    groups = {str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()}
+    pairs = [o.partition("=")[::2] for o in overrides]
+    base = compose([f"{key}={value}" for key, value in pairs if key.lstrip("+~") in groups])
+    tree = cast(Plain, OmegaConf.to_container(base, resolve=False))
+    for key, _ in pairs:
+        if key.lstrip("+~") not in groups and not key.startswith(("+", "~", "hydra.")):
+            override(tree, {key: None})
+
+
+def explain(error: BaseException) -> str:
+    """A composition error in one paragraph, without Hydra's stack."""
+    seen: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause).strip()
+        if text and all(text not in earlier for earlier in seen):
+            seen.append(text)
+        cause = cause.__cause__
+    return "\n".join(seen)
+
+
+def plain(cfg: DictConfig) -> Plain:
+    """Nested dicts and lists, every interpolation resolved."""
+    try:
+        resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    return cast(Plain, resolved)
+
+
+def override(config: Mapping[str, object], params: Mapping[str, object]) -> Plain:
+    """A copy of a plain config with the dotted `params` put in; a path that is not there is refused."""
+    changed = deepcopy(dict(config))
+    for path, value in params.items():
+        *parents, leaf = path.split(".")
+        node: object = changed
+        for depth, key in enumerate(parents):
+            node = _child(node, key, ".".join(parents[: depth + 1]), path)
+        if not isinstance(node, dict) or leaf not in node:
+            raise ConfigError(_no_such_path(path, node, leaf))
+        node[leaf] = value
+    return changed
+
+
+def _child(node: object, key: str, here: str, path: str) -> object:
+    if isinstance(node, dict) and key in node:
+        return node[key]
+    raise ConfigError(f"search path {path!r}: " + _no_such_path(here, node, key))
+
+
+def _no_such_path(path: str, node: object, key: str) -> str:
+    if not isinstance(node, dict):
+        return f"{path!r} leads into a value that has no keys ({node!r})."
+    near = get_close_matches(key, node, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    keys = ", ".join(k for k in node if k != "_target_")
+    return f"the config has no key {path!r}.{hint} The keys there are: {keys}."
+
+
+def instantiate(node: object, key: str = "") -> object:
+    """Objects for a plain config: every mapping with a ``_target_`` becomes that call, innermost first.
+
+    Only classes and functions below ``pipeline`` or of an installed package named in full are called; unknown and
+    missing keys are refused with the allowed ones.
+    """
+    if isinstance(node, Mapping):
+        built = {str(k): instantiate(v, f"{key}.{k}".strip(".")) for k, v in node.items() if k != "_target_"}
+        return _call(str(node["_target_"]), built, key) if "_target_" in node else built
+    if isinstance(node, list | tuple):
+        return tuple(instantiate(item, f"{key}[{i}]") for i, item in enumerate(node))
+    return node
+
+
+def _call(target: str, fields: Mapping[str, object], key: str) -> object:
+    module, _, name = target.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise ConfigError(f"{key}._target_ {target!r} cannot be imported: {error}") from error
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}._target_ must name an importable class, but got {target!r}.") from error
+    allowed = [p for p in inspect.signature(factory).parameters if p != "self"]
+    for given in fields:
+        if given not in allowed:
+            near = get_close_matches(given, allowed, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(
+                f"unknown key {key}.{given}.{hint} The keys of {key} are: {', '.join(allowed)}."
+            )
+    try:
+        return factory(**fields)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{key}.{error}") from error
+    except TypeError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def build_experiment(config: Mapping[str, object]) -> Experiment:
+    """The frozen objects of one trial.
+
+    Raises:
+        ConfigError: a value out of range, an unknown or a missing key; the message starts with the key.
+    """
+    parts = {key: instantiate(config[key], key) for key in EXPERIMENT_KEYS}
+    return Experiment(**parts)  # type: ignore[arg-type]
+
+
+def fingerprint(config: Mapping[str, object], keys: Sequence[str] = EXPERIMENT_KEYS) -> str:
+    """sha256 of the canonical JSON of `keys`: equal for equal trials, whoever resolved them and when."""
+    chosen = {key: config[key] for key in keys}
+    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def flatten(node: object, key: str = "") -> dict[str, object]:
+    """Dotted paths and leaves; lists are leaves."""
+    if isinstance(node, Mapping) and node:
+        flat: dict[str, object] = {}
+        for name, value in node.items():
+            flat.update(flatten(value, f"{key}.{name}" if key else str(name)))
+        return flat
+    return {key: node}
+
+
+def difference(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """Lines ``key: old -> new`` for what differs, apart from what may change between two runs of one study."""
+    before, after = flatten(old), flatten(new)
+
+    def free(key: str) -> bool:
+        return any(key == name or key.startswith(name + ".") for name in FREE_KEYS)
+
+    missing = "(absent)"
+    return [
+        f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
+        for key in sorted(before.keys() | after.keys())
+        if not free(key) and before.get(key, missing) != after.get(key, missing)
+    ]
+
+
+def members(group: str) -> list[str]:
+    """The YAML names in a config group, sorted."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))

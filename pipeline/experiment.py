@@ -1,0 +1,194 @@
+"""The story of one trial: data, net, fit, compress, measure, cost. The only place where the domain rooms meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from snntorch import SpikingNeuron
+from torch import nn
+
+from pipeline.checkpoint import Saved
+from pipeline.compress.bake import restore
+from pipeline.compress.plan import Compression, Plan, compress
+from pipeline.hardware.accelerator import Accelerator
+from pipeline.hardware.cost import Cost, cost
+from pipeline.hardware.load import measure
+from pipeline.hardware.workload import LayerLoad
+from pipeline.learn.decode import RateDecode
+from pipeline.types import (
+    Batch,
+    DataError,
+    Dataset,
+    DataSpec,
+    Decode,
+    Learner,
+    Metrics,
+    NetSpec,
+    Report,
+    SplitName,
+    Widths,
+)
+
+DECODES = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (RateDecode,)}
+EVALUATION_BATCH = 256
+CALIBRATION_BATCH, CALIBRATION_BATCHES = 128, 2
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides one trial's result."""
+
+    data: DataSpec
+    net: NetSpec
+    learner: Learner
+    compression: Mapping[str, Compression]
+    plan: Plan
+    accelerator: Accelerator
+    seed: int
+
+
+class Trained(NamedTuple):
+    """A compressed network, how to read it, and what it is worth."""
+
+    net: nn.Module
+    decode: Decode
+    widths: Widths
+    metrics: Metrics
+    detail: Mapping[str, object]
+    loads: tuple[LayerLoad, ...]
+
+
+Pretrain = Callable[[nn.Module, Callable[[], Decode]], Decode]
+"""``pretrain(net, fit)``: the float model's decoding, from `fit()` or from a cache that fills `net`."""
+
+
+def fit_always(_net: nn.Module, fit: Callable[[], Decode]) -> Decode:
+    """No cache: every trial trains its own float model."""
+    return fit()
+
+
+def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_always) -> Trained:
+    """Train, compress and price one network; validation only, the test split is not touched.
+
+    Raises:
+        TrialEnded: the network is silent or saturated, the loss diverged, or `report` stopped it.
+    """
+    seed, learner, plan = experiment.seed, experiment.learner, experiment.plan
+    clock = _Steps(report)
+    with torch.random.fork_rng(devices=[]):  # dropout draws from torch's global generator
+        torch.manual_seed(seed)
+        data = experiment.data.load(seed)
+        net = experiment.net.build(data.shape, data.classes, seed)
+        for step in experiment.compression.values():
+            step.check(net)
+        if plan.scheme != "in_training":
+            decode = pretrain(net, lambda: learner.fit(net, data, clock.report, seed))
+
+        def refit(epochs: int | None, on_progress: Callable[[float], None]) -> Decode:
+            return learner.fit(net, data, clock.then(on_progress, epochs), seed + 1, epochs)
+
+        decode, widths = compress(net, experiment.compression, plan, refit, calibration(data, seed))
+        metrics, loads = measured(net, decode, data, "validation", widths)
+        price = cost(loads, experiment.accelerator)
+        SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built
+    return Trained(net, decode, widths, {**metrics, **price.metrics()}, detail(loads, price), loads)
+
+
+def reload(experiment: Experiment, saved: Saved) -> Trained:
+    """The compressed network of a model file, rebuilt from the config that made it; no metrics.
+
+    Raises:
+        DataError: the file does not fit this experiment.
+    """
+    data = experiment.data.load(experiment.seed)
+    net = experiment.net.build(data.shape, data.classes, experiment.seed)
+    try:
+        restore(net, experiment.compression, saved.state)
+    except (RuntimeError, KeyError) as error:
+        raise DataError(f"{saved.path} does not fit its config: {error}") from error
+    return Trained(net, saved.decode(DECODES), saved.widths, {}, {}, ())
+
+
+def calibration(data: Dataset, seed: int) -> list[torch.Tensor]:
+    """Input batches of the training split on which ranges are measured."""
+    batches = data.batches("train", CALIBRATION_BATCH, seed, shuffle=True)
+    return [batch.x for batch, _ in zip(batches, range(CALIBRATION_BATCHES), strict=False)]
+
+
+def check(experiment: Experiment) -> Dataset:
+    """Read the data, build the net and check the compression against it: what can fail before trial 0 does so here.
+
+    Raises:
+        DataError: files are missing or damaged.
+        ValueError: a compression step names what the net lacks.
+    """
+    data = experiment.data.load(experiment.seed)
+    net = experiment.net.build(data.shape, data.classes, experiment.seed)
+    for name, step in experiment.compression.items():
+        try:
+            step.check(net)
+        except ValueError as error:
+            raise ValueError(f"compression.{name}.{error}") from error
+    return data
+
+
+def measured(
+    net: nn.Module, decode: Decode, data: Dataset, split: SplitName, widths: Widths
+) -> tuple[dict[str, float], tuple[LayerLoad, ...]]:
+    """Accuracy and layer loads in one pass over a split."""
+    right = _Right(decode)
+    with torch.no_grad():
+        net.eval()
+        batches = data.batches(split, EVALUATION_BATCH, seed=0)
+        loads = measure(net, batches, widths, observe=right)
+    accuracy = right.count / max(right.samples, 1)
+    metrics = {
+        f"{split}_accuracy": accuracy,
+        f"{split}_error": 1.0 - accuracy,
+        f"{split}_samples": float(right.samples),
+    }
+    return metrics, loads
+
+
+def detail(loads: tuple[LayerLoad, ...], price: Cost) -> dict[str, object]:
+    """What the report draws per layer, as plain JSON."""
+    return {"layers": price.layers_json(loads)}
+
+
+@dataclass
+class _Right:
+    """Counts correct answers while `measure` runs the network."""
+
+    decode: Decode
+    count: int = 0
+    samples: int = 0
+
+    def __call__(self, batch: Batch, spikes: torch.Tensor) -> None:
+        self.count += int((self.decode(spikes) == batch.y).sum())
+        self.samples += len(batch.y)
+
+
+@dataclass
+class _Steps:
+    """Numbers epochs through pretraining and refitting as one sequence of steps."""
+
+    target: Report
+    step: int = field(default=0)
+
+    def report(self, _epoch: int, metrics: Metrics) -> None:
+        self.step += 1
+        self.target(self.step, metrics)
+
+    def then(self, on_progress: Callable[[float], None], epochs: int | None) -> Report:
+        done = 0
+
+        def report(_epoch: int, metrics: Metrics) -> None:
+            nonlocal done
+            done += 1
+            on_progress(min(1.0, done / epochs) if epochs else 1.0)
+            self.report(_epoch, metrics)
+
+        return report

@@ -1,0 +1,122 @@
+"""One job: a plain config turned into checked objects, and the evaluation that every worker runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from pipeline import checkpoint, config, experiment
+from pipeline.config import ConfigError, Plain
+from pipeline.experiment import Experiment, Trained
+from pipeline.study.search import Outcome, Samplers
+from pipeline.study.select import Selector
+from pipeline.study.space import Axis
+from pipeline.study.spec import Study
+from pipeline.study.stopping import Stopper
+from pipeline.types import Report
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+JOB_KEYS = ("name", "workers", "out", "storage", "study", "sampler", "stopper", "tracking", "launcher")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A study to run: `config` is plain data and travels to workers; the rest is built from it."""
+
+    config: Plain
+    name: str
+    workers: int
+    folder: Path
+    storage: str
+    study: Study
+    sampler: Samplers
+    stopper: Stopper
+    selectors: Mapping[str, Selector] = field(default_factory=dict)
+
+    def params_config(self, params: Mapping[str, object]) -> Plain:
+        return config.override(self.config, params)
+
+    def fingerprint(self, params: Mapping[str, object]) -> str:
+        return config.fingerprint(self.params_config(params))
+
+    def experiment(self, params: Mapping[str, object], seed: int | None = None) -> Experiment:
+        changes = dict(params) if seed is None else {**params, "seed": seed}
+        return config.build_experiment(self.params_config(changes))
+
+    @property
+    def seed(self) -> int:
+        return cast(int, self.config["seed"])
+
+    def model_path(self, number: int) -> Path:
+        return self.folder / "models" / f"trial-{number:05d}.safetensors"
+
+    def evaluate(self, params: Mapping[str, object], report: Report, number: int) -> Outcome:
+        """Train and price one suggestion and keep its model."""
+        trained = experiment.evaluate(self.experiment(params), report)
+        self.keep(trained, params, number)
+        return Outcome(trained.metrics, trained.detail)
+
+    def keep(self, trained: Trained, params: Mapping[str, object], number: int) -> None:
+        notes = {
+            "params": dict(params),
+            "fingerprint": self.fingerprint(params),
+            "metrics": dict(trained.metrics),
+        }
+        checkpoint.save(self.model_path(number), trained.net, trained.decode, trained.widths, notes)
+
+
+def build(plain: Plain) -> Job:
+    """Check everything that can be checked before trial 0, and build it.
+
+    Raises:
+        ConfigError: the key, the rule and what came.
+    """
+    name = str(plain["name"])
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"name must be letters, digits, '.', '_' or '-', but got {name!r}.")
+    workers = plain["workers"]
+    if not isinstance(workers, int) or workers < 1:
+        raise ConfigError(f"workers must be >= 1, but got {workers!r}.")
+    study_config = cast(Plain, plain["study"])
+    study = cast(Study, config.instantiate(study_config, "study"))
+    job = Job(
+        config=plain,
+        name=name,
+        workers=workers,
+        folder=Path(str(plain["out"])) / name,
+        storage=str(plain["storage"]),
+        study=study,
+        sampler=cast(Samplers, config.instantiate(plain["sampler"], "sampler")),
+        stopper=cast(Stopper, config.instantiate(plain["stopper"], "stopper")),
+        selectors=cast(Mapping[str, Selector], study.selectors),
+    )
+    config.build_experiment(plain)
+    _check_space(job)
+    return job
+
+
+def _check_space(job: Job) -> None:
+    """Every searched path exists, and its ends and choices build: a bad range stops here, not in trial 17."""
+    for axis in job.study.axes.axes:
+        for value in _extremes(axis):
+            try:
+                config.build_experiment(config.override(job.config, {**_conditions(axis), axis.path: value}))
+            except ConfigError as error:
+                raise ConfigError(f"study.space.{axis.path}: {error}") from error
+    for i, point in enumerate(({"baseline": job.study.baseline}, *({"": p} for p in job.study.warm_start))):
+        key = "study.baseline" if i == 0 else f"study.warm_start[{i - 1}]"
+        try:
+            config.build_experiment(config.override(job.config, next(iter(point.values()))))
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from error
+
+
+def _extremes(axis: Axis) -> tuple[object, ...]:
+    return axis.choices or (axis.low, axis.high)
+
+
+def _conditions(axis: Axis) -> dict[str, object]:
+    return {path: allowed[0] for path, allowed in axis.when.items()}

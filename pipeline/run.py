@@ -1,0 +1,180 @@
+"""``python -m pipeline.run +experiment=NAME``: compose, search, confirm, report. Computes nothing itself."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+import hydra
+import optuna
+from omegaconf import DictConfig
+from rich.console import Console
+
+from pipeline import config, experiment, finalists, job
+from pipeline.config import ConfigError
+from pipeline.job import Job
+from pipeline.launch import Local
+from pipeline.overview import command, context
+from pipeline.report.progress import StudyProgress
+from pipeline.report.tables import front_table
+from pipeline.report.units import show
+from pipeline.report.writing import write
+from pipeline.study import database, results, select
+from pipeline.tracking import Tracker
+from pipeline.types import DataError, Dataset, Row
+
+OK, BAD_CONFIG, BAD_DATA, NO_RESULT, NO_ROOM, INTERRUPTED = 0, 2, 3, 4, 5, 130
+"""Exit codes that scripts can use; 1 is an unforeseen error."""
+
+SHOWN = ("validation_accuracy", "test_accuracy", "memory_bits", "energy_pj")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job that the command line describes; the exit code says how it ended."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a scheduler's SIGTERM ends as cleanly as Ctrl-C
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    console = Console(stderr=True)
+    try:
+        if any(a.startswith("-") for a in given):  # --help, --cfg job, --multirun: Hydra's own
+            sys.argv = [sys.argv[0], *given]
+            _hydra_main()
+            return OK
+        return run(config.compose_job(given))
+    except ConfigError as error:
+        console.print(f"config error: {error}", markup=False, highlight=False, style="red")
+        return BAD_CONFIG
+    except DataError as error:
+        console.print(f"data error: {error}", markup=False, highlight=False, style="red")
+        return BAD_DATA
+
+
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")
+def _hydra_main(cfg: DictConfig) -> None:
+    code = run(cfg)
+    if code:
+        raise SystemExit(code)
+
+
+def run(cfg: DictConfig) -> int:
+    """Search, confirm the front, write the report."""
+    plain = config.plain(cfg)
+    here = job.build(plain)
+    launcher = cast(Local, config.instantiate(plain["launcher"], "launcher"))
+    tracker = cast(Tracker, config.instantiate(plain["tracking"], "tracking"))
+    console = screen()
+    try:
+        data = experiment.check(here.experiment({}))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        here.folder.mkdir(parents=True, exist_ok=True)
+        study = _open_study(here)
+        _tell(console, here, study)
+        tracker.start(here.name, config.flatten(plain), {"command": command()})
+        reference = finalists.baseline(here, study)
+        _search(here, study, launcher, tracker, console)
+        return _finish(here, data, study, tracker, reference, console)
+    except KeyboardInterrupt:
+        database.reap(study)
+        console.print(f"\nInterrupted; finished trials are kept. Resume with: {command()}", highlight=False)
+        return INTERRUPTED
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        console.print(f"cannot write below {here.folder}: {error}", style="red", markup=False)
+        return NO_ROOM
+
+
+def screen() -> Console:
+    """Standard output; where it is no terminal, wide enough that no table is cut."""
+    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=160, soft_wrap=True)
+
+
+def _open_study(here: Job) -> optuna.Study:
+    """Create or resume; another config under the same name is refused with the difference."""
+    storage = database.connect(here.storage)
+    old = database.stored_config(storage, here.name)
+    changed = config.difference(old, here.config) if old else []
+    if changed:
+        raise ConfigError(
+            f"study {here.name!r} was made with another config:\n  "
+            + "\n  ".join(changed)
+            + f"\nGive the new one another name (name={here.name}-2), or start afresh: rm -r {here.folder}"
+        )
+    study = database.create(storage, here.name, here.study, here.config)
+    database.reap(study)
+    return study
+
+
+def _tell(console: Console, here: Job, study: optuna.Study) -> None:
+    done = database.finished(study)
+    if done >= here.study.trials:
+        console.print(
+            f"{here.name}: all {here.study.trials} trials are done; only reporting. ", highlight=False
+        )
+        console.print(f"More trials: study.trials={done + 20}", highlight=False)
+    else:
+        again = f"resuming after {done}, " if done else ""
+        console.print(
+            f"{here.name}: {again}{here.study.trials - done} trials, {here.workers} worker(s), {here.folder}",
+            highlight=False,
+        )
+
+
+def _search(here: Job, study: optuna.Study, launcher: Local, tracker: Tracker, console: Console) -> None:
+    shown: set[int] = {row.number for row in results.rows(study, here.study)}
+
+    def look() -> None:
+        rows = results.rows(study, here.study)
+        for row in rows:
+            if row.number not in shown and row.state != "running":
+                shown.add(row.number)
+                tracker.trial(row)
+        progress.update(rows)
+
+    with StudyProgress(here.name, here.study.trials, console) as progress:
+        look()
+        if database.finished(study) < here.study.trials:
+            launcher.run(here, study, after_trial=lambda row: look(), on_poll=look)
+
+
+def _finish(
+    here: Job, data: Dataset, study: optuna.Study, tracker: Tracker, reference: Row | None, console: Console
+) -> int:
+    with console.status("reading the test split for the front"):
+        rows = finalists.confirm(here, study, results.rows(study, here.study), lambda done, of: None)
+    front = [row for row in rows if row.on_front]
+    picks = select.picks(front, reference, here.selectors)
+    about = context(here, data, study, rows, reference, tracker.look)
+    chosen = {name: pick.number for name, pick in picks.items() if pick.number is not None}
+    written = write(rows, here.study.objectives, chosen, here.folder, about)
+    volume = about.hypervolume[-1][2] if about.hypervolume else 0.0
+    tracker.finish(rows, {"hypervolume": volume, "front_size": float(len(front))}, written)
+    console.print(front_table(rows, chosen))
+    if reference is not None:
+        worth = " · ".join(show(name, reference.metrics[name]) for name in SHOWN if name in reference.metrics)
+        console.print(f"float model: {worth} (validation, test, memory, energy)", highlight=False)
+    for name, pick in picks.items():
+        where = f"trial {pick.number}" if pick.number is not None else "none"
+        console.print(f"{name}: {where} ({pick.why})", highlight=False)
+    console.print(
+        f"Look at: {here.folder}/front.html, front.png, front.csv, summary.json, study.db", highlight=False
+    )
+    if tracker.look:
+        console.print(f"         {tracker.look}", highlight=False)
+    return OK if front else NO_RESULT
+
+
+def cli() -> None:
+    """The `snn-pipeline` command."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    cli()

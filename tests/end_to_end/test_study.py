@@ -1,0 +1,175 @@
+"""The command a user types, in a process of its own: run, resume, refuse, interrupt, kill, look."""
+
+import csv
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = ["+experiment=quickstart", "learner.epochs=2", "study.trials=4", "workers=1"]
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline.run", *SMALL, f"out={folder}", *overrides],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    process = start(folder, *overrides)
+    out, error = process.communicate(timeout=110)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, error)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return folder, run(folder)
+
+
+def test_a_study_leaves_its_front_and_says_where_to_look(first):
+    folder, done = first
+    assert done.returncode == 0, done.stderr
+    out = folder / "quickstart"
+    for name in ("study.db", "front.csv", "summary.json", "front.html", "front.png"):
+        assert (out / name).stat().st_size > 0, name
+    assert "Pareto front" in done.stdout
+    assert "knee: trial" in done.stdout
+    assert "within 1 point:" in done.stdout
+    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+    with (out / "front.csv").open() as file:
+        front = list(csv.DictReader(file))
+    assert front
+    for member in front:
+        assert 0 < float(member["test_accuracy"]) <= 1
+        assert float(member["memory_bits"]) > 0
+        assert float(member["energy_pj"]) > 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["trials"] == 4
+
+
+def test_the_page_needs_no_network(first):
+    page = (first[0] / "quickstart" / "front.html").read_text()
+    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=.?(https?:)?//", page)
+
+
+def test_the_same_command_only_reports_and_more_trials_are_added(first):
+    folder, _ = first
+    again = run(folder)
+    assert again.returncode == 0
+    assert "all 4 trials are done" in again.stdout
+    more = run(folder, "study.trials=6")
+    assert more.returncode == 0
+    assert "resuming after 4, 2 trials" in more.stdout
+    assert json.loads((folder / "quickstart" / "summary.json").read_text())["trials"] == 6
+
+
+def test_another_config_under_the_same_name_is_refused_with_the_difference(first):
+    folder, _ = first
+    done = run(folder, "seed=7", "net.beta=0.8")
+    assert done.returncode == 2
+    assert "net.beta: " in done.stderr
+    assert "seed: 0 -> 7" in done.stderr
+    assert "name=quickstart-2" in done.stderr
+    assert "rm -r" in done.stderr
+
+
+def test_the_same_seed_gives_the_same_front(first, tmp_path):
+    folder, _ = first
+    run(tmp_path, "tracking=silent", "study.trials=4")
+
+    def trials(base):
+        with sqlite3.connect(base / "quickstart" / "study.db") as connection:
+            rows = connection.execute(
+                "select number, objective, value from trial_values join trials using (trial_id) where number < 4"
+            )
+            return sorted(rows.fetchall())
+
+    assert trials(folder) == trials(tmp_path)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_cleanly_says_how_to_resume_and_loses_nothing(tmp_path, how):
+    process = start(tmp_path, "tracking=silent", "study.trials=400")
+    database = tmp_path / "quickstart" / "study.db"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and finished(database) < 2:
+        time.sleep(0.2)
+    os.kill(process.pid, how)
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == 130, error
+    assert "Resume with: python -m pipeline.run" in out
+    done = finished(database)
+    assert done >= 2
+    resumed = run(tmp_path, "tracking=silent", f"study.trials={done + 1}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming after {done}, 1 trials" in resumed.stdout
+
+
+def test_two_workers_finish_exactly_the_budget_after_a_killed_driver(tmp_path):
+    process = start(tmp_path, "tracking=silent", "study.trials=8", "workers=2")
+    database = tmp_path / "quickstart" / "study.db"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and finished(database) < 2:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    resumed = run(tmp_path, "tracking=silent", "study.trials=8", "workers=2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert finished(database) == 8
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("select count(*) from trials where state = 'RUNNING'").fetchone() == (0,)
+
+
+def finished(database: Path) -> int:
+    if not database.exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            return connection.execute(
+                "select count(*) from trials where state in ('COMPLETE', 'PRUNED')"
+            ).fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_help_lists_experiments_and_groups():
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.run", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for word in ("quickstart", "experiment", "accelerator", "study.trials=60"):
+        assert word in done.stdout, word
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("study.trails=3", "Did you mean 'trials'"),
+        (
+            "compression.quantize_weights.bits=1",
+            "compression.quantize_weights.bits must be in [2, 32], but got 1.",
+        ),
+        ("+study.space.net.hiden={low: 2, high: 4}", "study.space.net.hiden"),
+    ],
+)
+def test_a_wrong_config_stops_before_trial_0(tmp_path, override, said):
+    done = run(tmp_path, override)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "quickstart").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "quickstart").write_text("in the way")
+    done = run(tmp_path)
+    assert done.returncode == 5
+    assert "cannot write below" in done.stdout + done.stderr

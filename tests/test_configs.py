@@ -1,0 +1,103 @@
+"""Every experiment composes, builds and searches paths that exist; wrong ones stop with the key and what is allowed."""
+
+import re
+
+import pytest
+import yaml
+
+from pipeline import config, job
+from pipeline.config import ConfigError
+
+EXPERIMENTS = config.members("experiment")
+GROUPS = sorted(p.name for p in config.CONF.iterdir() if p.is_dir() and p.name != "experiment")
+
+
+def composed(*overrides: str) -> config.Plain:
+    return config.plain(config.compose_job(list(overrides)))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_builds_and_its_search_paths_exist(name):
+    plain = composed(f"+experiment={name}")
+    here = job.build(plain)
+    assert here.name == name
+    known = config.flatten({key: plain[key] for key in config.EXPERIMENT_KEYS})
+    for path in here.study.axes.paths:
+        assert path in known or any(k.startswith(path + ".") for k in known), path
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_says_source_expectation_time_and_command(name):
+    head = (config.CONF / "experiment" / f"{name}.yaml").read_text().split("defaults:")[0]
+    assert head.startswith("# @package _global_")
+    for word in ("Source", "Expected", "Time", "Command"):
+        assert word in head, f"{name}.yaml says no {word}"
+    assert f"+experiment={name}" in head
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_names_a_target_or_is_a_mapping_of_them(group):
+    for path in (config.CONF / group).glob("*.yaml"):
+        node = yaml.safe_load(path.read_text())
+        assert isinstance(node, dict), path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["+experiment=quickstart", "study.trails=3"], r"study\.trails.*Did you mean 'trials'.*selectors"),
+        (["+experiment=quickstart", "lerner.epochs=3"], r"'lerner'.*Did you mean 'learner'"),
+        (["+experiment=quickstart", "net=feedfoward"], r"net/feedfoward|feedforward"),
+        (["+experiment=quickstrat"], r"there is no experiment 'quickstrat'.*Did you mean 'quickstart'"),
+        ([], r"choose \+experiment=NAME, one of: .*quickstart"),
+    ],
+)
+def test_what_does_not_exist_is_named_with_what_does(overrides, said):
+    with pytest.raises(ConfigError) as caught:
+        composed(*overrides)
+    assert re.search(said, str(caught.value), re.DOTALL), caught.value
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "compression.quantize_weights.bits=1",
+            "compression.quantize_weights.bits must be in [2, 32], but got 1.",
+        ),
+        ("learner.learning_rate=0", "learner.learning_rate must be in (0, 10], but got 0."),
+        ("study.trials=0", "study.trials must be >= 1, but got 0."),
+        ("workers=0", "workers must be >= 1, but got 0."),
+        ("name=../up", "name must be letters"),
+        ("+net.hiden=3", "unknown key net.hiden. Did you mean 'hidden'?"),
+        ("+study.space.net.hidn={low: 1, high: 2}", "study.space.net.hidn"),
+        ("+study.space.net.beta={low: 0.1, high: 3.0}", "net.beta must"),
+    ],
+)
+def test_values_out_of_range_stop_with_their_key(override, said):
+    with pytest.raises(ConfigError) as caught:
+        job.build(composed("+experiment=quickstart", override))
+    assert said in str(caught.value)
+
+
+def test_the_fingerprint_sees_what_decides_a_trial_and_nothing_else():
+    one = composed("+experiment=quickstart")
+    same = composed("+experiment=quickstart", "study.trials=99", "workers=1", "tracking=silent", "name=other")
+    other = composed("+experiment=quickstart", "net.beta=0.7")
+    assert config.fingerprint(one) == config.fingerprint(same)
+    assert config.fingerprint(one) != config.fingerprint(other)
+
+
+def test_difference_names_the_keys_that_may_not_change():
+    one = composed("+experiment=quickstart")
+    other = composed("+experiment=quickstart", "study.trials=99", "workers=1", "seed=3")
+    changed = config.difference(one, other)
+    assert "seed: 0 -> 3" in changed
+    assert all(line.split(":")[0].endswith("seed") for line in changed)
+
+
+def test_override_leaves_the_original_alone():
+    one = composed("+experiment=quickstart")
+    changed = config.override(one, {"net.hidden": 5})
+    assert changed["net"]["hidden"] == 5
+    assert one["net"]["hidden"] != 5
