@@ -18,6 +18,7 @@ from pipeline.hardware.cost import Cost, cost
 from pipeline.hardware.load import measure
 from pipeline.hardware.workload import LayerLoad
 from pipeline.learn.decode import RateDecode
+from pipeline.learn.labels import LabelDecode
 from pipeline.types import (
     Batch,
     DataError,
@@ -32,7 +33,7 @@ from pipeline.types import (
     Widths,
 )
 
-DECODES = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (RateDecode,)}
+DECODES = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (RateDecode, LabelDecode)}
 EVALUATION_BATCH = 256
 CALIBRATION_BATCH, CALIBRATION_BATCHES = 128, 2
 

@@ -1,0 +1,152 @@
+"""What an STDP network did, per sample, as the hardware model reads it, and what its matrices take in memory.
+
+Inhibition is stored as one number here, since all its weights are equal (`STORED`); the dense matrices that a
+simulator allocates are counted beside it (`DENSE`): both are published ways to count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from pipeline.nets.stdp_kernel import (
+    EXCITATORY_UPDATES,
+    INHIBITIONS,
+    INHIBITORY_UPDATES,
+    INPUT_SPIKES,
+    READS,
+    SPIKES,
+)
+from pipeline.nets.stdp_plasticity import (
+    DENSE_POST_WRITES,
+    DENSE_PRE_WRITES,
+    LEARN_READS,
+    NORM_WRITES,
+    POST_WRITES,
+    PRE_WRITES,
+)
+from pipeline.types import FLOAT_BITS, Widths
+
+if TYPE_CHECKING:
+    from pipeline.nets.stdp import Ops, StdpNet
+
+
+class Counts(NamedTuple):
+    """Operations per sample."""
+
+    input_spikes: float
+    spikes: float
+    neuron_updates: float
+    inhibitory_updates: float
+    synaptic_reads: float
+    """Weights read to integrate input spikes."""
+    inhibitions: float
+    """Additions of an inhibitory spike to another neuron."""
+    learning_reads: float
+    pre_writes: float
+    """Weights written on presynaptic spikes: those whose neuron fired before in the sample (x_post > 0)."""
+    post_writes: float
+    """Weights written on postsynaptic spikes or at the end of a window: those with x_pre > 0."""
+    norm_writes: float
+    dense_pre_writes: float
+    """The same writes by a simulator that updates whole rows and columns."""
+    dense_post_writes: float
+
+    @property
+    def stdp_writes(self) -> float:
+        """Weight writes of STDP proper, event-driven, without normalisation."""
+        return self.pre_writes + self.post_writes
+
+    @property
+    def dense_stdp_writes(self) -> float:
+        return self.dense_pre_writes + self.dense_post_writes
+
+
+def per_sample(ops: Ops, samples: int) -> Counts:
+    """Counters of `stdp_kernel.present` over `samples` samples -> means; zeros where nothing was shown."""
+    order = (
+        INPUT_SPIKES, SPIKES, EXCITATORY_UPDATES, INHIBITORY_UPDATES, READS, INHIBITIONS, LEARN_READS,
+        PRE_WRITES, POST_WRITES, NORM_WRITES, DENSE_PRE_WRITES, DENSE_POST_WRITES,
+    )  # fmt: skip
+    return Counts(*(float(ops[i]) / max(samples, 1) for i in order))
+
+
+class Memory(NamedTuple):
+    """Bits of a network, counted both ways."""
+
+    dense_bits: float
+    """Input weights plus the n x n matrices that a simulator allocates for inhibition (layer: 2, direct: 1)."""
+    weight_bits: float
+    """The plastic weights alone."""
+    stored_bits: float
+    """What a device keeps: weights, theta, membranes and refractory counters, one number for inhibition."""
+
+
+def memory(inputs: int, neurons: int, layer: bool, refractory: int, widths: Widths) -> Memory:
+    """(784 n + 2 n^2) * 32 for the baseline, (784 n + n^2) * 8 for FSpiNN with 8 bits: 7.45x at n = 4900.
+
+    widths: bits by name (weight, theta, membrane, inhibition); dense counts all matrices at `weight`'s width.
+    """
+    weight = widths.get("weight", FLOAT_BITS)
+    dense = (inputs * neurons + (2 if layer else 1) * neurons**2) * weight
+    stored = inputs * neurons * weight + widths.get("inhibition", FLOAT_BITS)
+    state = widths.get("membrane", FLOAT_BITS) + int(refractory).bit_length()
+    stored += neurons * (widths.get("theta", FLOAT_BITS) + state * (2 if layer else 1))
+    return Memory(dense, inputs * neurons * weight, stored)
+
+
+def inference_load(net: StdpNet, widths: Widths) -> tuple[Mapping[str, object], ...]:
+    """Fields of the hardware model's `LayerLoad`, per sample, of everything since the counters were reset."""
+    return _loads(net, widths, per_sample(net.inference_ops, net.shown_samples), 0.0, 0.0, 0)
+
+
+def training_load(net: StdpNet, widths: Widths, dense: bool) -> tuple[Mapping[str, object], ...]:
+    """The same while learning, weight and trace updates included."""
+    done = per_sample(net.training_ops, net.trained_samples)
+    inputs, neurons = net.weight.shape
+    if dense:
+        writes = done.dense_stdp_writes + done.norm_writes
+        traces = float(inputs + neurons) * net.steps
+    else:
+        writes = done.stdp_writes + done.norm_writes
+        traces = done.input_spikes + done.spikes
+    return _loads(net, widths, done, writes, traces, inputs + neurons)
+
+
+def _loads(
+    net: StdpNet, widths: Widths, done: Counts, writes: float, trace_updates: float, traces: int
+) -> tuple[Mapping[str, object], ...]:
+    weight = net.weight.detach()
+    inputs, neurons = weight.shape
+    alive = torch.count_nonzero(weight).item()
+    cell, steps = net.spec.cell(), max(net.steps, 1)
+    state = widths.get("membrane", FLOAT_BITS) + int(cell.refractory).bit_length()
+    lateral = widths.get("inhibition", FLOAT_BITS)
+    first = {
+        "name": "input", "kind": "stdp", "geometry": {"in_channels": inputs, "out_channels": neurons},
+        "steps": steps, "synapses": inputs * neurons, "nonzero": alive, "neurons": neurons,
+        "weight_bits": widths.get("weight", FLOAT_BITS), "state_bits": state,
+        "parameters": neurons + 1, "parameter_bits": neurons * widths.get("theta", FLOAT_BITS) + lateral,
+        "trace_bits": widths.get("trace", FLOAT_BITS), "traces": traces,
+        "mean": {
+            "events_in": done.input_spikes, "spikes_out": done.spikes,
+            "synops": done.synaptic_reads * alive / weight.numel(), "synops_event": done.synaptic_reads,
+            "synops_dense": float(inputs) * neurons * steps, "updates": done.neuron_updates,
+            "weight_updates": writes, "trace_updates": trace_updates,
+        },
+    }  # fmt: skip
+    # One stored number acts on n - 1 neurons: additions without weight reads of their own.
+    second = {
+        "name": "inhibition", "kind": "stdp", "geometry": {"in_channels": neurons, "out_channels": neurons},
+        "steps": steps, "synapses": 1, "nonzero": int(cell.w_inh != 0),
+        "neurons": neurons if cell.layer else 0, "weight_bits": lateral,
+        "state_bits": state if cell.layer else 0,
+        "mean": {
+            "events_in": done.spikes, "spikes_out": done.spikes if cell.layer else 0.0,
+            "synops": done.inhibitions, "synops_event": done.inhibitions,
+            "synops_dense": float(neurons) * neurons * steps, "updates": done.inhibitory_updates,
+        },
+    }  # fmt: skip
+    return first, second

@@ -1,0 +1,63 @@
+"""Fixed-point rounding inside the STDP kernel, with its own small random generator.
+
+A format is (eps, lo, hi, rounding): values become ``round(x / eps) * eps`` clamped to [lo, hi]; eps = 0 leaves
+them alone. Roundings (Putra and Shafique 2022, section III-C): truncation floor(x / eps), nearest
+floor(x / eps + 1/2), stochastic floor(x / eps) + Bernoulli(fraction).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+TRUNCATE, NEAREST, STOCHASTIC = 0, 1, 2
+ROUNDINGS = {"truncate": TRUNCATE, "nearest": NEAREST, "stochastic": STOCHASTIC}
+WEIGHT, MEMBRANE, THETA, TRACE = 0, 1, 2, 3
+QUANTITIES = ("weight", "membrane", "theta", "trace")
+"""What `formats` [4, 4] holds, row by row."""
+
+
+@njit(cache=True, nogil=True)
+def uniform(rng):  # type: ignore[no-untyped-def]
+    """float64 in [0, 1) from splitmix64 (Steele et al. 2014); rng [1] uint64 is advanced."""
+    rng[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = rng[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return np.float64(z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@njit(cache=True, nogil=True)
+def rounded(x, eps, lo, hi, rounding, draw):  # type: ignore[no-untyped-def]
+    """x in the format (eps, lo, hi, rounding), eps > 0; `draw` in [0, 1) decides stochastic rounding."""
+    scaled = np.float64(x) / eps
+    whole = np.floor(scaled)
+    if rounding == NEAREST:
+        whole = np.floor(scaled + 0.5)
+    elif rounding == STOCHASTIC and draw < scaled - whole:
+        whole += 1.0
+    return np.float32(min(max(whole * eps, lo), hi))
+
+
+@njit(cache=True, nogil=True)
+def quantized(x, formats, row, rng):  # type: ignore[no-untyped-def]
+    """One value in the format of `row`, as float32."""
+    if formats[row, 0] <= 0.0:
+        return np.float32(x)
+    draw = uniform(rng) if formats[row, 3] == STOCHASTIC else 0.0
+    return rounded(x, formats[row, 0], formats[row, 1], formats[row, 2], formats[row, 3], draw)
+
+
+@njit(cache=True, nogil=True)
+def quantized_array(x, formats, row, rng):  # type: ignore[no-untyped-def]
+    """`quantized` on every element of x [n], in place."""
+    eps, lo, hi, rounding = formats[row, 0], formats[row, 1], formats[row, 2], formats[row, 3]
+    if eps <= 0.0:
+        return
+    if rounding == STOCHASTIC:
+        for j in range(x.shape[0]):
+            x[j] = rounded(x[j], eps, lo, hi, rounding, uniform(rng))
+    else:
+        for j in range(x.shape[0]):
+            x[j] = rounded(x[j], eps, lo, hi, rounding, 0.0)
