@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import floor, log, log10
+from math import floor, log10
 
-from pipeline.report.front import Panel, hover, panels, papers
-from pipeline.report.points import Kinds, marks, value
+from pipeline.report.front import Panel, Scene, hover, panels, papers
 from pipeline.report.published import Published
 from pipeline.report.units import Axis, label, show
 from pipeline.types import Row
@@ -74,17 +73,9 @@ def layout(x: Axis | str = "", y: Axis | str = "", **more: object) -> dict[str, 
     } | more
 
 
-def front_charts(
-    objectives: Sequence[str], kinds: Kinds, picks: Mapping[str, int], published: Published | None = None
-) -> list[Chart]:
-    """One chart per cost; with three objectives or more, parallel coordinates over all of them as well."""
-    shown = panels(objectives, kinds, published)
-    charts = (
-        [_front_chart(panel, kinds, marks(picks), published) for panel in shown] if kinds.drawable else []
-    )
-    if kinds.drawable and len(objectives) > 2:
-        charts.append(_parallel_chart(shown, kinds, marks(picks)))
-    return charts
+def front_charts(scene: Scene) -> list[Chart]:
+    """One chart per cost; none while there is nothing to draw."""
+    return [_front_chart(panel, scene) for panel in panels(scene)] if scene.kinds.drawable else []
 
 
 def _dots(panel: Panel, rows: Sequence[Row], chosen: Mapping[int, str], name: str, marker: object) -> Trace:
@@ -103,67 +94,92 @@ def _dots(panel: Panel, rows: Sequence[Row], chosen: Mapping[int, str], name: st
     }
 
 
-def _front_chart(panel: Panel, kinds: Kinds, chosen: Mapping[int, str], published: Published | None) -> Chart:
+def _front_chart(panel: Panel, scene: Scene) -> Chart:
+    kinds, chosen = scene.kinds, scene.chosen
     grey = {"color": "@faint", "size": 7, "opacity": 0.65}
+    cross = grey | {"symbol": "x-thin-open"}
     data = [_dots(panel, kinds.dominated, chosen, "dominated", grey)]
     if kinds.infeasible:
-        data.append(
-            _dots(panel, kinds.infeasible, chosen, "outside a constraint", grey | {"symbol": "x-thin-open"})
-        )
-    points, xs, ys = papers(panel, published)
-    if points and published:
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "published",
-                "x": xs,
-                "y": ys,
-                "meta": {"kind": "published"},
-                "hovertext": [
-                    f"<b>{escape(published.title)}</b><br>{escape(point.name)}"
-                    + "".join(
-                        f"<br>{escape(label(name))}: {show(name, at)}" for name, at in point.metrics.items()
-                    )
-                    for point in points
-                ],
-                "hoverinfo": "text",
-                "marker": {"symbol": "diamond-open", "size": 8, "color": "@published"},
-            }
-        )
-    steps, heights = panel.stairs(kinds.front)
-    data.append(
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "x": steps,
-            "y": heights,
-            "hoverinfo": "skip",
-            "showlegend": False,
-            "line": {"color": "@front", "width": 1.5},
-            "opacity": 0.7,
-            "meta": {"kind": "stairs"},
-        }
-    )
+        data.append(_dots(panel, kinds.infeasible, chosen, "outside a constraint", cross))
+    data += [
+        *_published(panel, scene.published),
+        *_baseline(panel, scene.baseline),
+        _stairs(panel, kinds.front),
+    ]
     dots: dict[str, object] = {"color": "@front", "size": 11, "line": {"color": "@ink", "width": 1}}
     if panel.colour and kinds.front:
         dots |= _shaded(panel, kinds.front)
     data.append(_dots(panel, kinds.front, chosen, "front", dots))
-    picked = sorted((row for row in kinds.drawable if row.number in chosen), key=lambda row: row.number)
     ring = {"symbol": "circle-open", "size": 19, "color": "@pick", "line": {"width": 2.5}}
-    words = [f"{chosen[row.number]} #{row.number}" for row in picked]
     data.append(
-        _dots(panel, picked, chosen, "picks", ring)
+        _dots(panel, scene.picked, chosen, "picks", ring)
         | {
             "mode": "markers+text",
-            "text": words,
+            "text": [f"{chosen[row.number]} #{row.number}" for row in scene.picked],
             "textfont": {"color": "@pick", "size": 12},
-            "textposition": ["bottom right" if i % 2 else "top left" for i in range(len(picked))],
+            "textposition": ["bottom right" if i % 2 else "top left" for i in range(len(scene.picked))],
         }
     )
-    name = f"front-{panel.x.metric}"
-    words_for_reader = f"{panel.y.title} against {panel.x.title}: {len(kinds.front)} trials on the front"
-    return Chart(name, data, layout(panel.x, panel.y), words=words_for_reader)
+    words = f"{panel.y.title} against {panel.x.title}: {len(kinds.front)} trials on the front"
+    return Chart(f"front-{panel.x.metric}", data, layout(panel.x, panel.y), words=words)
+
+
+def _stairs(panel: Panel, front: Sequence[Row]) -> Trace:
+    steps, heights = panel.stairs(front)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": steps,
+        "y": heights,
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "line": {"color": "@front", "width": 1.5},
+        "opacity": 0.7,
+        "meta": {"kind": "stairs"},
+    }
+
+
+def _published(panel: Panel, published: Published | None) -> list[Trace]:
+    points, xs, ys = papers(panel, published)
+    if not points or published is None:
+        return []
+    words = [
+        f"<b>{escape(published.title)}</b><br>{escape(point.name)}"
+        + "".join(f"<br>{escape(label(name))}: {show(name, at)}" for name, at in point.metrics.items())
+        for point in points
+    ]
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "published",
+            "x": xs,
+            "y": ys,
+            "meta": {"kind": "published"},
+            "hovertext": words,
+            "hoverinfo": "text",
+            "marker": {"symbol": "diamond-open", "size": 8, "color": "@published"},
+        }
+    ]
+
+
+def _baseline(panel: Panel, row: Row | None) -> list[Trace]:
+    if row is None:
+        return []
+    xs, ys = panel.spots([row])
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "float model",
+            "x": xs,
+            "y": ys,
+            "meta": {"kind": "baseline"},
+            "hovertext": [hover(row, {}).replace(f"trial {row.number}", "float model", 1)],
+            "hoverinfo": "text",
+            "marker": {"symbol": "star", "size": 14, "color": "@c3", "line": {"color": "@ink", "width": 1}},
+        }
+    ]
 
 
 def _shaded(panel: Panel, rows: Sequence[Row]) -> dict[str, object]:
@@ -192,91 +208,3 @@ def round_ticks(low: float, high: float, margin: int = 0) -> list[float]:
     ticks = [step * 10.0**exponent for exponent in exponents for step in steps]
     within = [tick for tick in ticks if low / 10**margin <= tick <= high * 10**margin]
     return within or [low, high]
-
-
-def _parallel_chart(shown: Sequence[Panel], kinds: Kinds, chosen: Mapping[int, str]) -> Chart:
-    """Every objective as a vertical line, up is better; one line across per trial, each clickable."""
-    axes = [(shown[0].y, shown[0].upward), *((panel.x, False) for panel in shown)]
-    places = [_Place.of(one, kinds, upward) for one, upward in axes]
-    names = [f"{place.axis.title}" for place in places]
-
-    def lines(rows: Sequence[Row], kind: str, look: Mapping[str, object], opacity: float) -> Trace:
-        """Lines of many trials in one trace, kept apart by a gap (None) after each."""
-        across = [*range(len(places)), None]
-        return {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "x": across * len(rows),
-            "y": [height for row in rows for height in (*(p.of_row(row) for p in places), None)],
-            "customdata": [row.number for row in rows for _ in across],
-            "hovertext": [hover(row, chosen) for row in rows for _ in across],
-            "hoverinfo": "text",
-            "line": look,
-            "opacity": opacity,
-            "marker": {"size": 5, "color": look["color"]},
-            "showlegend": False,
-            "meta": {"kind": kind, "line": True},
-        }
-
-    picked = [row for row in kinds.drawable if row.number in chosen]
-    rest = [row for row in kinds.front if row.number not in chosen]
-    data = [
-        lines(kinds.dominated + kinds.infeasible, "dominated", {"color": "@faint", "width": 0.8}, 0.4),
-        lines(rest, "front", {"color": "@front", "width": 1.6}, 0.85),
-        lines(picked, "picks", {"color": "@pick", "width": 3}, 1.0),
-    ]
-    drawn = layout()
-    ticks = list(range(len(places)))
-    notes = [
-        {
-            "x": i,
-            "y": end,
-            "yshift": 12 if end else -12,
-            "showarrow": False,
-            "font": {"size": 11, "color": "@muted"},
-            "text": place.word(end),
-        }
-        for i, place in enumerate(places)
-        for end in (0, 1)
-    ]
-    drawn |= {
-        "xaxis": {
-            "tickvals": ticks,
-            "ticktext": names,
-            "range": [-0.25, len(places) - 0.75],
-            "gridcolor": "@muted",
-            "zeroline": False,
-            "gridwidth": 1.5,
-        },
-        "yaxis": {"visible": False, "range": [-0.12, 1.12]},
-        "annotations": notes,
-    }
-    return Chart(
-        "front-parallel", data, drawn, wide=True, words="Parallel coordinates of the objectives; up is better"
-    )
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a number stands on one of the parallel lines: 0 is the worst drawn, 1 the best."""
-
-    axis: Axis
-    low: float
-    high: float
-    upward: bool
-
-    @staticmethod
-    def of(shown: Axis, kinds: Kinds, upward: bool) -> _Place:
-        numbers = shown.scaled(value(row, shown.metric) for row in kinds.drawable)
-        return _Place(shown, min(numbers), max(numbers), upward)
-
-    def of_row(self, row: Row) -> float:
-        at = self.axis.scaled([value(row, self.axis.metric)])[0]
-        low, high = self.low, self.high
-        if self.axis.log:
-            at, low, high = log(at), log(low), log(high)
-        share = (at - low) / (high - low) if high > low else 0.5
-        return share if self.upward else 1 - share
-
-    def word(self, end: int) -> str:
-        return f"{self.high if (end == 1) == self.upward else self.low:.3g}"

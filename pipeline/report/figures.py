@@ -19,7 +19,7 @@ LINES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (8, 2, 1, 2)))
 SYMBOLS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DPI = 160
 _CAPTION_LINE_INCH = 0.17
-_LETTERS_PER_INCH = 13.5
+_LETTERS_PER_INCH = 15.5
 
 
 def colour(index: int) -> str:
@@ -38,7 +38,8 @@ def canvas(
     figure = Figure(figsize=(width, height + foot), facecolor=LIGHT["surface"], layout="constrained")
     FigureCanvasAgg(figure)
     share = foot / (height + foot)
-    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))  # type: ignore[union-attr, call-arg]
+    pads = {"w_pad": 0.1, "h_pad": 0.1}
+    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share), **pads)  # type: ignore[union-attr, call-arg]
     if lines:
         figure.text(
             0.012, share - 0.4 * _CAPTION_LINE_INCH / (height + foot), "\n".join(lines), va="top",
@@ -73,11 +74,18 @@ def say(ax: Axes, words: str) -> None:
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """``name.png`` and ``name.svg``; the same figure gives the same bytes (no date, fixed ids)."""
+    engine = figure.get_layout_engine()
+    if engine is not None:  # lay out once for both forms: it takes longer than the drawing
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     paths = []
     for form in ("png", "svg"):
         stream = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
-            dated = {"Date": None} if form == "svg" else {"Software": None}
-            figure.savefig(stream, format=form, dpi=DPI, metadata=dated)
+            if form == "svg":
+                figure.savefig(stream, format=form, metadata={"Date": None})
+            else:
+                quick = {"compress_level": 4}
+                figure.savefig(stream, format=form, dpi=DPI, metadata={"Software": None}, pil_kwargs=quick)
         paths.append(write_whole(folder / f"{name}.{form}", stream.getvalue()))
     return paths

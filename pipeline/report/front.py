@@ -24,6 +24,35 @@ NO_FRONT = "No trial is on the front yet:\nnone finished within the constraints.
 
 
 @dataclass(frozen=True)
+class Scene:
+    """All that a picture of the front shows."""
+
+    objectives: tuple[str, ...]
+    kinds: Kinds
+    chosen: Mapping[int, str]
+    """Trial -> the selectors that picked it."""
+    published: Published | None = None
+    baseline: Row | None = None
+    """The float model, when its objectives are finite."""
+
+    @staticmethod
+    def of(
+        rows: Sequence[Row], objectives: Sequence[str], picks: Mapping[str, int], context: Context
+    ) -> Scene:
+        float_model = context.baseline
+        if float_model and not all(math.isfinite(value(float_model, name)) for name in objectives):
+            float_model = None
+        kinds = sort_out(rows, objectives)
+        return Scene(tuple(objectives), kinds, marks(picks), load(context.published), float_model)
+
+    @property
+    def picked(self) -> list[Row]:
+        """The picks that can be drawn, by number."""
+        drawable = (row for row in self.kinds.drawable if row.number in self.chosen)
+        return sorted(drawable, key=lambda row: row.number)
+
+
+@dataclass(frozen=True)
 class Panel:
     """One picture of the front: two objectives as axes, a third (if there is one) as colour."""
 
@@ -50,15 +79,16 @@ class Panel:
         return steps, [sign * height for height in heights]
 
 
-def panels(objectives: Sequence[str], kinds: Kinds, published: Published | None = None) -> tuple[Panel, ...]:
+def panels(scene: Scene) -> tuple[Panel, ...]:
     """One panel per cost, all against the first error (else against the first objective)."""
-    first = next((name for name in objectives if name.endswith("_error")), objectives[0])
-    costs = [name for name in objectives if name != first]
+    first = next((name for name in scene.objectives if name.endswith("_error")), scene.objectives[0])
+    costs = [name for name in scene.objectives if name != first]
     shown = shown_metric(first)
-    papers = published.points if published else ()
+    papers = scene.published.points if scene.published else ()
+    rows = (*scene.kinds.drawable, *([scene.baseline] if scene.baseline else []))
 
     def of(metric: str) -> Axis:
-        own = [value(row, metric) for row in kinds.drawable]
+        own = [value(row, metric) for row in rows]
         return axis(metric, [*own, *(paper_value(point, metric) for point in papers)])
 
     found = []
@@ -100,6 +130,7 @@ def caption(
         f"{searched}{sizes}. Grey: dominated; crosses: outside a constraint; line: the best for two of the "
         "objectives alone."
         + (f" Marked: {chosen}." if chosen else "")
+        + (" Star: the float model." if context.baseline else "")
         + (f" Green diamonds: {paper.title} (test accuracy as published)." if paper else "")
     )
 
@@ -108,27 +139,34 @@ def draw(
     rows: Sequence[Row], objectives: Sequence[str], picks: Mapping[str, int], context: Context
 ) -> Figure:
     """The front as a matplotlib figure; says so in words when there is nothing to draw."""
-    kinds = sort_out(rows, objectives)
-    published = load(context.published)
-    shown = panels(objectives, kinds, published)
+    scene = Scene.of(rows, objectives, picks, context)
+    shown = panels(scene)
     words = caption(rows, objectives, picks, context)
     figure, axes = canvas(columns=max(1, len(shown)), caption=words)
     if not shown:
-        _draw_single(axes[0], objectives[0], kinds)
+        _draw_single(axes[0], objectives[0], scene.kinds)
     for panel, ax in zip(shown, axes, strict=False):
-        if not kinds.drawable:
+        if not scene.kinds.drawable:
             say(ax, NO_FRONT)
             continue
-        _draw_panel(panel, ax, kinds)
-        _, xs, ys = papers(panel, published)
-        if xs:
-            ax.scatter(
-                xs, ys, s=26, marker="D", facecolors="none", edgecolors=LIGHT["published"], label="published"
-            )
-        _draw_marks(panel, ax, kinds, marks(picks))
+        _draw_others(panel, ax, scene)
+        _draw_panel(panel, ax, scene.kinds)
+        _draw_marks(panel, ax, scene)
         if ax is axes[0]:
             ax.legend(loc="lower right", fontsize=8, frameon=True, framealpha=0.85, edgecolor=LIGHT["grid"])
     return figure
+
+
+def _draw_others(panel: Panel, ax: Axes, scene: Scene) -> None:
+    """What is not of the study's own trials: the papers' points and the float model."""
+    _, xs, ys = papers(panel, scene.published)
+    if xs:
+        ax.scatter(
+            xs, ys, s=26, marker="D", facecolors="none", edgecolors=LIGHT["published"], label="published"
+        )
+    if scene.baseline:
+        ax.scatter(*panel.spots([scene.baseline]), s=130, marker="*", color=LIGHT["c3"], zorder=3, label="float model",
+                   edgecolors=LIGHT["ink"], linewidths=0.6)  # fmt: skip
 
 
 def _draw_panel(panel: Panel, ax: Axes, kinds: Kinds) -> None:
@@ -167,11 +205,9 @@ def _quiet_log(one: object, shown: Axis) -> None:
         one.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
 
 
-def _draw_marks(panel: Panel, ax: Axes, kinds: Kinds, chosen: Mapping[int, str]) -> None:
+def _draw_marks(panel: Panel, ax: Axes, scene: Scene) -> None:
     """A ring and a word at each pick; neighbours' words stand at different heights, inside the panel."""
-    rows = sorted(
-        (row for row in kinds.drawable if row.number in chosen), key=lambda row: value(row, panel.x.metric)
-    )
+    rows = sorted(scene.picked, key=lambda row: value(row, panel.x.metric))
     xs, ys = panel.spots(rows)
     ax.scatter(xs, ys, s=150, facecolors="none", edgecolors=LIGHT["pick"], linewidths=1.8, zorder=4)
     low, high = ax.get_ylim()
@@ -179,7 +215,7 @@ def _draw_marks(panel: Panel, ax: Axes, kinds: Kinds, chosen: Mapping[int, str])
         room_below = (y - low) > 0.3 * (high - low)
         shift = -26 - 14 * (i % 3) if room_below else 12 + 14 * (i % 3)
         ax.annotate(
-            f"{chosen[row.number]} #{row.number}", (x, y), zorder=5, fontsize=8.5, color=LIGHT["pick"],
+            f"{scene.chosen[row.number]} #{row.number}", (x, y), zorder=5, fontsize=8.5, color=LIGHT["pick"],
             xytext=(12, shift), textcoords="offset points", fontweight="bold",
             arrowprops={"arrowstyle": "-", "color": LIGHT["pick"], "linewidth": 0.8, "shrinkB": 6},
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},

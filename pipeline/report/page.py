@@ -9,15 +9,13 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
-from pipeline.report.charts import Chart, front_charts
+from pipeline.report.charts import Chart
 from pipeline.report.context import Context, command_of
-from pipeline.report.detail import interval, sparsity, weight_bits
-from pipeline.report.files import write_whole
-from pipeline.report.front import NO_FRONT, caption, plain, short
+from pipeline.report.front import plain, short
 from pipeline.report.palette import DARK, LIGHT
-from pipeline.report.points import marks, sort_out, value
-from pipeline.report.tables import on_front, strict
-from pipeline.report.units import NOTHING, label, show
+from pipeline.report.points import marks
+from pipeline.report.tables import strict
+from pipeline.report.units import label, show
 from pipeline.types import Row
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -41,26 +39,6 @@ class Section:
     @property
     def empty(self) -> bool:
         return not self.charts and not self.html
-
-
-def write_front_page(
-    rows: Sequence[Row], objectives: Sequence[str], picks: Mapping[str, int], context: Context, path: Path
-) -> Path:
-    """``front.html``: the front to look at, point at and click, and its members as a table."""
-    section = front_section(rows, objectives, picks, context)
-    return write_whole(path, render(f"{context.experiment}: front", [section], rows, picks, context))
-
-
-def front_section(
-    rows: Sequence[Row], objectives: Sequence[str], picks: Mapping[str, int], context: Context
-) -> Section:
-    charts = tuple(front_charts(objectives, sort_out(rows, objectives), picks))
-    words = escape(caption(rows, objectives, picks, context))
-    if not any(row.on_front for row in rows):
-        words = f"{escape(NO_FRONT)} {words}"
-    return Section(
-        "front", "Front", f'<p class="quiet">{words}</p>', charts, members_table(rows, picks, context)
-    )
 
 
 def render(
@@ -162,39 +140,3 @@ def _trial(row: Row, chosen: Mapping[int, str], context: Context) -> dict[str, o
         "params": [[short(key), plain(given)] for key, given in row.params.items()],
         "command": command_of(row, context),
     }
-
-
-def members_table(rows: Sequence[Row], picks: Mapping[str, int], context: Context) -> str:
-    """The members of the front as an HTML table; a trial's number opens its panel."""
-    chosen = marks(picks)
-    members = on_front(rows)
-    if not members:
-        return ""
-    heads = ("trial", "validation", "test", "memory", "energy", "latency", "bits", "zeros")
-    body = []
-    for row in members:
-        cells = [
-            f'<button type="button" class="trial" data-trial="{row.number}">#{row.number}</button>',
-            *(_share(row, "validation_accuracy", context.validation_samples),),
-            *(_share(row, "test_accuracy", context.test_samples),),
-            *(show(name, value(row, name)) for name in ("memory_bits", "energy_pj", "latency_us")),
-            weight_bits(row) or NOTHING,
-            show("sparsity", sparsity(row)),
-        ]
-        mark = f'<span class="mark">◆ {escape(chosen[row.number])}</span>' if row.number in chosen else ""
-        picked = ' class="picked"' if mark else ""
-        body.append(
-            f'<tr data-trial="{row.number}"{picked}>{"".join(f"<td>{cell}</td>" for cell in cells)}'
-            f'<td class="text">{mark}</td></tr>'
-        )
-    head = "".join(f"<th>{name}</th>" for name in heads) + '<th class="text">pick</th>'
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
-def _share(row: Row, metric: str, samples: int) -> str:
-    spread = interval(row, metric, samples)
-    if spread is None:
-        return show(metric, value(row, metric))
-    around = f"{100 * spread.low:.1f} to {100 * spread.high:.1f}"
-    return f'{100 * spread.middle:.1f}% <span class="quiet">{around}</span>'

@@ -92,3 +92,27 @@ def staircase(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list
             xs.append(at)
             ys.append(height)
     return xs, ys
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row that figures show in full, with the name they give it."""
+
+    name: str
+    """``#17 knee``."""
+    row: Row
+
+
+def models(rows: Sequence[Row], picks: Mapping[str, int], most: int = 4) -> list[Model]:
+    """The rows worth a figure of their own: the picks, then members spread over the front, at most `most`."""
+    by_number = {row.number: row for row in rows}
+    chosen = marks({name: number for name, number in picks.items() if number in by_number})
+    found = [Model(f"#{number} {names}", by_number[number]) for number, names in chosen.items()]
+    members = sorted(
+        (row for row in rows if row.on_front and row.number not in chosen),
+        key=lambda row: (-value(row, "validation_accuracy"), row.number),
+    )
+    room = max(0, min(most, 3) - len(found))
+    spots = {round(i * (len(members) - 1) / max(1, room - 1)) for i in range(room)} if members else set()
+    found += [Model(f"#{members[spot].number}", members[spot]) for spot in sorted(spots)]
+    return found[:most]

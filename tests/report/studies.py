@@ -4,6 +4,7 @@ hand."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,8 +33,11 @@ def _layers(
         split = rng.dirichlet([7, 3, 2, 1]) * energy_pj * share
         parts = dict(zip(("dram", "global_buffer", "arithmetic", "metadata"), split.tolist(), strict=True))
         zeros = float(np.clip(sparsity + rng.normal(0, 0.1), 0, 1)) if sparsity else 0.0
+        kept = {"weights": 4e3 * share * bits, "state": 2e3 * share, "indices": 1e3 * zeros}
+        kept = {"weights": 4e3 * share * bits, "state": 2e3 * share, "indices": 1e3 * zeros}
         layers.append(
             {"name": name, "bits": bits, "sparsity": zeros, "energy_pj": sum(parts.values()), "parts": parts}
+            | {"memory": kept, "memory_bits": sum(kept.values())}
         )
     return layers
 
@@ -110,8 +114,48 @@ def study(trials: int = 40, seed: int = 0) -> list[Row]:
 def _on_front(row: Row, rng: np.random.Generator) -> Row:
     test = row.metrics["validation_accuracy"] - float(abs(rng.normal(0, 0.01)))
     metrics = {**row.metrics, "test_accuracy": test}
-    return Row(
-        row.number, row.state, row.params, metrics, row.history, row.detail, True, True, "", row.duration_s
+    counts = rng.integers(0, 3, (10, 10)) + 33 * np.eye(10, dtype=int)
+    spikes = {
+        layer: [[int(t), int(n)] for t, n in np.argwhere(rng.random((25, neurons)) < 0.08)]
+        for layer, neurons in (("lif1", 64), ("lif2", 10))
+    }
+    grid = np.linspace(-2, 2, 8)
+    blobs = [np.exp(-((grid[:, None] - y) ** 2) - (grid - x) ** 2) for x, y in rng.uniform(-2, 2, (30, 2))]
+    detail = {
+        **row.detail,
+        "confusion": counts.tolist(),
+        "rasters": [
+            {"layer": name, "steps": 25, "neurons": 64 if name == "lif1" else 10, "spikes": found, "label": 3}
+            for name, found in spikes.items()
+        ],
+        "receptive_fields": [{"layer": "fc1", "fields": [blob.tolist() for blob in blobs]}],
+    }
+    return replace(row, metrics=metrics, detail=detail, on_front=True)
+
+
+def full_context(rows: list[Row]) -> Context:
+    """`CONTEXT` with everything that a study may pass in."""
+    numbers = range(1, len(rows) + 1)
+    params = list(rows[0].params)
+    baseline = {"validation_error": 0.03, "validation_accuracy": 0.97, "memory_bits": 6e5, "energy_pj": 9e5}
+    return replace(
+        CONTEXT,
+        hypervolume=tuple((n, 2.5 * n, 1 - 0.8 * math.exp(-n / 12)) for n in numbers),
+        importance={name: {p: 0.6 / 2**i for i, p in enumerate(params)} for name in OBJECTIVES},
+        sensitivity={
+            layer: {f"{bits} bit": 0.08 * share / 2 ** (bits - 2) for bits in (2, 3, 4, 6, 8)}
+            for layer, share in (("conv1", 1.0), ("fc1", 0.4), ("fc2", 0.7))
+        },
+        claims=(
+            {
+                "id": "T5",
+                "published": "≤ ¼ of fp32 memory",
+                "measured": "0.11",
+                "data": "MNIST",
+                "holds": "holds",
+            },
+        ),
+        baseline=Row(-1, "complete", {"compression.quantize_weights.bits": 32}, baseline),
     )
 
 

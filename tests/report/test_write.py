@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+from html import escape
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -15,11 +16,15 @@ import pytest
 from rich.console import Console
 
 from pipeline import report
-from pipeline.report.charts import front_charts
+from pipeline.report import front
 from pipeline.report.context import command_of
+from pipeline.report.figures import save
 from pipeline.report.files import write_whole
+from pipeline.report.page import _plotly
 from pipeline.report.points import sort_out
-from pipeline.report.tables import write_front_csv
+from pipeline.report.sections import FIGURES, Report, sections
+from pipeline.report.tables import write_front_csv, write_summary
+from pipeline.report.writing import write_page
 from pipeline.types import Row
 
 
@@ -66,32 +71,43 @@ AWKWARD = {
 }
 
 
-@pytest.mark.parametrize("name", AWKWARD)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], dict[str, int], Path]:
+    """A whole study's report, written once for the tests that only read it."""
+    rows = studies.study(40, seed=3)
+    folder = tmp_path_factory.mktemp("report")
+    report.write(rows, studies.OBJECTIVES, studies.picks(rows), folder, studies.full_context(rows))
+    return rows, studies.picks(rows), folder
+
+
 @pytest.mark.parametrize(
-    "objectives", [studies.OBJECTIVES, ("validation_error", "memory_bits"), ("validation_error",)]
+    ("name", "objectives"),
+    [
+        *((name, studies.OBJECTIVES) for name in AWKWARD),
+        *((name, ("validation_error", "memory_bits")) for name in ("no rows", "zeros", "all the same")),
+        *((name, ("validation_error",)) for name in ("no rows", "one row", "not numbers")),
+    ],
 )
 def test_every_file_is_written_whatever_the_rows(
     name: str, objectives: tuple[str, ...], tmp_path: Path
 ) -> None:
     rows = AWKWARD[name]
     paths = report.write(rows, objectives, {"knee": 0}, tmp_path, studies.CONTEXT)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(
-        path.name for path in paths if path.parent == tmp_path
-    )
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(paths)
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["trials"] == len(rows)
-    page = (tmp_path / "front.html").read_text()
-    assert "<script>alert(1)" not in page
+    for page in ("front.html", "report.html"):
+        assert "<script>alert(1)" not in (tmp_path / page).read_text()
     ElementTree.parse(tmp_path / "front.svg")  # well formed
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_front_in_the_files_is_the_front_of_the_rows(tmp_path: Path) -> None:
-    rows = studies.study(60, seed=3)
-    picks = studies.picks(rows)
-    report.write(rows, studies.OBJECTIVES, picks, tmp_path, studies.CONTEXT)
+def test_the_front_in_the_files_is_the_front_of_the_rows(
+    written: tuple[list[Row], dict[str, int], Path],
+) -> None:
+    rows, picks, folder = written
     members = {row.number: row for row in rows if row.on_front}
-    table = list(csv.DictReader(io.StringIO((tmp_path / "front.csv").read_text())))
+    table = list(csv.DictReader(io.StringIO((folder / "front.csv").read_text())))
     assert {int(line["trial"]) for line in table} == set(members)
     for line in table:
         row = members[int(line["trial"])]
@@ -101,32 +117,50 @@ def test_the_front_in_the_files_is_the_front_of_the_rows(tmp_path: Path) -> None
         )
     accuracies = [float(line["validation_accuracy"]) for line in table]
     assert accuracies == sorted(accuracies, reverse=True)
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
     assert [entry["trial"] for entry in summary["front"]] == [int(line["trial"]) for line in table]
     assert {name: entry["trial"] for name, entry in summary["picks"].items()} == picks
-    assert sum(summary["states"].values()) == sum(summary["counts"].values()) == 60
-    assert len((tmp_path / "trials.csv").read_text().splitlines()) == 61
+    assert sum(summary["states"].values()) == sum(summary["counts"].values()) == len(rows)
+    assert len((folder / "trials.csv").read_text().splitlines()) == len(rows) + 1
 
 
-def test_the_same_rows_write_the_same_bytes(tmp_path: Path) -> None:
-    rows = studies.study(20)
-    one, two = (
-        report.write(rows, studies.OBJECTIVES, studies.picks(rows), tmp_path / name, studies.CONTEXT)
-        for name in ("one", "two")
-    )
-    for left, right in zip(one, two, strict=True):
-        assert left.read_bytes() == right.read_bytes(), left.name
+def test_the_same_rows_write_the_same_bytes(
+    written: tuple[list[Row], dict[str, int], Path], tmp_path: Path
+) -> None:
+    rows, picks, folder = written
+    context = studies.full_context(rows)
+    of = Report(rows, studies.OBJECTIVES, picks, context)
+    again = [
+        write_summary(rows, studies.OBJECTIVES, picks, context, tmp_path / "summary.json"),
+        *save(front.draw(rows, studies.OBJECTIVES, picks, context), tmp_path, "front"),
+        write_page(of, tmp_path / "report.html", whole=True),
+    ]
+    for path in again:
+        assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path.name
+
+
+def test_every_figure_of_the_page_is_also_a_picture(written: tuple[list[Row], dict[str, int], Path]) -> None:
+    _, _, folder = written
+    names = {"front", *(name for name, _ in FIGURES)}
+    found = {path.stem for path in (folder / "figures").iterdir()} | {"front"}
+    assert found == names
+    for name in names - {"front"}:
+        assert (folder / "figures" / f"{name}.png").stat().st_size > 5_000
+        ElementTree.parse(folder / "figures" / f"{name}.svg")
 
 
 def test_the_charts_are_valid_plotly_and_hold_every_drawable_trial() -> None:
     rows = studies.study(60)
     kinds = sort_out(rows, studies.OBJECTIVES)
-    charts = front_charts(studies.OBJECTIVES, kinds, studies.picks(rows))
-    assert [chart.name for chart in charts] == ["front-memory_bits", "front-energy_pj", "front-parallel"]
+    of = Report(rows, studies.OBJECTIVES, studies.picks(rows), studies.full_context(rows))
+    charts = [chart for section in sections(of) for chart in section.charts]
+    assert [chart.name for chart in charts][:3] == ["front-memory_bits", "front-energy_pj", "front-parallel"]
+    assert len({chart.name for chart in charts}) == len(charts)
     for chart in charts:
         go.Figure(
             _without_roles({"data": chart.data, "layout": chart.layout})
         )  # plotly's own check of every key
+    for chart in charts[:3]:
         numbers = {number for trace in chart.data for number in trace.get("customdata", [])}
         assert numbers == {row.number for row in kinds.drawable}
 
@@ -140,13 +174,28 @@ def _without_roles(node: object) -> object:
     return [_without_roles(entry) for entry in node] if isinstance(node, list) else node
 
 
-def test_the_page_needs_no_network(tmp_path: Path) -> None:
-    rows = studies.study(20)
-    report.write(rows, studies.OBJECTIVES, studies.picks(rows), tmp_path, studies.CONTEXT)
-    page = (tmp_path / "front.html").read_text()
-    for outside in ('src="http', "src='http", 'href="http', "@import", "<link"):
-        assert outside not in page.replace(report.page._plotly(), ""), outside  # type: ignore[attr-defined]
-    assert "default-src 'none'" in page
+def test_the_pages_need_no_network(written: tuple[list[Row], dict[str, int], Path]) -> None:
+    _, _, folder = written
+    for name in ("front.html", "report.html"):
+        page = (folder / name).read_text().replace(_plotly(), "")
+        for outside in ('src="http', "src='http", 'href="http', "@import", "<link", "url("):
+            assert outside not in page, outside
+        assert "default-src 'none'" in page
+
+
+def test_the_report_says_why_trials_ended_and_how_to_run_each_member_again(
+    written: tuple[list[Row], dict[str, int], Path],
+) -> None:
+    rows, _, folder = written
+    page = (folder / "report.html").read_text()
+    for row in rows:
+        if row.on_front:
+            assert escape(command_of(row, studies.CONTEXT)) in page
+        if row.state.startswith(("stopped", "failed")):
+            assert f"ended: {row.state}" in page
+    for heading in ("Front", "Accuracy", "Where the energy", "Bits and zeros", "Which classes", "Spikes", "Learning",
+                    "How the search went", "What was stopped", "Published claims", "Run any of it again"):  # fmt: skip
+        assert f"<h2>{heading}" in page
 
 
 def test_the_terminal_table_names_picks_and_leaves_out_what_nobody_measured() -> None:
