@@ -6,19 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.compress.calibrate import Calibrate, Grid, fit_step
-from pipeline.compress.rounding import FixedPoint, Noise, Rounding, fake_quantize
+from pipeline.compress.kernels import CODES, fits, quantize_masked
+from pipeline.compress.rounding import FixedPoint, Noise, Rounding, fake_quantize, uniform
 from pipeline.compress.stack import Quantizer
 from pipeline.types import require
 
-_REFIT_EVERY = 32
-"""Training forwards between two calibrations by percentile or squared error; a maximum is cheap."""
+_REFIT_EVERY: dict[Calibrate, int] = {"max": 8, "percentile": 64, "mse": 64}
+"""Training forwards between two calibrations: the range moves slowly, and a maximum is the cheapest."""
 
 
 class Uniform(Quantizer):
     """Uniform levels: two's complement fixed point, or symmetric with equally many levels on both sides.
 
-    While training, the step follows the weights (every forward for the maximum); in evaluation and once
-    baked it stands still. With an explicit `format` it never moves.
+    While training, the step follows the weights every few forwards; in evaluation and once baked it stands
+    still. With an explicit `format` it never moves.
     """
 
     step: Tensor
@@ -68,23 +69,22 @@ class Uniform(Quantizer):
             require(reach <= need, "integer_bits", rule, self.format.integer_bits)
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
-        noise = None
         if self.training:
             self._follow(x, kept)
-            if self.rounding == "stochastic":
-                noise = self.noise.fresh(x)
-        elif self.rounding == "stochastic":
-            noise = self.noise.frozen(x)
-        return fake_quantize(x, self.step, self.low, self.high, self.rounding, noise, self.power_of_two)
+        key = self.noise.key(self.training) if self.rounding == "stochastic" else 0
+        if fits(x):
+            code = CODES[self.rounding]
+            return quantize_masked(x, self.step, self.low, self.high, code, key, not self.power_of_two, kept)
+        noise = uniform(x, key) if self.rounding == "stochastic" else None
+        out = fake_quantize(x, self.step, self.low, self.high, self.rounding, noise, self.power_of_two)
+        return out if kept is None else out * kept
 
     def _follow(self, x: Tensor, kept: Tensor | None) -> None:
-        if self.format is not None:
-            return
-        every = 1 if self.calibrate == "max" else _REFIT_EVERY
-        if self._forwards % every == 0:
-            with torch.no_grad():
-                self.fit(x, kept)
-        self._forwards += 1
+        if self.format is None:
+            if self._forwards % _REFIT_EVERY[self.calibrate] == 0:
+                with torch.no_grad():
+                    self.fit(x, kept)
+            self._forwards += 1
 
     def grid(self) -> Grid:
         return Grid(self.bits, self.step, self.low, self.high)
@@ -107,6 +107,11 @@ class Membrane(nn.Module):
         self.register_buffer("step", torch.tensor(step))
 
     def forward(self, mem: Tensor) -> Tensor:
+        if fits(mem):
+            key = self.noise.key(True) if self.rounding == "stochastic" else 0
+            return quantize_masked(
+                mem, self.step, self.low, self.high, CODES[self.rounding], key, False, None
+            )
         noise = self.noise.fresh(mem) if self.rounding == "stochastic" else None
         return fake_quantize(mem, self.step, self.low, self.high, self.rounding, noise)
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.compress.kernels import fill_uniform
 from pipeline.types import require
 
 Rounding = Literal["truncation", "nearest", "stochastic"]
@@ -60,7 +62,7 @@ class FixedPoint:
 
 @dataclass
 class Noise:
-    """Uniform numbers for stochastic rounding: an own generator, seeded by (seed, draw), no global state.
+    """Uniform numbers for stochastic rounding, an own generator: number i of draw d is a hash of (seed, d, i).
 
     While training every draw is new. In evaluation the draws start over when `rewind` is called, so one net
     gives the same answer to the same batch, and baking the drawn weights leaves the outputs unchanged.
@@ -72,18 +74,28 @@ class Noise:
     def rewind(self) -> None:
         self.draw = 0
 
-    def frozen(self, like: Tensor) -> Tensor:
-        """The first draw, always the same."""
-        return self._uniform(like, 0)
+    def key(self, fresh: bool) -> int:
+        """Of the next draw, or of the first one, which is always the same."""
+        self.draw += fresh
+        return draw_key(self.seed, self.draw if fresh else 0)
 
     def fresh(self, like: Tensor) -> Tensor:
-        self.draw += 1
-        return self._uniform(like, self.draw)
+        return uniform(like, self.key(True))
 
-    def _uniform(self, like: Tensor, draw: int) -> Tensor:
-        # The multiplier keeps neighbouring seeds from sharing draws.
-        generator = torch.Generator(device=like.device).manual_seed((self.seed * 1_000_003 + draw) % 2**63)
-        return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+def draw_key(seed: int, draw: int) -> int:
+    """32 bits that differ between neighbouring seeds and draws (splitmix64's finish)."""
+    z = (seed * 0x9E3779B97F4A7C15 + draw * 0xD1B54A32D192ED03 + 0x9E3779B97F4A7C15) % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return (z ^ (z >> 31)) >> 32
+
+
+def uniform(like: Tensor, key: int) -> Tensor:
+    """Uniform [0, 1) of the shape, type and device of `like`, contiguous; the same numbers on every machine."""
+    out = torch.empty(like.shape, dtype=torch.float32)
+    fill_uniform(out.view(-1).numpy(), np.uint32(key))
+    return out.to(device=like.device, dtype=like.dtype)
 
 
 def round_(scaled: Tensor, rounding: Rounding, noise: Tensor | None = None) -> Tensor:

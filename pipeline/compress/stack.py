@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from pipeline.compress.calibrate import Grid
+from pipeline.compress.kernels import masked
 
 _LEDGER = "_compression"
 _GRID = "grid:"
@@ -34,6 +35,7 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """x on the grid, and 0 where `kept` is False: masking last is masking first, and safe for binary."""
         raise NotImplementedError
 
     def grid(self) -> Grid:
@@ -50,7 +52,7 @@ class Mask(nn.Module):
         self.register_buffer("keep", torch.ones_like(like, dtype=torch.bool))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.keep
+        return masked(x, self.keep)
 
 
 class Stack(nn.Module):
@@ -66,9 +68,11 @@ class Stack(nn.Module):
         return None if self.mask is None else self.mask.keep
 
     def forward(self, x: Tensor) -> Tensor:
-        # Every quantizer sends 0 to 0 or is masked here: masking last is masking first, and safe for binary.
-        out = x if self.quantizer is None else self.quantizer(x, self.kept)
-        return out if self.mask is None else self.mask(out)
+        quantizer, mask = self.quantizer, self.mask
+        # Not through Module.__call__: nothing hooks these, and a small net's step has few microseconds to spare.
+        if quantizer is not None:
+            return quantizer.forward(x, None if mask is None else mask.keep)
+        return x if mask is None else mask.forward(x)
 
     def right_inverse(self, x: Tensor) -> Tensor:
         """Assignment keeps full precision as the shadow that training updates."""
