@@ -6,7 +6,7 @@ Every YAML in conf/accelerator is one call of `Accelerator`; each constant there
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Literal
 
@@ -14,7 +14,7 @@ from pipeline.hardware.encoding import ENCODINGS, EncodingName
 from pipeline.types import FLOAT_BITS, require
 
 Place = Literal["dram", "buffer"]
-Processing = Literal["event", "frame"]
+Processing = Literal["event", "frame", "measured"]
 Dataflow = Literal["row_stationary", "output_stationary", "weight_stationary", "input_stationary"]
 DATAFLOWS: tuple[Dataflow, ...] = (
     "row_stationary",
@@ -41,7 +41,8 @@ class Memory:
     straddles: bool = True
     """Whether an entry may begin in one word and end in the next; if not, the rest of a word stays empty."""
     sizes: tuple[tuple[float, float], ...] = ()
-    """((KiB, pJ per word), ...): where given, a memory as large as what it holds, energy interpolated between."""
+    """((KiB, pJ per word), ...): where given, every tensor has a memory of its own, as large as itself, and its energy
+    lies on the lines through these points."""
 
     def __post_init__(self) -> None:
         require(self.word_bits >= 1, "word_bits", "be >= 1", self.word_bits)
@@ -133,6 +134,48 @@ class Arithmetic:
 
 
 @dataclass(frozen=True)
+class Operations:
+    """Energies and times of whole operations as measured on a chip, memory accesses included."""
+
+    synop_pj: float
+    synop_ns: float
+    update_pj: float
+    """One neuron, one time step."""
+    update_ns: float
+    spike_pj: float
+    """Bringing one spike to the core it goes to."""
+    learn_pj: float
+    """One weight update."""
+    learn_ns: float
+    step_ns: float
+    """Synchronising all cores at the end of a time step."""
+    neurons_per_core: int
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            require(getattr(self, item.name) >= 0, item.name, "be >= 0", getattr(self, item.name))
+        require(self.neurons_per_core >= 1, "neurons_per_core", "be >= 1", self.neurons_per_core)
+
+
+@dataclass(frozen=True)
+class Area:
+    """Silicon, as far as there are sources; wires, control and pads are left out."""
+
+    sram_um2_per_bit: float
+    """A bit cell divided by the array efficiency."""
+    add_int8_um2: float
+    add_int32_um2: float
+    multiply_int8_um2: float
+    multiply_int32_um2: float
+
+    def lane_um2(self, add_bits: int, a_bits: int, b_bits: int, multiplies: bool) -> float:
+        """One adder, and one multiplier where inputs are counts; the laws over width are those of `Arithmetic`."""
+        area = interpolate(add_bits, ((0, 0.0), (8, self.add_int8_um2), (32, self.add_int32_um2)))
+        points = ((0, 0.0), (64, self.multiply_int8_um2), (1024, self.multiply_int32_um2))
+        return area + (interpolate(a_bits * b_bits, points) if multiplies else 0.0)
+
+
+@dataclass(frozen=True)
 class Accelerator:
     """A machine that runs a spiking network layer by layer."""
 
@@ -141,7 +184,8 @@ class Accelerator:
     clock_mhz: float
     processing: Processing
     """event: work follows spikes, no weight is reused between them. frame: every time step is a dense pass, tiles
-    of weights and maps move through the memories, zeros are skipped or gated."""
+    of weights and maps move through the memories, zeros are skipped or gated. measured: as event, but priced by whole
+    operations (`operations`) instead of memory accesses and additions."""
     arithmetic: Arithmetic
     buffer: Memory
     """On-chip memory shared by the processing elements."""
@@ -181,11 +225,24 @@ class Accelerator:
     """Additions and comparisons in one neuron update."""
     update_multiplies: int = 1
     """Multiplications in one neuron update (0: the decay is a shift)."""
+    address_adds: float = 0.0
+    """32-bit additions per synaptic operation to find the neuron or weight (event only)."""
+    address_multiplies: float = 0.0
+    """32-bit multiplications per input event to find its row (event only)."""
+    operations: Operations | None = None
+    area: Area | None = None
     sources: str = ""
     leaves_out: str = ""
 
     def __post_init__(self) -> None:
-        require(self.processing in ("event", "frame"), "processing", "be event or frame", self.processing)
+        kinds = ("event", "frame", "measured")
+        require(self.processing in kinds, "processing", f"be one of {', '.join(kinds)}", self.processing)
+        require(
+            (self.operations is not None) == (self.processing == "measured"),
+            "operations",
+            "be given where processing is measured, and only there",
+            self.operations,
+        )
         require(self.dataflow in DATAFLOWS, "dataflow", f"be one of {', '.join(DATAFLOWS)}", self.dataflow)
         for key in ("weight_encoding", "map_encoding"):
             require(

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.hardware import event, frame
+from pipeline.hardware import chip, event, frame
 from pipeline.hardware.accelerator import Accelerator
 from pipeline.hardware.encoding import Stored, store
-from pipeline.hardware.ledger import Entry, Ledger, Shelf, map_bits
+from pipeline.hardware.ledger import Entry, Ledger, Shelf, map_bits, psum_bits
 from pipeline.hardware.placement import place
 from pipeline.hardware.workload import LayerLoad
 
@@ -66,6 +66,11 @@ class Cost:
     """Share of stored weights that are zero, in [0, 1]."""
     firing_rate: float
     """Spikes per neuron and time step, over all neurons, in [0, 1]."""
+    worst_energy_pj: float
+    """With the worst case of each layer's activity; an upper bound over the samples measured."""
+    worst_latency_us: float
+    area_mm2: float | None = None
+    """Memories at the size that the network needs and arithmetic lanes; None where the machine has no sources."""
 
     @property
     def memory_bits(self) -> float:
@@ -106,6 +111,8 @@ class Cost:
             "memory_bits": self.memory_bits,
             "energy_pj": self.energy_pj,
             "latency_us": self.latency_us,
+            "worst_energy_pj": self.worst_energy_pj,
+            "worst_latency_us": self.worst_latency_us,
             "sparsity": self.sparsity,
             "firing_rate": self.firing_rate,
         }
@@ -132,17 +139,14 @@ class Cost:
 
 
 Pricing = Callable[[LayerLoad, Accelerator, Stored, Shelf], Ledger]
-PRICING: Mapping[str, Pricing] = {"event": event.price, "frame": frame.price}
+PRICING: Mapping[str, Pricing] = {"event": event.price, "frame": frame.price, "measured": chip.price}
 
 
 def cost(loads: Sequence[LayerLoad], accelerator: Accelerator) -> Cost:
-    """Price one inference (mean activity; for the worst case give ``[load.at_worst() for load in loads]``)."""
+    """Price one inference, at the mean activity and at the worst."""
     stored = [stored_weights(load, accelerator) for load in loads]
-    shelves = place(loads, stored, accelerator)
-    layers = tuple(
-        _layer(load, accelerator, weights, shelf)
-        for load, weights, shelf in zip(loads, stored, shelves, strict=True)
-    )
+    layers = _layers(loads, stored, accelerator)
+    worst = _layers([load.at_worst() for load in loads], stored, accelerator)
     synapses = sum(load.synapses for load in loads)
     updates = sum(load.mean.updates for load in loads)
     return Cost(
@@ -150,7 +154,33 @@ def cost(loads: Sequence[LayerLoad], accelerator: Accelerator) -> Cost:
         fits=accelerator.dram is not None or not any(layer.overflow for layer in layers),
         sparsity=1.0 - sum(load.nonzero for load in loads) / synapses if synapses else 0.0,
         firing_rate=sum(load.mean.spikes_out for load in loads) / updates if updates else 0.0,
+        worst_energy_pj=sum(layer.energy_pj for layer in worst),
+        worst_latency_us=sum(layer.latency_us for layer in worst),
+        area_mm2=_area_mm2(loads, layers, accelerator),
     )
+
+
+def _layers(
+    loads: Sequence[LayerLoad], stored: Sequence[Stored], machine: Accelerator
+) -> tuple[LayerCost, ...]:
+    shelves = place(loads, stored, machine)
+    parts = zip(loads, stored, shelves, strict=True)
+    return tuple(_layer(load, machine, weights, shelf) for load, weights, shelf in parts)
+
+
+def _area_mm2(loads: Sequence[LayerLoad], layers: Sequence[LayerCost], machine: Accelerator) -> float | None:
+    """SRAM as large as what lives on the chip (at most the buffer), the pads, and the widest lane that is needed."""
+    if machine.area is None:
+        return None
+    on_chip = sum(layer.memory_bits * (1.0 - layer.off_chip) for layer in layers)
+    pads = (machine.weight_pad, machine.input_pad, machine.psum_pad)
+    bits = min(on_chip, machine.buffer.capacity_bits)
+    bits += machine.lanes * sum((pad.capacity_kib or 0.0) * 8192 for pad in pads if pad is not None)
+    lane = max(
+        machine.area.lane_um2(psum_bits(load, machine), load.weight_bits, load.input_bits, load.multiplies)
+        for load in loads
+    )
+    return (bits * machine.area.sram_um2_per_bit + machine.lanes * lane) * 1e-6
 
 
 def stored_weights(load: LayerLoad, accelerator: Accelerator) -> Stored:
@@ -187,7 +217,7 @@ def _layer(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf)
         "state": float(load.neurons * load.state_bits + load.traces * load.trace_bits),
         "buffers": float(load.geometry.inputs * map_bits(load, machine)),
     }
-    off = (1.0 - shelf.weights) * weights.bits + (1.0 - shelf.state) * held["state"]
+    off = (1.0 - shelf.weights.on_chip) * weights.bits + (1.0 - shelf.state.on_chip) * held["state"]
     wanted = off if machine.weights_home == "buffer" or machine.state_home == "buffer" else 0.0
     where = "lives off-chip" if machine.dram is not None else "does not fit"
     return LayerCost(

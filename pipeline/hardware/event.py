@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pipeline.hardware.accelerator import Accelerator
 from pipeline.hardware.encoding import Stored, drops_zeros, skips, store
-from pipeline.hardware.ledger import Ledger, Shelf, What, map_bits, psum_bits, spike_bits
+from pipeline.hardware.ledger import Ledger, Shelf, Spot, What, map_bits, psum_bits, spike_bits
 from pipeline.hardware.workload import LayerLoad
 
 
@@ -18,11 +18,15 @@ def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) 
     executed = work.synops if drops_zeros(machine.weight_encoding) else work.synops_event
     _weights(ledger, load, machine, weights, shelf)
     width = psum_bits(load, machine)
-    shared(ledger, machine, shelf, shelf.state, "psums", executed * width, executed * width, width)
+    shared(ledger, machine, shelf.state, "psums", executed * width, executed * width, width)
     _state(ledger, load, machine, shelf)
     _maps(ledger, load, machine, shelf)
     learning(ledger, load, machine, shelf)
     arithmetic(ledger, load, machine, executed)
+    one = machine.arithmetic
+    addresses = executed * machine.address_adds * one.add_int32_pj
+    addresses += work.events_in * machine.address_multiplies * one.multiply_int32_pj
+    ledger.charge("arithmetic", "addresses", addresses)
     visited = work.synops if skips(machine.weight_encoding) else work.synops_event
     ledger.cycles = (visited + work.updates + work.weight_updates + work.trace_updates) / machine.lanes
     return ledger
@@ -31,19 +35,18 @@ def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) 
 def shared(
     ledger: Ledger,
     machine: Accelerator,
-    shelf: Shelf,
-    on_chip: float,
+    spot: Spot,
     what: What,
     read_bits: float,
     write_bits: float,
     entry_bits: float,
 ) -> None:
-    """The share `on_chip` moves through the buffer, the rest through the DRAM.
+    """The share that lives on the chip moves through the buffer, the rest through the DRAM.
 
     Without a DRAM all is priced as if the chip had more of the same memory; the cost says that it has not.
     """
-    near = on_chip if machine.dram is not None else 1.0
-    ledger.move(machine.buffer, "buffer", what, read_bits * near, write_bits * near, entry_bits, shelf.scale)
+    near = spot.on_chip if machine.dram is not None else 1.0
+    ledger.move(machine.buffer, "buffer", what, read_bits * near, write_bits * near, entry_bits, spot.scale)
     ledger.move(machine.dram, "dram", what, read_bits * (1 - near), write_bits * (1 - near), entry_bits)
 
 
@@ -55,16 +58,16 @@ def _weights(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Sto
         reads, metadata = visits * weights.value_bits, visits * weights.metadata_bits
     if machine.weight_encoding == "bitmask":
         metadata = load.mean.synops_event
-    shared(ledger, machine, shelf, shelf.weights, "weights", reads, 0.0, weights.entry_bits)
-    shared(ledger, machine, shelf, shelf.weights, "metadata", metadata, 0.0, weights.entry_bits)
+    shared(ledger, machine, shelf.weights, "weights", reads, 0.0, weights.entry_bits)
+    shared(ledger, machine, shelf.weights, "metadata", metadata, 0.0, weights.entry_bits)
 
 
 def _state(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf) -> None:
     """Every neuron is updated at every step: state read and written, decays and thresholds read."""
     moved = load.mean.updates * load.state_bits
-    shared(ledger, machine, shelf, shelf.state, "state", moved, moved, load.state_bits)
+    shared(ledger, machine, shelf.state, "state", moved, moved, load.state_bits)
     constants = float(load.parameter_bits * load.steps)
-    shared(ledger, machine, shelf, shelf.weights, "parameters", constants, 0.0, 0.0)
+    shared(ledger, machine, shelf.weights, "parameters", constants, 0.0, 0.0)
 
 
 def stored_map(machine: Accelerator, entries: float, events: float, steps: int, bits: int) -> Stored:
@@ -86,8 +89,8 @@ def maps(load: LayerLoad, machine: Accelerator, outputs: int) -> tuple[Stored, S
 def _maps(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf) -> None:
     """Inputs read once, spikes written once."""
     read, written = maps(load, machine, load.neurons or load.geometry.outputs)
-    shared(ledger, machine, shelf, shelf.maps, "inputs", read.bits, 0.0, read.entry_bits)
-    shared(ledger, machine, shelf, shelf.maps, "outputs", 0.0, written.bits, written.entry_bits)
+    shared(ledger, machine, shelf.maps, "inputs", read.bits, 0.0, read.entry_bits)
+    shared(ledger, machine, shelf.maps, "outputs", 0.0, written.bits, written.entry_bits)
 
 
 def learning(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf) -> None:
@@ -97,7 +100,7 @@ def learning(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf
         (work.weight_updates, load.weight_bits, shelf.weights),
         (work.trace_updates, load.trace_bits, shelf.state),
     ):
-        shared(ledger, machine, shelf, home, "learning", updates * bits, updates * bits, bits)
+        shared(ledger, machine, home, "learning", updates * bits, updates * bits, bits)
         ledger.charge("arithmetic", "learning", updates * (one.add_pj(bits) + one.multiply_pj(bits, bits)))
 
 

@@ -66,8 +66,8 @@ def tile(
     """
     best: tuple[float, Tiling] | None = None
     inputs, sums = geometry.inputs * input_bits, geometry.outputs * sum_bits
-    for filters in halves(geometry.out_channels):
-        for channels in halves(geometry.in_channels):
+    for filters in halves(max(1, geometry.out_channels)):
+        for channels in halves(max(1, geometry.in_channels)):
             made = _tiling(geometry, dataflow, capacity_bits, input_bits, sum_bits, filters, channels)
             if made is None:
                 continue
@@ -94,7 +94,8 @@ def _tiling(
     sum_row = geometry.out_size[1] * filters * sum_bits
     input_row = geometry.in_size[1] * channels * input_bits
     overlap = max(kernel - stride, 0)
-    rows = int(min(rows_all, (capacity_bits - overlap * input_row) / (sum_row + stride * input_row)))
+    per_row = max(sum_row + stride * input_row, 1e-9)
+    rows = int(min(rows_all, (capacity_bits - overlap * input_row) / per_row))
     if rows < 1:
         return None
     stripes = math.ceil(rows_all / rows)
@@ -153,7 +154,7 @@ def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) 
     sums = float(geometry.outputs * load.steps * total)
     ledger.move(machine.dram, "dram", "psums", tiling.psums * sums, tiling.psums * sums, total)
     rounds = (cut.channels - 1) * sums, cut.channels * sums
-    ledger.move(machine.buffer, "buffer", "psums", *rounds, total, shelf.scale)
+    ledger.move(machine.buffer, "buffer", "psums", *rounds, total, shelf.state.scale)
     _array(ledger, load, machine, weights)
     event.learning(ledger, load, machine, shelf)
     return ledger
@@ -169,7 +170,7 @@ def _weights(
     cut: Passes,
 ) -> None:
     """Weights and their metadata from their home to the pads."""
-    away = 1.0 - shelf.weights if machine.dram is not None else 0.0
+    away = 1.0 - shelf.weights.on_chip if machine.dram is not None else 0.0
     through = 0.0 if machine.weights_pass_buffer else away
     streams: tuple[tuple[What, float], ...] = (
         ("weights", weights.value_bits),
@@ -180,7 +181,7 @@ def _weights(
         moved = bits * fetches
         ledger.move(machine.dram, "dram", what, moved * away, 0.0, weights.entry_bits)
         on_chip = moved * (1.0 - away + through), moved * through
-        ledger.move(machine.buffer, "buffer", what, *on_chip, weights.entry_bits, shelf.scale)
+        ledger.move(machine.buffer, "buffer", what, *on_chip, weights.entry_bits, shelf.weights.scale)
         if pad is not None:
             words = (
                 bits / pad.word_bits
@@ -189,7 +190,7 @@ def _weights(
             )
             ledger.charge("pads", what, words * fetches * cut.columns * pad.write_pj)
     constants = float(load.parameter_bits * load.steps)
-    event.shared(ledger, machine, shelf, shelf.weights, "parameters", constants, 0.0, 0.0)
+    event.shared(ledger, machine, shelf.weights, "parameters", constants, 0.0, 0.0)
 
 
 def pad_words(bits: int, pad: Memory) -> int:
@@ -201,22 +202,24 @@ def _maps(
     ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf, tiling: Tiling, cut: Passes
 ) -> None:
     """Inputs from their home to the pads, outputs back to theirs."""
-    away = 1.0 - shelf.maps if machine.dram is not None else 0.0
+    away = 1.0 - shelf.maps.on_chip if machine.dram is not None else 0.0
     read, written = event.maps(load, machine, load.geometry.outputs)
     fetched, entry = read.bits * tiling.inputs, read.entry_bits
     ledger.move(machine.dram, "dram", "inputs", fetched * away, 0.0, entry)
-    ledger.move(machine.buffer, "buffer", "inputs", fetched * cut.filters, fetched * away, entry, shelf.scale)
+    ledger.move(
+        machine.buffer, "buffer", "inputs", fetched * cut.filters, fetched * away, entry, shelf.maps.scale
+    )
     ledger.move(machine.dram, "dram", "outputs", 0.0, written.bits * away, written.entry_bits)
     drained = written.bits * away, written.bits
-    ledger.move(machine.buffer, "buffer", "outputs", *drained, written.entry_bits, shelf.scale)
+    ledger.move(machine.buffer, "buffer", "outputs", *drained, written.entry_bits, shelf.maps.scale)
 
 
 def _state(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf, groups: int) -> None:
     """Membranes come in and go out once for each group of time steps, and are updated at every step."""
-    away = 1.0 - shelf.state
+    away = 1.0 - shelf.state.on_chip
     moved, stepped = float(load.neurons * load.state_bits * groups), load.mean.updates * load.state_bits
     ledger.move(machine.dram, "dram", "state", moved * away, moved * away, load.state_bits)
-    ledger.move(machine.buffer, "buffer", "state", stepped, stepped, load.state_bits, shelf.scale)
+    ledger.move(machine.buffer, "buffer", "state", stepped, stepped, load.state_bits, shelf.state.scale)
 
 
 def _array(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Stored) -> None:

@@ -21,6 +21,7 @@ What = Literal[
     "learning",
     "synapses",
     "neurons",
+    "addresses",
     "idle",
 ]
 Entry = tuple[Where, What]
@@ -59,16 +60,24 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Where the tensors of one layer were placed: the share of each that lives in the buffer, the rest in the DRAM."""
+class Spot:
+    """Where one tensor lives."""
 
-    weights: float
-    state: float
-    maps: float
+    on_chip: float
+    """The share of it that lives in the buffer, the rest in the DRAM, in [0, 1]."""
+    scale: float = 1.0
+    """Energy factor of a memory that is as large as what it holds."""
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the tensors of one layer were placed."""
+
+    weights: Spot
+    state: Spot
+    maps: Spot
     room_bits: float = float("inf")
     """What is left of the buffer for tiles."""
-    scale: float = 1.0
-    """Energy factor of a buffer that is as large as what it holds."""
 
 
 def map_bits(load: LayerLoad, machine: Accelerator) -> int:

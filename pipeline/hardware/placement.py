@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.hardware.accelerator import Accelerator
 from pipeline.hardware.encoding import Stored
-from pipeline.hardware.ledger import Shelf, map_bits
+from pipeline.hardware.ledger import Shelf, Spot, map_bits
 from pipeline.hardware.workload import LayerLoad
 
 
@@ -31,13 +31,15 @@ def place(loads: Sequence[LayerLoad], stored: Sequence[Stored], machine: Acceler
         wanted += [(rate, bits, index, what) for what, (home, bits, rate) in uses.items() if home == "buffer"]
     on_chip = {(index, what): 0.0 for index in range(len(loads)) for what in ("weights", "state", "maps")}
     room = machine.buffer.capacity_bits
-    total = sum(bits for _, bits, _, _ in wanted)
     for _, bits, index, what in sorted(wanted, key=lambda item: (-item[0], item[2], item[3])):
         taken = min(bits, room)
         on_chip[index, what] = taken / bits if bits else 1.0
         room -= taken
-    scale = machine.buffer.scale(total)
+    sizes = {(index, what): bits for _, bits, index, what in wanted}
+
+    def spot(index: int, what: str) -> Spot:
+        return Spot(on_chip[index, what], machine.buffer.scale(sizes.get((index, what), 0.0)))
+
     return tuple(
-        Shelf(on_chip[i, "weights"], on_chip[i, "state"], on_chip[i, "maps"], room, scale)
-        for i in range(len(loads))
+        Shelf(spot(i, "weights"), spot(i, "state"), spot(i, "maps"), room) for i in range(len(loads))
     )

@@ -1,0 +1,97 @@
+"""Does it fit, and what can it not undercut: answers before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from pipeline.hardware.accelerator import Accelerator
+from pipeline.hardware.cost import Cost, cost
+from pipeline.hardware.load import measure
+from pipeline.hardware.workload import Activity, LayerLoad
+from pipeline.types import Batch, Widths, require
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a network may cost; None: no limit."""
+
+    memory_bytes: float | None = None
+    energy_mj: float | None = None
+    latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("memory_bytes", "energy_mj", "latency_ms"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, "be > 0", value)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The answer to a budget: true when nothing is exceeded."""
+
+    exceeded: tuple[str, ...]
+    """One sentence per limit: ``memory 61.2 KiB exceeds 32.0 KiB``."""
+
+    def __bool__(self) -> bool:
+        return not self.exceeded
+
+
+def fits(price: Cost, budget: Budget) -> Fit:
+    """Whether a priced network stays inside `budget` and inside the machine's own memory."""
+    found = []
+    wanted: tuple[tuple[str, float, float | None, str], ...] = (
+        (
+            "memory",
+            price.memory_bits / 8192,
+            None if budget.memory_bytes is None else budget.memory_bytes / 1024,
+            "KiB",
+        ),
+        ("energy", price.energy_pj * 1e-9, budget.energy_mj, "mJ"),
+        ("latency", price.latency_us * 1e-3, budget.latency_ms, "ms"),
+    )
+    for name, value, limit, unit in wanted:
+        if limit is not None and value > limit:
+            found.append(f"{name} {value:.4g} {unit} exceeds {limit:.4g} {unit}")
+    if not price.fits:
+        found += [f"{layer.name}: {layer.overflow}" for layer in price.layers if layer.overflow]
+    return Fit(tuple(found))
+
+
+def silenced(load: LayerLoad, density: float) -> LayerLoad:
+    """The same layer when nothing fires and only `density` of its weights is left, packed as well as can be."""
+    nonzero = min(load.synapses, int(density * load.synapses))
+    work = Activity(synops_dense=load.mean.synops_dense, updates=load.mean.updates)
+    return replace(
+        load,
+        nonzero=nonzero,
+        runs=((0, nonzero),) if nonzero else (),
+        input_bits=1,
+        elementwise=0.0,
+        mean=work,
+        worst=work,
+    )
+
+
+def floor(
+    net: nn.Module,
+    shape: Sequence[int],
+    steps: int,
+    widths: Widths,
+    accelerator: Accelerator,
+    density: float = 0.0,
+) -> Cost:
+    """What `net` costs at least, whatever it will learn: known before training, so a hopeless trial is free.
+
+    One silent sample [steps, 1, *shape] shows the shapes; then nothing fires, and of the weights only the share
+    `density` remains (1 - the sparsity that a pruning plan asks for, less what quantization may still set to zero; 0
+    promises nothing). Memory is exact for a dense encoding and a lower bound for the others. Energy, latency: what the
+    machine spends without a single spike.
+    """
+    require(0 <= density <= 1, "density", "be in [0, 1]", density)
+    silence = torch.zeros(steps, 1, *shape)
+    loads = measure(net, [Batch(silence, torch.zeros(1, dtype=torch.int64))], widths)
+    return cost([silenced(load, density) for load in loads], accelerator)

@@ -1,0 +1,86 @@
+"""Which constant of a machine a result hangs on: each one moved up and down, one at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+
+from pipeline.hardware.accelerator import Accelerator
+from pipeline.hardware.cost import cost
+from pipeline.hardware.workload import LayerLoad
+from pipeline.types import require
+
+METRICS = ("memory_bits", "energy_pj", "latency_us")
+SUFFIXES = ("_pj", "_ns", "_uw", "_kib", "_mhz", "_share", "_cycle", "_adds", "_multiplies")
+"""Endings of the names of physical constants; counts and choices (word widths, encodings) are no constants."""
+
+
+@dataclass(frozen=True)
+class Elasticity:
+    """What one constant does to the price."""
+
+    name: str
+    """Dotted, as in the YAML: ``dram.read_pj``."""
+    value: float
+    low: dict[str, float]
+    """metric -> its value with the constant at (1 - change), as a share of the unchanged value."""
+    high: dict[str, float]
+    elasticity: dict[str, float]
+    """metric -> d ln metric / d ln constant between the two: 1 means proportional, 0 no influence."""
+
+
+def constants(node: object, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """(dotted name, value) of every physical constant that is not zero."""
+    for item in fields(node):  # type: ignore[arg-type]
+        value, name = getattr(node, item.name), f"{prefix}{item.name}"
+        if is_dataclass(value):
+            yield from constants(value, f"{name}.")
+        elif item.name.endswith(SUFFIXES) and isinstance(value, int | float) and value:
+            yield name, float(value)
+
+
+def with_constant(machine: Accelerator, name: str, value: float) -> Accelerator:
+    """`machine` with one constant changed."""
+    head, _, rest = name.partition(".")
+    if not rest:
+        return replace(machine, **{head: value})  # type: ignore[arg-type]
+    inner = replace(getattr(machine, head), **{rest: value})
+    return replace(machine, **{head: inner})
+
+
+def sensitivity(
+    loads: Sequence[LayerLoad], machine: Accelerator, change: float = 0.3
+) -> tuple[Elasticity, ...]:
+    """Every constant at (1 - change) and (1 + change) times its value; those that move the energy most come first."""
+    require(0 < change < 1, "change", "be in (0, 1)", change)
+    middle = cost(loads, machine).metrics()
+    span = math.log((1 + change) / (1 - change))
+    found = []
+    for name, value in constants(machine):
+        sides = [
+            _shares(loads, with_constant(machine, name, value * factor), middle)
+            for factor in (1 - change, 1 + change)
+        ]
+        slope = {key: math.log(sides[1][key] / sides[0][key]) / span for key in METRICS if sides[0][key] > 0}
+        found.append(Elasticity(name, value, sides[0], sides[1], slope))
+    return tuple(sorted(found, key=lambda e: (-abs(e.elasticity.get("energy_pj", 0.0)), e.name)))
+
+
+def _shares(loads: Sequence[LayerLoad], machine: Accelerator, middle: dict[str, float]) -> dict[str, float]:
+    changed = cost(loads, machine).metrics()
+    return {key: changed[key] / middle[key] if middle[key] else 1.0 for key in METRICS}
+
+
+def as_rows(report: Sequence[Elasticity]) -> list[dict[str, object]]:
+    """Plain records for tables and figures."""
+    return [
+        {
+            "constant": e.name,
+            "value": e.value,
+            **{f"{key}_elasticity": v for key, v in e.elasticity.items()},
+            "energy_low": e.low["energy_pj"],
+            "energy_high": e.high["energy_pj"],
+        }
+        for e in report
+    ]
