@@ -1,0 +1,400 @@
+"""``python -m pipeline.claims``: what the papers claim, what was measured here, and whether it holds.
+
+Reads records from ``docs/results/*.json`` (kept with the project) and ``outputs/claims/*.json`` (your own runs) and
+prints one table for F1 to F9 (FSpiNN), T1 to T7 (tinySNN, Q-SpiNN) and H1 to H11 (quantization and pruning on DVS
+Gesture). Nothing in the table is typed by hand: a claim without a record says ``not measured here``.
+
+A file is one record or a list of records; several records of one claim (other data, other sizes) are several lines:
+
+    id        F1 ... F9, T1 ... T7, H1 ... H11
+    measured  what the table says, one short line with units, computed by the command that measured
+    value     the number the claim is judged by, in the unit of `CLAIMS`; left out or null: `holds` alone decides
+    interval  [low, high], 95 % interval of `value`; or null
+    data      data set, how many samples, which network; with `id` it is the record's identity
+    seeds     the seeds that were used
+    n         test samples per seed, or whatever `value` is a mean over
+    holds     true, false, or null where this data cannot decide
+    command   what reproduces the record from a clean checkout
+    date      ISO date; of two records of the same id and data the newer counts
+    note      a deviation from the paper that matters here (may be left out)
+    extra     any JSON: kept, not shown (may be left out)
+
+`value` is judged by the claim's rule; a record whose `holds` says otherwise is an error, never a line of the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.types import require
+
+FOLDERS = (Path("docs/results"), Path("outputs/claims"))
+BEGIN = "<!-- claims: written by `python -m pipeline.claims --update README.md` -->"
+END = "<!-- claims end -->"
+NOT_MEASURED = "not measured here"
+OK, BAD_RECORD = 0, 1
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of a paper and the rule by which a measured value is judged."""
+
+    id: str
+    statement: str
+    published: str
+    unit: str
+    """Unit of a record's `value`."""
+    low: float = -math.inf
+    high: float = math.inf
+    strict: bool = False
+    """The bound itself does not count as holding."""
+
+    def judge(self, value: float) -> bool:
+        """Whether a value satisfies the claim."""
+        if self.strict:
+            return self.low < value < self.high
+        return self.low <= value <= self.high
+
+    @property
+    def rule(self) -> str:
+        """``at most 1 pp``, ``between 1.2 and 1.8 x``."""
+        if math.isfinite(self.low) and math.isfinite(self.high):
+            return f"between {self.low:g} and {self.high:g} {self.unit}".strip()
+        words, bound = ("at most", self.high) if math.isfinite(self.high) else ("at least", self.low)
+        words = {"at most": "below", "at least": "above"}[words] if self.strict else words
+        return f"{words} {bound:g} {self.unit}".strip()
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("F1", "Direct lateral inhibition costs at most 1 point at n = 400", "no loss", "pp lost", high=1),
+    Claim("F2", "Memory of fp32 baseline / 8-bit FSpiNN, dense matrices, n = 4900", "7.5x", "x", 7.3, 7.6),
+    Claim("F3", "Timestep-based updates write synapses at least 10 times less", "fewer updates", "x", low=10),
+    Claim("F4", "Timestep-based updates are at least as accurate as per-event ones", "improved", "pp", low=0),
+    Claim(
+        "F5", "Accuracy over the inhibition strength has an inner maximum", "searched", "pp", 0, strict=True
+    ),
+    Claim("F6", "Adaptive potentiation is at least as accurate as k = 1", "improved", "pp", low=0),
+    Claim("F7", "Energy saved in training (3.5x) and inference (1.8x)", "3.5x, 1.8x", "of published", low=1),
+    Claim("F8", "8 bit within 1 point of 32 bit", "no loss at n = 4900", "pp lost", high=1),
+    Claim("F9", "Accuracy grows with n", "82.9 to 95.0 % at n = 100 to 6400", "pp per step", 0, strict=True),
+    Claim(
+        "T1", "Quantized neuron parameters make the total memory smaller", "smaller", "x", high=1, strict=True
+    ),
+    Claim("T2", "Roundings differ by more than the seed spread at some width", "differ", "x", 1, strict=True),
+    Claim(
+        "T3",
+        "In-training is at least as accurate as post-training at the lowest width",
+        "better",
+        "pp",
+        low=0,
+    ),
+    Claim("T4", "The membrane potential needs more bits than the weights", "more", "bits", 0, strict=True),
+    Claim("T5", "A quarter of fp32 memory within 1 point on MNIST", "4x within 1 pp", "of fp32", high=0.25),
+    Claim("T6", "The selected model is on the front for every mu", "by design", "share", low=1),
+    Claim(
+        "T7",
+        "The selected model needs less energy in training and inference",
+        "less",
+        "x",
+        high=1,
+        strict=True,
+    ),
+    Claim("H1", "Accuracy is flat from 8 bit to ternary", "97.57 % at 2 to 8 bit", "pp lost", high=1),
+    Claim("H2", "Pruning at 8 bit is flat to 80 %", "flat to 80 %, cliff over 92.5 %", "pp lost", high=1),
+    Claim("H3", "Ternary training makes 60 to 75 % zeros", "67.9 %", "%", 60, 75),
+    Claim("H4", "Energy of 8 bit + 80 % sparse / ternary", "1.46x", "x", 1.2, 1.8),
+    Claim("H5", "Energy of 8 bit / ternary", "2.43x", "x", 2.0, 2.9),
+    Claim(
+        "H6",
+        "Sparse encoding loses at 4 bit and more, wins at 3 and less",
+        "at all 5 widths",
+        "widths",
+        low=5,
+    ),
+    Claim(
+        "H7", "Pruning a ternary net saves at most 12 % while accuracy stays over 90 %", "7 %", "%", high=12
+    ),
+    Claim("H8", "Joint and cumulative agree within noise up to 90 %", "within noise", "of noise", high=1),
+    Claim(
+        "H9", "Global pruning leaves Conv1, TCJA, Dense2 denser than the rest", "denser", "x", 1, strict=True
+    ),
+    Claim("H10", "DRAM takes at least 70 % of the energy", "most", "%", low=70),
+    Claim(
+        "H11",
+        "Average and worst-case activity order the points differently",
+        "differ",
+        "tau",
+        high=1,
+        strict=True,
+    ),
+)
+BY_ID = {claim.id: claim for claim in CLAIMS}
+COLUMNS = ("id", "claim", "published", "measured", "data", "seeds", "holds")
+
+
+class RecordError(ValueError):
+    """A record that the schema or the claim's own rule refuses; names the file and the key."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement of one claim; the fields are the keys of the file (see the module)."""
+
+    id: str
+    measured: str
+    data: str
+    seeds: tuple[int, ...]
+    n: int
+    holds: bool | None
+    command: str
+    date: str
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    note: str = ""
+    extra: object = None
+    statement: str = ""
+    published: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.id in BY_ID, "id", f"be one of {', '.join(BY_ID)}", self.id)
+        for name in ("measured", "data", "command"):
+            text = getattr(self, name)
+            require(isinstance(text, str) and bool(text.strip()), name, "be a text", text)
+        require(self.holds in (True, False, None), "holds", "be true, false or null", self.holds)
+        whole = isinstance(self.n, int) and not isinstance(self.n, bool) and self.n > 0
+        require(whole, "n", "be a whole number above 0", self.n)
+        require(all(isinstance(seed, int) for seed in self.seeds), "seeds", "be whole numbers", self.seeds)
+        require(_is_date(self.date), "date", "be an ISO date (2026-11-21)", self.date)
+        self._check_value()
+
+    def _check_value(self) -> None:
+        if self.value is None:
+            require(self.interval is None, "interval", "come with a value", self.interval)
+            return
+        require(_finite(self.value), "value", "be a finite number", self.value)
+        if self.interval is not None:
+            pair = len(self.interval) == 2 and all(map(_finite, self.interval))
+            require(
+                pair and self.interval[0] <= self.interval[1], "interval", "be [low, high]", self.interval
+            )
+        claim = BY_ID[self.id]
+        agrees = self.holds is None or self.holds == claim.judge(self.value)
+        require(
+            agrees, "holds", f"agree with the rule of {self.id} ({claim.rule}) for {self.value:g}", self.holds
+        )
+
+    @property
+    def verdict(self) -> str:
+        """``holds``, ``does not``, or ``undecided`` where this data cannot tell."""
+        return {True: "holds", False: "does not", None: "undecided"}[self.holds]
+
+
+def _finite(given: object) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+
+
+def _is_date(given: object) -> bool:
+    try:
+        date.fromisoformat(str(given))
+    except ValueError:
+        return False
+    return isinstance(given, str)
+
+
+def read(path: Path) -> list[Record]:
+    """The records of one file. Raises RecordError, naming the file and the key, for one that the schema refuses."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: {error}") from error
+    return [_record(entry, path) for entry in (content if isinstance(content, list) else [content])]
+
+
+def _record(entry: object, path: Path) -> Record:
+    if not isinstance(entry, dict):
+        raise RecordError(f"{path}: a record must be an object, but got {entry!r}.")
+    known = set(Record.__dataclass_fields__)
+    required = ("id", "measured", "data", "seeds", "n", "holds", "command", "date")
+    missing, unknown = [key for key in required if key not in entry], sorted(set(entry) - known)
+    if missing or unknown:
+        problem = f"lacks {', '.join(missing)}" if missing else f"has unknown keys {', '.join(unknown)}"
+        raise RecordError(f"{path}: record {entry.get('id', '?')} {problem}.")
+    try:
+        spread = entry.get("interval")
+        given = {
+            **entry,
+            "seeds": tuple(entry["seeds"]),
+            "interval": tuple(spread) if spread is not None else None,
+        }
+        return Record(**given)
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"{path}: record {entry['id']}: {error}") from error
+
+
+def gather(folders: Iterable[Path], refused: list[RecordError] | None = None) -> list[Record]:
+    """All records of the folders' JSON files, one per (id, data): the newest; in the order of the claims.
+
+    A file that the schema refuses raises RecordError; with a list `refused` it is put there and left out.
+    """
+    newest: dict[tuple[str, str], Record] = {}
+    for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
+        try:
+            records = read(path)
+        except RecordError as error:
+            if refused is None:
+                raise
+            refused.append(error)
+            continue
+        for record in records:
+            key = (record.id, record.data)
+            if key not in newest or record.date >= newest[key].date:
+                newest[key] = record
+    order = {claim.id: i for i, claim in enumerate(CLAIMS)}
+    return sorted(newest.values(), key=lambda record: (order[record.id], record.data))
+
+
+def lines(records: Sequence[Record]) -> list[dict[str, str]]:
+    """The table's lines, column -> text: every record of every claim, or one line that says it was not measured."""
+    table = []
+    for claim in CLAIMS:
+        found = [record for record in records if record.id == claim.id]
+        head = {"id": claim.id, "claim": claim.statement, "published": claim.published}
+        if not found:
+            table.append(head | {"measured": "", "data": "", "seeds": "", "holds": NOT_MEASURED})
+        for record in found:
+            table.append(
+                head
+                | {
+                    "measured": record.measured
+                    + _around(record)
+                    + (f" ({record.note})" if record.note else ""),
+                    "data": record.data,
+                    "seeds": str(len(record.seeds)),
+                    "holds": record.verdict,
+                }
+            )
+    return table
+
+
+def _around(record: Record) -> str:
+    if record.interval is None:
+        return ""
+    low, high = record.interval
+    return f", 95 % [{low:.3g}, {high:.3g}] {BY_ID[record.id].unit}"
+
+
+def tally(records: Sequence[Record]) -> str:
+    """``27 claims: 11 hold, 2 do not, 3 mixed or undecided, 11 not measured here`` (a claim holds on all its data)."""
+    counts = {"hold": 0, "do not": 0, "mixed or undecided": 0, NOT_MEASURED: 0}
+    for claim in CLAIMS:
+        verdicts = {record.holds for record in records if record.id == claim.id}
+        if not verdicts:
+            counts[NOT_MEASURED] += 1
+        elif len(verdicts) > 1 or None in verdicts:
+            counts["mixed or undecided"] += 1
+        else:
+            counts["hold" if verdicts == {True} else "do not"] += 1
+    return f"{len(CLAIMS)} claims: " + ", ".join(f"{count} {what}" for what, count in counts.items())
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """The block of the README, markers included."""
+    rows = [[_cell(line[name]) for name in COLUMNS] for line in lines(records)]
+    head = "| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS)
+    body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    commands = dict.fromkeys(record.command for record in records)
+    again = "\n\nMeasured by:\n\n```\n" + "\n".join(commands) + "\n```" if commands else ""
+    return f"{BEGIN}\n{tally(records)}.\n\n{head}\n{body}{again}\n{END}\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def update(text: str, block: str) -> str:
+    """`text` with the block between its markers replaced. Raises RecordError when the markers are not there once."""
+    pattern = re.escape(BEGIN) + r".*?" + re.escape(END) + r"\n?"
+    if len(re.findall(pattern, text, re.DOTALL)) != 1:
+        raise RecordError(f"the file needs the lines\n{BEGIN}\n{END}\nonce, where the table is to stand.")
+    return re.sub(pattern, lambda _: block, text, flags=re.DOTALL)
+
+
+def table(records: Sequence[Record]) -> Table:
+    """The table for a terminal."""
+    shown = Table(title=tally(records), title_justify="left", show_lines=False)
+    for name in COLUMNS:
+        shown.add_column(name, overflow="fold", no_wrap=name in ("id", "seeds"))
+    tints = {"holds": "green", "does not": "red", "undecided": "yellow"}
+    for line in lines(records):
+        shown.add_row(*(line[name] for name in COLUMNS), style=tints.get(line["holds"]))
+    return shown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, or its Markdown, or write it into a file.
+
+    0: done. 1: a record is wrong; the table is printed without it, a file is not written at all.
+    """
+    asked = _parser().parse_args(arguments)
+    refused: list[RecordError] = []
+    try:
+        records = gather(cast(Sequence[Path], asked.folders), refused)
+        if asked.update and not refused:
+            block = markdown(records)
+            asked.update.write_text(update(asked.update.read_text(encoding="utf-8"), block), encoding="utf-8")
+            print(f"{asked.update}: {tally(records)}")
+        elif not asked.update:
+            _print(records, asked.form)
+    except (RecordError, OSError) as error:
+        refused.append(RecordError(str(error)))
+    for problem in refused:
+        print(problem, file=sys.stderr)
+    return BAD_RECORD if refused else OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.claims",
+        description="What the papers claim, what was measured, and whether it holds.",
+        epilog="examples: python -m pipeline.claims | python -m pipeline.claims --update README.md",
+    )
+    forms = parser.add_mutually_exclusive_group()
+    for form, words in (
+        ("markdown", "print the block of the README"),
+        ("json", "print the lines of the table as JSON"),
+        ("rules", "print by which rule each claim is judged"),
+    ):
+        forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=words)
+    forms.add_argument("--update", type=Path, metavar="FILE", help="write the block between FILE's markers")
+    where = "folders with records (default: docs/results outputs/claims)"
+    parser.add_argument(
+        "--from", dest="folders", type=Path, nargs="+", default=FOLDERS, metavar="FOLDER", help=where
+    )
+    return parser
+
+
+def _print(records: Sequence[Record], form: str | None) -> None:
+    if form == "markdown":
+        sys.stdout.write(markdown(records))
+    elif form == "json":
+        sys.stdout.write(json.dumps(lines(records), indent=2, ensure_ascii=False) + "\n")
+    elif form == "rules":
+        sys.stdout.writelines(f"{claim.id:4s}{claim.statement}: {claim.rule}\n" for claim in CLAIMS)
+    else:
+        Console().print(table(records))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
