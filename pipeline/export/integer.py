@@ -1,0 +1,220 @@
+"""The integer engine: a `Program` run event by event, in integers only.
+
+A spike costs its synapses and a silent input nothing; a current that does not change is summed once. The result is
+what the fake-quantized network computes, bit for bit, because that network's float32 sums are exact (see
+`program.bounds`); `pipeline.export.proof` holds the two against each other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.export import kernels
+from pipeline.export.program import (
+    Bounds,
+    NotExact,
+    Pool,
+    Program,
+    Stage,
+    Synapses,
+    bounds,
+    current_exponent,
+    input_exponents,
+)
+
+_BATCH = 64
+"""Samples whose spikes of all layers are held at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """One stage in the layout and the integer types of its kernel."""
+
+    stage: Stage
+    arguments: tuple[object, ...]
+
+    @property
+    def neurons(self) -> int:
+        return math.prod(self.stage.synapses.out_shape)
+
+
+class Engine:
+    """Runs a program; compiled code is kept on disk by numba.
+
+    The accumulators are those of the program: where the bounds prove that they cannot overflow, unchecked; where
+    they may, every single addition saturates or wraps, in the order pixel by pixel, channel by channel.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.bounds = bounds(program)
+        ends = input_exponents(program)
+        self._stages = [
+            _prepare(stage, exponent, bound)
+            for stage, (exponent, _), bound in zip(program.stages, ends, self.bounds, strict=True)
+        ]
+
+    def codes(self, x: Tensor) -> np.ndarray:
+        """[T, B, C, H, W] float input -> integers [B, T, H * W * C], or [B, 1, ...] where no step differs.
+
+        Raises:
+            NotExact: a value lies off the input's grid or out of its range.
+        """
+        given = self.program.input
+        if x.stride(0) == 0:
+            x = x[:1]
+        scaled = x.permute(1, 0, 3, 4, 2) * 2.0**given.exponent
+        kind = torch.uint8 if given.high <= 255 and not given.signed else torch.int32
+        codes = scaled.to(kind)
+        if not torch.equal(codes.to(scaled.dtype), scaled) or bool((codes > given.high).any()):
+            raise NotExact(
+                [f"the input has a value that is no multiple of 2^-{given.exponent} up to {given.high}."]
+            )
+        return np.ascontiguousarray(codes.flatten(2).numpy())
+
+    def run(self, x: Tensor) -> Tensor:
+        """[T, B, C, H, W] float32 on the input's grid -> [T, B, N] float32 output spikes."""
+        return torch.from_numpy(self.spikes(self.codes(x))).transpose(0, 1).to(torch.float32)
+
+    def spikes(self, codes: np.ndarray) -> np.ndarray:
+        """Integers [B, T or 1, inputs] -> output spikes [B, T, N] uint8."""
+        parts = [self._run(codes[at : at + _BATCH]) for at in range(0, len(codes), _BATCH)]
+        return (
+            np.concatenate(parts)
+            if parts
+            else np.zeros((0, self.program.timesteps, self.program.outputs), np.uint8)
+        )
+
+    def labels(self, codes: np.ndarray) -> np.ndarray:
+        """Integers [B, T or 1, inputs] -> int64 [B]: the class whose group fired most, the lower one if equal."""
+        return self.vote(self.spikes(codes))
+
+    def vote(self, spikes: np.ndarray) -> np.ndarray:
+        """Output spikes [B, T, N] -> labels int64 [B]."""
+        counts = spikes.sum(1, dtype=np.int64)
+        return counts.reshape(len(counts), self.program.classes, -1).sum(2).argmax(1)
+
+    def trace(self, codes: np.ndarray) -> dict[str, np.ndarray]:
+        """Neuron layer -> its spikes [B, T, C, H, W] uint8."""
+        found: dict[str, np.ndarray] = {}
+        self._run(codes, found)
+        return found
+
+    def _run(self, codes: np.ndarray, keep: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        x, steps = codes, self.program.timesteps
+        for ready in self._stages:
+            for pool in ready.stage.pools:
+                x = _pooled(pool, x)
+            out = np.empty((len(x), steps, ready.neurons), np.uint8)
+            kernels.run_stage(x, *ready.arguments, out)  # type: ignore[call-arg]
+            if keep is not None:
+                channels, rows, columns = ready.stage.synapses.out_shape
+                maps = out.reshape(len(x), steps, rows, columns, channels)
+                keep[ready.stage.neurons.name] = np.ascontiguousarray(maps.transpose(0, 1, 4, 2, 3))
+            x = out
+        return x
+
+
+def _pooled(pool: Pool, x: np.ndarray) -> np.ndarray:
+    channels, rows, columns = pool.in_shape
+    maps = x.reshape(-1, rows, columns, channels)
+    kind = x.dtype if pool.kind == "max" else np.int32
+    out = np.empty((len(maps), *pool.out_shape[1:], channels), kind)
+    run = kernels.pool_max if pool.kind == "max" else kernels.pool_sum
+    run(maps, out, pool.kernel, pool.stride)
+    return out.reshape(len(x), x.shape[1], -1)
+
+
+def _prepare(stage: Stage, input_exponent: int, bound: Bounds) -> _Ready:
+    """Constants on the working grid, weights in the order in which events read them."""
+    synapses, neurons = stage.synapses, stage.neurons
+    work = np.int32 if bound.update_bits <= 32 else np.int64
+    fine = neurons.working_exponent(current_exponent(stage, input_exponent))
+    down = fine - neurons.exponent
+    half = (1 << down) >> 1 if neurons.rounding == "nearest" else 0
+    mode, register = _register(stage, bound)
+    kind = _kind(synapses, mode)
+    channels, rows, columns = synapses.out_shape
+    linear = synapses.kind == "linear"
+    in_map = (
+        (1, 1, math.prod(synapses.in_shape)) if linear else (*synapses.in_shape[1:], synapses.in_shape[0])
+    )
+    shape = np.array(
+        [*in_map, rows, columns, channels,
+         *(synapses.weight.codes.shape[2:] or (1, 1)), synapses.padding[0], synapses.padding[2]], np.int64,
+    )  # fmt: skip
+    lifts, biases = _alignment(synapses, fine, input_exponent).astype(work)
+    arguments = (
+        kind, _arranged(synapses, kind), shape, np.array(synapses.stride), np.array(synapses.dilation),
+        synapses.groups, register, mode, lifts, biases, _constants(stage, fine).astype(work),
+        work(half), work(down), work(neurons.low), work(neurons.high),
+    )  # fmt: skip
+    return _Ready(stage, arguments)
+
+
+def _alignment(synapses: Synapses, fine: int, input_exponent: int) -> np.ndarray:
+    """int64 [2, neurons or 1]: the factor and the bias that bring a sum onto the grid of 2^-fine."""
+    wide = np.zeros((2, *synapses.out_shape), np.int64)
+    lifts = fine - input_exponent - np.broadcast_to(synapses.weight.exponents, synapses.out_shape[:1])
+    wide[0] = (np.int64(1) << lifts)[:, None, None]
+    if synapses.bias is not None:
+        wide[1] = (synapses.bias.codes << (fine - synapses.bias.exponents))[:, None, None]
+    return _per_neuron(wide)
+
+
+def _constants(stage: Stage, fine: int) -> np.ndarray:
+    """int64 [7, neurons or 1]: see `kernels.fire`."""
+    neurons = stage.neurons
+    down = fine - neurons.exponent
+    wide = np.zeros((7, *stage.synapses.out_shape), np.int64)
+    threshold = neurons.threshold.codes << (fine - neurons.threshold.exponent)
+    subtract, zero = threshold * (neurons.reset == "subtract"), int(neurons.reset == "zero")
+    wide[kernels.BETA] = neurons.beta.codes << (fine - neurons.beta.exponent - neurons.exponent)
+    wide[kernels.THRESHOLD], wide[kernels.BAR] = threshold, threshold >> down
+    wide[kernels.SUBTRACTED], wide[kernels.ZEROED] = subtract, zero
+    wide[kernels.STEP_SUBTRACTED] = 0 if neurons.delay else subtract >> down
+    wide[kernels.STEP_ZEROED] = 0 if neurons.delay else zero
+    return _per_neuron(wide)
+
+
+def _per_neuron(maps: np.ndarray) -> np.ndarray:
+    """[k, C, H, W] -> [k, neurons] in the engine's order (pixels, then channels), [k, 1] where all are equal."""
+    rows = np.ascontiguousarray(maps.transpose(0, 2, 3, 1).reshape(len(maps), -1))
+    return rows[:, :1].copy() if (rows == rows[:, :1]).all() else rows
+
+
+def _register(stage: Stage, bound: Bounds) -> tuple[int, np.ndarray]:
+    """(how to add, [low, high]): unchecked where the worst case fits the accumulator."""
+    held = stage.accumulator
+    modes = {"saturate": kernels.SATURATE, "wrap": kernels.WRAP}
+    mode = kernels.EXACT if bound.accumulator_bits <= held.bits else modes[held.overflow]
+    return mode, np.array([-held.high - 1, held.high], np.int64)
+
+
+def _kind(synapses: Synapses, mode: int) -> int:
+    plain = synapses.stride == (1, 1) and synapses.dilation == (1, 1) and synapses.groups == 1
+    if mode != kernels.EXACT or not plain:
+        return kernels.ANY
+    return kernels.LINEAR if synapses.kind == "linear" else kernels.CONV
+
+
+def _arranged(synapses: Synapses, kind: int) -> np.ndarray:
+    """Weights with the synapses of one event contiguous, in the smallest integers that hold them."""
+    codes = synapses.weight.codes
+    if synapses.kind == "linear":
+        channels, rows, columns = synapses.in_shape
+        maps = codes.reshape(-1, channels, rows, columns).transpose(2, 3, 1, 0)
+        w = maps.reshape(-1, len(codes))
+    elif kind == kernels.CONV:
+        w = codes.transpose(1, 2, 3, 0)[:, :, ::-1].reshape(codes.shape[1] * codes.shape[2], -1)
+    else:
+        groups = codes.reshape(synapses.groups, -1, *codes.shape[1:])
+        w = groups.transpose(0, 2, 3, 4, 1).reshape(-1, groups.shape[1])
+    top = int(np.abs(w).max(initial=0))
+    kind_of = next(t for t in (np.int16, np.int32) if top <= np.iinfo(t).max)
+    return np.ascontiguousarray(w.astype(kind_of))

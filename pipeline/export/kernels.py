@@ -1,0 +1,266 @@
+"""The integer engine's inner loops: events into accumulators, accumulators into membranes and spikes.
+
+Maps are [P, C], pixels (row by row) times channels, so that the synapses of one event are contiguous. An
+accumulator is read and cleared by the neuron's update. Integer types are chosen by the caller from proven bounds,
+so nothing here can overflow unless a saturating or wrapping accumulator is asked for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+EXACT, SATURATE, WRAP = 0, 1, 2
+
+
+@njit(cache=True, nogil=True)
+def add_linear(x, w, acc, events):  # type: ignore[no-untyped-def]
+    """acc [n] += sum of x[i] * w[i, :] over the nonzero x [inputs]; w [inputs, n]."""
+    n = acc.shape[0]
+    count = 0
+    graded = False
+    for i in range(x.shape[0]):
+        if x[i] != 0:
+            events[count] = i
+            graded |= x[i] != 1
+            count += 1
+    e = 0
+    while e + 4 <= count:
+        i, j, k, m = events[e], events[e + 1], events[e + 2], events[e + 3]
+        a, b, c, d = w[i], w[j], w[k], w[m]
+        if graded:
+            p, q, r, s = x[i], x[j], x[k], x[m]
+            for at in range(n):
+                acc[at] += (
+                    np.int32(a[at]) * p + np.int32(b[at]) * q + np.int32(c[at]) * r + np.int32(d[at]) * s
+                )
+        else:
+            for at in range(n):
+                acc[at] += np.int32(a[at]) + np.int32(b[at]) + np.int32(c[at]) + np.int32(d[at])
+        e += 4
+    while e < count:
+        a, p = w[events[e]], x[events[e]]
+        for at in range(n):
+            acc[at] += np.int32(a[at]) * p
+        e += 1
+
+
+@njit(cache=True, nogil=True)
+def add_conv(x, w, acc, shape):  # type: ignore[no-untyped-def]
+    """Stride 1, dilation 1, one group. x [rows * columns * C], acc [out rows * out columns * N].
+
+    w [C * kernel rows, kernel columns * N], columns from right to left: an event's row of synapses is contiguous.
+    shape: rows, columns, C, out rows, out columns, N, kernel rows, kernel columns, padding above, padding left.
+    """
+    rows, columns, channels, out_rows, out_columns, n = (
+        shape[0],
+        shape[1],
+        shape[2],
+        shape[3],
+        shape[4],
+        shape[5],
+    )
+    kernel_rows, kernel_columns, above, left = shape[6], shape[7], shape[8], shape[9]
+    at = -1
+    for y in range(rows):
+        for column in range(columns):
+            first = column + left - (kernel_columns - 1)
+            start, stop = max(0, -first), min(kernel_columns, out_columns - first)
+            for c in range(channels):
+                at += 1
+                scale = x[at]
+                if scale == 0 or stop <= start:
+                    continue
+                length = (stop - start) * n
+                for k in range(kernel_rows):
+                    row = y + above - k
+                    if row < 0 or row >= out_rows:
+                        continue
+                    to = acc[(row * out_columns + first + start) * n :][:length]
+                    of = w[c * kernel_rows + k, start * n :][:length]
+                    if scale == 1:
+                        for j in range(length):
+                            to[j] += np.int32(of[j])
+                    else:
+                        for j in range(length):
+                            to[j] += np.int32(of[j]) * scale
+
+
+@njit(cache=True, nogil=True)
+def add_any(x, w, acc, shape, stride, dilation, groups, low, high, mode):  # type: ignore[no-untyped-def]
+    """As `add_conv` for any stride, dilation, groups and register; w [C * kernel rows * columns, N / groups].
+
+    A fully connected layer is a 1x1 map of `inputs` channels. Every addition is held in [low, high].
+    """
+    rows, columns, channels, out_rows, out_columns, n = (
+        shape[0],
+        shape[1],
+        shape[2],
+        shape[3],
+        shape[4],
+        shape[5],
+    )
+    kernel_rows, kernel_columns, above, left = shape[6], shape[7], shape[8], shape[9]
+    share = n // groups
+    at = -1
+    for y in range(rows):
+        for column in range(columns):
+            for c in range(channels):
+                at += 1
+                scale = x[at]
+                if scale == 0:
+                    continue
+                begin = c // (channels // groups) * share
+                for k in range(kernel_rows):
+                    down = y + above - k * dilation[0]
+                    if down < 0 or down % stride[0] != 0 or down // stride[0] >= out_rows:
+                        continue
+                    for h in range(kernel_columns):
+                        along = column + left - h * dilation[1]
+                        if along < 0 or along % stride[1] != 0 or along // stride[1] >= out_columns:
+                            continue
+                        of = w[(c * kernel_rows + k) * kernel_columns + h]
+                        place = (down // stride[0] * out_columns + along // stride[1]) * n + begin
+                        for j in range(share):
+                            total = np.int64(acc[place + j]) + np.int64(scale) * np.int64(of[j])
+                            if mode == SATURATE:
+                                total = min(max(total, low), high)
+                            elif mode == WRAP:
+                                total = ((total - low) & (high - low)) + low
+                            acc[place + j] = total
+
+
+BETA, THRESHOLD, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED = range(7)
+"""Rows of the constants of `fire`: BETA and THRESHOLD on the working grid, SUBTRACTED (the threshold where a delayed
+reset subtracts), ZEROED (1 where it sets to zero), BAR and STEP_SUBTRACTED on the membrane's grid,
+STEP_ZEROED; the last two for resets in the same step. A reset that a layer does not have is a row of zeros."""
+
+
+@njit(cache=True, nogil=True)
+def align(acc, lifts, biases, current):  # type: ignore[no-untyped-def]
+    """current [n] = acc * lift + bias on the working grid, neuron j with entry j % period; clears acc."""
+    number = current.dtype.type
+    period = lifts.shape[0]
+    if period == 1:
+        lift, bias = lifts[0], biases[0]
+        for j in range(acc.shape[0]):
+            current[j] = number(number(acc[j]) * lift) + bias
+    else:
+        for start in range(0, acc.shape[0], period):
+            sums, to = acc[start : start + period], current[start : start + period]
+            for j in range(period):
+                to[j] = number(number(sums[j]) * lifts[j]) + biases[j]
+    acc[:] = 0
+
+
+@njit(cache=True, nogil=True)
+def fire(current, u, out, constants, half, down, low, high):  # type: ignore[no-untyped-def]
+    """One step of all neurons: the update of `pipeline.export.program`, spikes into out [n].
+
+    constants [7, period]: a period of 1 keeps the constants in registers and the loop vectorised.
+    """
+    number = constants.dtype.type
+    one = number(1)
+    period = constants.shape[1]
+    beta, subtracted, zeroed, bar = (
+        constants[BETA, 0], constants[SUBTRACTED, 0], constants[ZEROED, 0], constants[BAR, 0],
+    )  # fmt: skip
+    step_subtracted, step_zeroed = constants[STEP_SUBTRACTED, 0], constants[STEP_ZEROED, 0]
+    for j in range(u.shape[0]):
+        if period > 1:
+            k = j % period
+            beta, subtracted, zeroed, bar = (
+                constants[BETA, k], constants[SUBTRACTED, k], constants[ZEROED, k], constants[BAR, k],
+            )  # fmt: skip
+            step_subtracted, step_zeroed = constants[STEP_SUBTRACTED, k], constants[STEP_ZEROED, k]
+        old = u[j]
+        due = number(old > bar)
+        old = number(old * number(one - number(due * zeroed)))
+        v = number(number(beta * old) + current[j])
+        v = number(v - number(due * subtracted))
+        v = number(number(v + half) >> down)
+        v = min(max(v, low), high)
+        s = number(v > bar)
+        out[j] = s
+        v = number(v - number(number(s - due) * step_subtracted))
+        u[j] = number(v * number(one - number(s * step_zeroed)))
+
+
+LINEAR, CONV, ANY = 0, 1, 2
+
+
+@njit(cache=True, nogil=True)
+def run_stage(  # type: ignore[no-untyped-def]
+    x,
+    kind,
+    w,
+    shape,
+    stride,
+    dilation,
+    groups,
+    register,
+    mode,
+    lifts,
+    biases,
+    constants,
+    half,
+    down,
+    low,
+    high,
+    out,
+):
+    """All samples and steps of one stage.
+
+    x [B, T or 1 (the same at every step), inputs], register (low, high), out [B, T, neurons] uint8. One compiled
+    function per combination of integer types; everything else is an argument.
+    """
+    samples, steps, n = out.shape
+    acc = np.zeros(n, np.int32)
+    u = np.zeros(n, constants.dtype)
+    current = np.zeros(n, constants.dtype)
+    events = np.empty(x.shape[2], np.int32)
+    row = np.empty(x.shape[2], np.int32)
+    same = x.shape[1] == 1
+    for b in range(samples):
+        u[:] = 0
+        for t in range(steps):
+            if t == 0 or not same:
+                row[:] = x[b, t]
+                if kind == LINEAR:
+                    add_linear(row, w, acc, events)
+                elif kind == CONV:
+                    add_conv(row, w, acc, shape)
+                else:
+                    add_any(row, w, acc, shape, stride, dilation, groups, register[0], register[1], mode)
+                align(acc, lifts, biases, current)
+            fire(current, u, out[b, t], constants, half, down, low, high)
+
+
+@njit(cache=True, nogil=True)
+def pool_max(x, out, kernel, stride):  # type: ignore[no-untyped-def]
+    """x [M, rows, columns, C] -> out [M, out rows, out columns, C], the largest of each window."""
+    for m in range(x.shape[0]):
+        for i in range(out.shape[1]):
+            for j in range(out.shape[2]):
+                to = out[m, i, j]
+                to[:] = x[m, i * stride[0], j * stride[1]]
+                for k in range(kernel[0]):
+                    for h in range(kernel[1]):
+                        of = x[m, i * stride[0] + k, j * stride[1] + h]
+                        for c in range(x.shape[3]):
+                            to[c] = max(to[c], of[c])
+
+
+@njit(cache=True, nogil=True)
+def pool_sum(x, out, kernel, stride):  # type: ignore[no-untyped-def]
+    """As `pool_max`, the sum of each window."""
+    for m in range(x.shape[0]):
+        for i in range(out.shape[1]):
+            for j in range(out.shape[2]):
+                to = out[m, i, j]
+                to[:] = 0
+                for k in range(kernel[0]):
+                    for h in range(kernel[1]):
+                        of = x[m, i * stride[0] + k, j * stride[1] + h]
+                        for c in range(x.shape[3]):
+                            to[c] += of[c]

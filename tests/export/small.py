@@ -1,0 +1,84 @@
+"""Small compressed networks that fire, for the tests of this room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.compress.plan import Plan, compress
+from pipeline.compress.prune import PruneWeights
+from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
+from pipeline.compress.stack import grids
+from pipeline.export.lower import input_format, lower
+from pipeline.export.program import Accumulator, Program
+from pipeline.learn.decode import RateDecode
+from pipeline.nets.conv import Conv
+from pipeline.nets.feedforward import FeedForward
+from pipeline.types import Batch
+
+CLASSES = 3
+FLAT, MAP = (1, 4, 5), (2, 9, 8)
+
+
+@dataclass
+class Model:
+    net: nn.Module
+    widths: dict[str, int]
+    x: Tensor
+    decode: RateDecode
+    shape: tuple[int, int, int]
+
+    def program(self, accumulator: Accumulator | None = None) -> Program:
+        given = input_format(self.x, self.shape)
+        return lower(self.net, grids(self.net), self.widths, given, len(self.x), CLASSES, accumulator)
+
+    def batches(self, size: int = 16) -> list[Batch]:
+        """The inputs in batches; the labels are the network's own answers."""
+        with torch.no_grad():
+            y = self.decode(self.net(self.x))
+        pairs = zip(self.x.split(size, dim=1), y.split(size), strict=True)
+        return [Batch(x, part) for x, part in pairs]
+
+
+def currents(shape, steps=6, batch=24, seed=0, density=0.4) -> Tensor:
+    """Direct currents [T, B, C, H, W] on the grid of 1/256, the same at every step."""
+    generator = torch.Generator().manual_seed(seed)
+    lit = torch.rand(batch, *shape, generator=generator) < density
+    x = lit * torch.randint(0, 256, (batch, *shape), generator=generator) / 256
+    return x.expand(steps, *x.shape)
+
+
+def spikes(shape, steps=6, batch=24, seed=0, density=0.3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(steps, batch, *shape, generator=generator) < density).float()
+
+
+def compressed(spec, x, weights=None, neurons=None, sparsity=0.0, seed=0) -> Model:
+    """`spec` built for x, then compressed after training (there is none) and baked."""
+    shape = tuple(x.shape[2:])
+    net = spec.build(shape, CLASSES, seed)
+    torch.manual_seed(seed)
+    for module in net.modules():
+        if getattr(module, "bias", None) is not None:
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    steps = {
+        "weights": QuantizeWeights(**{"bits": 6, **(weights or {})}),
+        "neurons": QuantizeNeurons(**{"beta": 8, "threshold": 8, "membrane": 12, **(neurons or {})}),
+        "prune": PruneWeights(sparsity=sparsity),
+    }
+    decode, widths = compress(net, steps, Plan(), lambda epochs, report: RateDecode(CLASSES), [x])
+    net.eval()
+    return Model(net, dict(widths), x, decode, shape)
+
+
+def flat(x=None, weights=None, neurons=None, sparsity=0.0, seed=0, **changes) -> Model:
+    spec = FeedForward(**{"hidden": (14, 9), "threshold": 0.4, "init_gain": 2.0, "group": 2, **changes})
+    return compressed(spec, currents(FLAT) if x is None else x, weights, neurons, sparsity, seed)
+
+
+def convolutional(x=None, weights=None, neurons=None, sparsity=0.0, seed=0, **changes) -> Model:
+    fields = {"channels": (4, 6), "kernel": 3, "padding": "same", "threshold": 0.4, "init_gain": 2.0}
+    spec = Conv(**{**fields, **changes})
+    return compressed(spec, currents(MAP) if x is None else x, weights, neurons, sparsity, seed)

@@ -1,0 +1,238 @@
+"""The engine against the network (bit for bit) and against its own equations in plain Python integers."""
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import snntorch as snn
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pipeline.export.integer import Engine
+from pipeline.export.lower import input_format, lower
+from pipeline.export.program import (
+    Accumulator,
+    Input,
+    Neurons,
+    NotExact,
+    Program,
+    Stage,
+    Synapses,
+    bounds,
+    scalar,
+)
+from pipeline.export.proof import prove, spikes_of
+from tests.export import reference
+from tests.export.small import FLAT, MAP, convolutional, currents, flat, spikes
+
+
+def proven(model):
+    proof = prove(model.net, Engine(model.program()), model.decode, model.batches())
+    assert proof.holds, str(proof)
+    assert proof.spikes > 100, "a silent network proves nothing"
+    return proof
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+@pytest.mark.parametrize("delay", [True, False])
+def test_every_spike_equals_the_network_for_every_reset(reset, delay):
+    neurons = {"membrane": 14}
+    proven(flat(reset=reset, reset_delay=delay, neurons=neurons))
+    proven(convolutional(reset=reset, reset_delay=delay, neurons=neurons))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"bits": 2},
+        {"bits": 12, "rounding": "truncation"},
+        {"bits": 4, "rounding": "stochastic"},
+        {"bits": 5, "scheme": "symmetric"},
+        {"bits": 5, "granularity": "per_channel"},
+        {"bits": 4, "calibrate": "mse"},
+    ],
+)
+def test_every_weight_format_is_exact(weights):
+    proven(flat(weights=weights, sparsity=0.5, bias=True))
+    proven(convolutional(weights=weights, sparsity=0.5, bias=True))
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "truncation"])
+@pytest.mark.parametrize("membrane", [5, 8, 16])
+def test_membranes_saturate_and_round_alike(rounding, membrane):
+    proven(flat(neurons={"membrane": membrane, "rounding": rounding}))
+    proven(convolutional(neurons={"membrane": membrane, "rounding": rounding}))
+
+
+def test_spiking_and_counting_inputs():
+    proven(flat(x=spikes(FLAT)))
+    proven(convolutional(x=spikes(MAP)))
+    proven(flat(x=spikes(FLAT) + spikes(FLAT, seed=1) * 2))
+    proven(convolutional(x=(spikes(MAP) + spikes(MAP, seed=1)) * 0.5, padding="valid", kernel=2))
+
+
+def test_an_undecayed_membrane_needs_no_format():
+    assert proven(flat(beta=1.0, neurons={"membrane": 32, "beta": 32, "threshold": 10})).guaranteed
+
+
+def test_strides_dilation_groups_and_average_pools():
+    torch.manual_seed(0)
+    layers = [
+        ("conv1", nn.Conv2d(2, 4, 3, stride=2, padding=1)),
+        ("lif1", snn.Leaky(1.0, threshold=0.5)),
+        ("conv2", nn.Conv2d(4, 6, 2, dilation=2, groups=2, padding=(2, 1))),
+        ("lif2", snn.Leaky(1.0, threshold=0.5)),
+        ("pool2", nn.AvgPool2d(2)),
+        ("flatten", nn.Flatten()),
+        ("fc", nn.Linear(36, 3)),
+        ("lif3", snn.Leaky(1.0, threshold=0.5)),
+    ]
+    net = Stepped(layers)
+    grids = net.round(fraction_bits=4)
+    x = currents(MAP, batch=16)
+    program = lower(net, grids, {}, input_format(x, MAP), len(x), 3)
+    with torch.no_grad():
+        ours, theirs = Engine(program).run(x), net(x)
+    assert torch.equal(ours, theirs)
+    assert 0.01 < theirs.mean() < 0.99
+
+
+class Stepped(nn.Sequential):
+    """snnTorch's own loop over time, for layers that the project's networks do not use."""
+
+    def __init__(self, layers):
+        super().__init__(OrderedDict(layers))
+
+    def forward(self, x):
+        memory, out = {}, []
+        for step in x:
+            for name, layer in self._modules.items():
+                if isinstance(layer, snn.Leaky):
+                    step, memory[name] = layer(step, memory.get(name, torch.zeros_like(step)))
+                else:
+                    step = layer(step)
+            out.append(step)
+        return torch.stack(out)
+
+    def round(self, fraction_bits):
+        """Weights and biases onto steps of 2^-fraction_bits; returns their grids."""
+        found = {}
+        for name, parameter in self.named_parameters():
+            step = torch.tensor(2.0**-fraction_bits)
+            parameter.data = (parameter.data * 3 / step).round() * step
+            found[name] = reference.Grid(8, step, -128, 127)
+        return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_kernels_do_what_the_equations_say(data):
+    """Random programs, registers that overflow included, against plain Python integers."""
+    program = data.draw(reference.programs())
+    seed = data.draw(st.integers(0, 1000))
+    rng = np.random.default_rng(seed)
+    channels, rows, columns = program.input.shape
+    same = data.draw(st.booleans())
+    steps = 1 if same else program.timesteps
+    codes = rng.integers(program.input.low, program.input.high + 1, (2, steps, rows, columns, channels))
+    codes[rng.random(codes.shape) < 0.4] = 0
+    kind = np.int32 if program.input.signed or program.input.high > 255 else np.uint8
+    flat_codes = np.ascontiguousarray(codes.reshape(2, steps, -1).astype(kind))
+    traced = Engine(program).trace(flat_codes)
+    for sample in range(2):
+        for stage, want in zip(program.stages, reference.run(program, codes[sample]), strict=True):
+            np.testing.assert_array_equal(traced[stage.neurons.name][sample], want)
+
+
+def test_a_bound_is_reached_and_never_passed():
+    """Two inputs of at most 255/256, weights 3/4 and -1/2: |sum| <= (3 + 2) * 255 = 1275 steps, 12 bits."""
+    net = Stepped([("fc", nn.Linear(2, 1, bias=False)), ("lif", snn.Leaky(0.5, threshold=1.0))])
+    net.fc.weight.data = torch.tensor([[0.75, -0.5]])
+    net.lif.state_quant = reference.Membrane(8, 2.0**-4)
+    grid = {"fc.weight": reference.Grid(4, torch.tensor(0.25), -8, 7)}
+    program = lower(
+        net, grid, {}, input_format(torch.tensor([255 / 256]).expand(1, 1, 1, 1, 2), (1, 1, 2)), 1, 1
+    )
+    (bound,) = bounds(program)
+    assert bound.accumulator == 1275
+    assert bound.accumulator_bits == 12
+    # On the grid of 2^-10: decay 1/2 of a membrane of at most 8, the current, a threshold, and half a step.
+    assert bound.update == 128 * 2**5 + 1275 + 2**10 + 2**5
+    assert bound.float_exact
+
+
+def test_what_is_not_exact_is_refused_with_every_reason():
+    model = flat(weights={"bits": 32, "bias_bits": 32}, neurons={"membrane": 32, "beta": 32}, bias=True)
+    with pytest.raises(NotExact) as error:
+        model.program()
+    text = str(error.value)
+    for words in (
+        "fc1.weight is float32",
+        "compression.quantize_weights.bits=8",
+        "fc1.bias",
+        "lif1.beta",
+        "lif1.mem",
+    ):
+        assert words in text
+    # Weight, bias, beta and membrane of each of three layers (a bias that is all zeros would be exact).
+    assert len(error.value.reasons) == 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda: flat(weights={"scheme": "symmetric", "scale": "free"}), "no power of two"),
+        (lambda: flat(neurons={"rounding": "stochastic"}), "random numbers"),
+        (lambda: flat(neurons={"beta": 16, "membrane": 16}), "float32 holds 24"),
+    ],
+)
+def test_inexact_formats_are_refused_by_name(model, words):
+    with pytest.raises(NotExact, match=words):
+        model().program()
+
+
+def test_batch_norm_must_be_folded_and_inputs_must_be_on_a_grid():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), snn.Leaky(0.5))
+    with pytest.raises(NotExact, match="fold"):
+        lower(net, {}, {}, input_format(torch.zeros(1, 1, 1, 1, 2), (1, 1, 2)), 1, 1)
+    with pytest.raises(NotExact, match="white=256"):
+        input_format(torch.rand(2, 1, 1, 2, 2), (1, 2, 2))
+    engine = Engine(flat().program())
+    with pytest.raises(NotExact, match="multiple of"):
+        engine.codes(torch.full((6, 1, *FLAT), 1 / 3))
+
+
+def test_a_changed_spike_is_found_at_its_layer_step_and_neuron():
+    """Weights into one neuron of the second layer differ: the first layer agrees, that neuron is blamed."""
+    model = flat(seed=3)
+    batches = model.batches()
+    program = model.program()
+    codes = program.stages[1].synapses.weight.codes
+    codes[2, :] += 9
+    proof = prove(model.net, Engine(program), model.decode, batches)
+    assert not proof.holds
+    assert proof.difference.layer == "lif2"
+    assert proof.difference.neuron == (2, 0, 0)
+    assert "lif2 differs first at step" in str(proof)
+    found = proof.difference
+    x = model.x[:, found.sample : found.sample + 1]
+    _, layers = spikes_of(model.net, x)
+    assert layers["lif2"][found.step, 0, 2] == found.network != found.integer
+
+
+def test_narrow_accumulators_saturate_or_wrap_as_told():
+    """Three inputs of 1 with weights 7, 7, -8 into 4 bits: exact 6; held 7 - 8 = -1; wrapped 14 - 16 - 8 + 16 = 6."""
+
+    def fires(bits, overflow):
+        weight = reference.fixed([[7, 7, -8]], 0, 4)
+        synapses = Synapses("fc", "linear", weight, None, (3, 1, 1), (1, 1, 1))
+        neurons = Neurons("lif", scalar(0, 0), scalar(5, 0), 8, 0, -128, 127, "nearest", "none", True)
+        stage = Stage((), synapses, neurons, Accumulator(bits, overflow))
+        engine = Engine(Program(Input((3, 1, 1), 0, 1), 1, 1, (stage,)))
+        return int(engine.spikes(np.ones((1, 1, 3), np.uint8))[0, 0, 0])
+
+    assert fires(6, "saturate") == 1  # 6 > 5
+    assert fires(4, "saturate") == 0  # -1
+    assert fires(4, "wrap") == 1  # two's complement: the end is right although the middle overflows
