@@ -20,7 +20,8 @@ def votes(spikes: Tensor, classes: int) -> Tensor:
         raise ValueError(
             f"classes must divide the number of output neurons, but got {classes} and {spikes.shape[2]}."
         )
-    return spikes.mean(0).unflatten(1, (classes, -1)).mean(2)
+    counts = spikes.sum(0).unflatten(1, (classes, -1)).sum(2)  # whole numbers: equal votes stay equal
+    return counts / (spikes.shape[0] * spikes.shape[2] // classes)
 
 
 @dataclass(frozen=True)
