@@ -37,8 +37,16 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 STEPS = {
     "mask + nearest": [PruneWeights(0.5), QuantizeWeights(4)],
     "mask + stochastic": [PruneWeights(0.5), QuantizeWeights(4, rounding="stochastic")],
-    "mask + nearest + neuron parameters": [PruneWeights(0.5), QuantizeWeights(4), QuantizeNeurons(8, 8)],
-    "mask + nearest + membrane": [PruneWeights(0.5), QuantizeWeights(4), QuantizeNeurons(8, 8, 8)],
+    "mask + nearest + neuron parameters": [
+        PruneWeights(0.5),
+        QuantizeWeights(4),
+        QuantizeNeurons(threshold=8, beta=8),
+    ],
+    "mask + nearest + membrane": [
+        PruneWeights(0.5),
+        QuantizeWeights(4),
+        QuantizeNeurons(8, threshold=8, beta=8),
+    ],
 }
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pipeline.compress.quantizers import Membrane
-from pipeline.compress.stack import bounds_key, full_name, grid_key, grids, ledger, record, stacks
+from pipeline.compress.snn_neurons import release, state_formats
+from pipeline.compress.stack import bounds_key, grid_key, grids, ledger, record, stacks
+from pipeline.compress.stdp_neurons import held, hold, is_stdp, numerics
 
 
 class Attachable(Protocol):
@@ -20,7 +21,7 @@ class Attachable(Protocol):
 def bake(net: nn.Module) -> nn.Module:
     """Replace every compressed tensor by its evaluation-mode value, in place; the outputs do not change.
 
-    Stochastic rounding is drawn once, here. Membrane formats stay: they act at run time.
+    Stochastic rounding is drawn once, here. State formats stay: they act at run time.
     """
     training = net.training
     net.eval()
@@ -28,10 +29,11 @@ def bake(net: nn.Module) -> nn.Module:
         if stack.quantizer is not None:
             record(net, name, stack.quantizer.grid())
         parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
-    for name, module in list(net.named_modules()):
-        if isinstance(getattr(module, "state_quant", None), Membrane):
-            record(net, full_name(name, "mem"), module.state_quant.grid())
+    for name, _, state in state_formats(net):
+        record(net, name, state.grid())
     book = ledger(net)
+    for name, grid in {**book.constants, **(held(net) if is_stdp(net) else {})}.items():
+        record(net, name, grid)
     for handle in book.handles:
         handle.remove()
     book.handles = []
@@ -42,15 +44,18 @@ def bake(net: nn.Module) -> nn.Module:
 def restore(net: nn.Module, steps: Mapping[str, Attachable], tensors: Mapping[str, Tensor]) -> nn.Module:
     """Rebuild a compressed net from its config and the state_dict of the baked net, in place.
 
-    `net` is freshly built from the same net config, `steps` are the same compression steps. Grids and
-    membrane formats come from `tensors`, and so does which steps the plan had left out.
+    `net` is freshly built from the same net config, `steps` are the same compression steps. Grids and state
+    formats come from `tensors`, and so does which steps the plan had left out.
 
     Raises:
         RuntimeError: a key is missing or unexpected, or a shape differs; the message names them.
     """
+    spec = getattr(net, "spec", None)
     for step in steps.values():
         step.attach(net)
     bake(net)
+    if is_stdp(net) and not all(grid_key(name) in tensors for name in ledger(net).constants):
+        net.__dict__["spec"] = spec
     for name, grid in grids(net).items():
         if grid_key(name) not in tensors:
             _forget(net, name)
@@ -58,6 +63,9 @@ def restore(net: nn.Module, steps: Mapping[str, Attachable], tensors: Mapping[st
             record(net, name, grid._replace(step=torch.empty_like(tensors[grid_key(name)])))
     state = {name: value for name, value in net.state_dict().items() if not value.numel()}
     net.load_state_dict({**state, **tensors}, strict=True)
+    if is_stdp(net):
+        for name, (_, _, _, rounding) in list(numerics(net).items()):
+            hold(net, name, grids(net)[name], rounding)
     return net
 
 
@@ -65,12 +73,13 @@ def _forget(net: nn.Module, name: str) -> None:
     """An isolated plan left this tensor alone: so does the rebuilt net."""
     for key in (grid_key(name), bounds_key(name)):
         delattr(net, key)
-    owner, _, tensor = name.rpartition(".")
-    if tensor == "mem":
-        ledger(net).rewinds.pop(name, None)
-        neuron = net.get_submodule(owner)
-        del neuron.state_quant
-        neuron.state_quant = False  # type: ignore[assignment]
+    if is_stdp(net):
+        numerics(net).pop(name, None)
+        return
+    for found, neuron, _ in list(state_formats(net)):
+        if found == name:
+            ledger(net).rewinds.pop(name, None)
+            release(neuron)
 
 
 def sparsity(net: nn.Module) -> float:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-import snntorch
-import torch
 from torch import Tensor, nn
 
-from pipeline.compress.calibrate import CALIBRATIONS, Calibrate, fit_step
-from pipeline.compress.quantizers import Membrane, Uniform, Watch
+from pipeline.compress.calibrate import CALIBRATIONS, Calibrate
+from pipeline.compress.quantizers import Uniform
 from pipeline.compress.rounding import ROUNDINGS, FixedPoint, Rounding
-from pipeline.compress.stack import full_name, ledger, original, seed_of, stack_on, synapses
+from pipeline.compress.snn_neurons import attach_neurons, neurons, quantities, watch
+from pipeline.compress.stack import full_name, original, seed_of, stack_on, synapses
+from pipeline.compress.stdp_neurons import CONSTANTS, STATES, is_stdp, quantize_stdp
 from pipeline.types import FLOAT_BITS, require
 
 Granularity = Literal["per_tensor", "per_channel"]
 Scale = Literal["power_of_two", "free"]
 Scheme = Literal["fixed_point", "symmetric"]
+Decay = Literal["fixed_point", "shift"]
+NEURON_QUANTITIES = (
+    "membrane", "current", "threshold", "beta", "alpha", "reset", "inhibition", "theta", "trace",
+)  # fmt: skip
 _REST = "default"
 
 
@@ -131,20 +135,31 @@ class QuantizeWeights:
 
 @dataclass(frozen=True)
 class QuantizeNeurons:
-    """Neuron parameters and the membrane of every snnTorch neuron, each with a width of its own (32 is off).
+    """Neuron parameters and states, each with a width of its own (32 is off), sign bit included.
+
+    snnTorch neurons: membrane (and the synaptic `current` of `Synaptic`) after every time step through
+    `state_quant`; threshold, beta, alpha (the current's decay) as parametrized constants.
+    STDP networks: membrane, theta and trace step by step in the kernel; threshold, beta, reset and inhibition
+    as constants. A field that a net does not have is ignored.
 
     Args:
-        beta, threshold: stored bits of the decay and the threshold.
-        membrane: bits of the membrane potential, saturated and rounded after every time step.
-        rounding: of the membrane; parameters are constants and are rounded to nearest.
+        decay: fixed_point (Q0.f) or shift: 1 - 2^-k, of which k is stored; for beta and alpha.
+        rounding: of what changes at every step; constants are rounded to nearest.
         calibrate: membrane range by max, percentile or mse over calibration batches of the training split.
         headroom: membrane range in multiples of the layer's largest threshold when no batch was shown.
         seed: of stochastic rounding.
     """
 
-    beta: int = FLOAT_BITS
-    threshold: int = FLOAT_BITS
     membrane: int = FLOAT_BITS
+    current: int = FLOAT_BITS
+    threshold: int = FLOAT_BITS
+    beta: int = FLOAT_BITS
+    alpha: int = FLOAT_BITS
+    reset: int = FLOAT_BITS
+    inhibition: int = FLOAT_BITS
+    theta: int = FLOAT_BITS
+    trace: int = FLOAT_BITS
+    decay: Decay = "fixed_point"
     rounding: Rounding = "nearest"
     calibrate: Calibrate = "max"
     percentile: float = 99.9
@@ -153,72 +168,49 @@ class QuantizeNeurons:
     family: ClassVar[Literal["prune", "quantize"]] = "quantize"
 
     def __post_init__(self) -> None:
-        for field in ("beta", "threshold", "membrane"):
-            bits = getattr(self, field)
+        for field, bits in self.bits.items():
             require(2 <= bits <= FLOAT_BITS, field, "be in [2, 32]", bits)
+        require(self.decay in get_args(Decay), "decay", f"be one of {get_args(Decay)}", self.decay)
         require(self.rounding in ROUNDINGS, "rounding", f"be one of {ROUNDINGS}", self.rounding)
         require(self.calibrate in CALIBRATIONS, "calibrate", f"be one of {CALIBRATIONS}", self.calibrate)
         require(50 < self.percentile <= 100, "percentile", "be in (50, 100]", self.percentile)
         require(self.headroom > 0, "headroom", "be above 0", self.headroom)
 
     @property
+    def bits(self) -> dict[str, int]:
+        """Quantity -> stored bits."""
+        return {field: getattr(self, field) for field in NEURON_QUANTITIES}
+
+    @property
     def active(self) -> bool:
-        return min(self.beta, self.threshold, self.membrane) < FLOAT_BITS
+        return min(self.bits.values()) < FLOAT_BITS
 
     def attach(self, net: nn.Module) -> None:
-        for name, neuron in neurons(net):
-            for tensor, bits in (("beta", self.beta), ("threshold", self.threshold)):
-                if bits < FLOAT_BITS and isinstance(getattr(neuron, tensor, None), Tensor):
-                    quantizer = Uniform(bits, seed=seed_of(self.seed, full_name(name, tensor)))
-                    quantizer.train(neuron.training)
-                    quantizer.fit(original(neuron, tensor), None)
-                    stack_on(net, neuron, tensor).quantizer = quantizer
-            if self.membrane < FLOAT_BITS:
-                reach = self.headroom * float(torch.as_tensor(neuron.threshold).abs().max())
-                self._hold(net, name, neuron, torch.tensor([reach]))
-
-    def observe(self, net: nn.Module, samples: list[Tensor]) -> None:
-        """Calibrate the membranes on input batches [T, B, C, H, W] of the training split."""
-        if self.membrane >= FLOAT_BITS or not samples:
+        if not self.active:
             return
-        watched = {name: (neuron, Watch()) for name, neuron in neurons(net)}
-        for neuron, watch in watched.values():
-            neuron.state_quant = watch
-        training = net.training
-        net.eval()
-        with torch.no_grad():
-            for x in samples:
-                net(x)
-        net.train(training)
-        for name, (neuron, watch) in watched.items():
-            self._hold(net, name, neuron, watch.values())
+        if is_stdp(net):
+            quantize_stdp(net, self.bits, self.rounding, self.headroom, self.decay == "shift")
+        else:
+            attach_neurons(net, self, None)
+
+    def observe(self, net: nn.Module, samples: Sequence[Tensor]) -> None:
+        """Calibrate the states of snnTorch neurons on input batches [T, B, C, H, W] of the training split."""
+        if min(self.membrane, self.current) < FLOAT_BITS and samples and not is_stdp(net):
+            attach_neurons(net, self, watch(net, samples))
 
     def advance(self, net: nn.Module, progress: float) -> None:
         """Nothing to do."""
 
     def widths(self, net: nn.Module) -> dict[str, int]:
-        out = {}
-        for name, neuron in neurons(net):
-            for tensor, bits in (("beta", self.beta), ("threshold", self.threshold)):
-                if isinstance(getattr(neuron, tensor, None), Tensor):
-                    out[full_name(name, tensor)] = bits
-            out[full_name(name, "mem")] = self.membrane
-        return {name: bits for name, bits in out.items() if bits < FLOAT_BITS}
+        if is_stdp(net):
+            found = {name: self.bits[name] for name in (*STATES, *CONSTANTS, "beta")}
+        else:
+            found = {
+                full_name(name, stored): self.bits[field]
+                for name, neuron in neurons(net)
+                for field, stored in quantities(neuron).items()
+            }
+        return {name: bits for name, bits in found.items() if bits < FLOAT_BITS}
 
     def check(self, net: nn.Module) -> None:
-        """Any net will do; one without snnTorch neurons is left as it is."""
-
-    def _hold(self, net: nn.Module, name: str, neuron: nn.Module, values: Tensor) -> None:
-        high = (1 << (self.membrane - 1)) - 1
-        step = float(fit_step(values, -high - 1, high, self.calibrate, self.percentile))
-        held = Membrane(self.membrane, step, self.rounding, seed_of(self.seed, full_name(name, "mem")))
-        held.train(neuron.training)
-        neuron.state_quant = held
-        ledger(net).rewinds[full_name(name, "mem")] = held.rewind
-
-
-def neurons(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of every snnTorch neuron."""
-    for name, module in list(net.named_modules()):
-        if isinstance(module, snntorch.SpikingNeuron):
-            yield name, module
+        """Any net will do."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.compress.calibrate import Calibrate, Grid, fit_step
 from pipeline.compress.kernels import CODES, fits, quantize_masked
@@ -90,55 +90,35 @@ class Uniform(Quantizer):
         return Grid(self.bits, self.step, self.low, self.high)
 
 
-class Membrane(nn.Module):
-    """The membrane's fixed-point format, applied after every time step through snnTorch's `state_quant`.
+class DecayFactor(Quantizer):
+    """A decay in (0, 1): Q0.f, or 1 - 2^-k with `bits` bits for k; gradient straight through."""
 
-    ``forward(mem)`` -> mem on the grid ``{low, ..., high} * step``, saturating, straight-through gradient.
-    A fused scan may read `step` (0-dim tensor), `low`, `high` and `rounding` and do the same arithmetic.
-    """
+    def __init__(self, bits: int, shift: bool) -> None:
+        super().__init__()
+        self.bits, self.shift = bits, shift
+        self.register_buffer("step", torch.tensor(2.0 ** (1 - bits)))
 
     step: Tensor
 
-    def __init__(self, bits: int, step: float, rounding: Rounding = "nearest", seed: int = 0) -> None:
-        super().__init__()
-        self.bits, self.rounding = bits, rounding
-        self.low, self.high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-        self.noise = Noise(seed)
-        self.register_buffer("step", torch.tensor(step))
+    def fit(self, x: Tensor, kept: Tensor | None) -> None:  # noqa: ARG002
+        if self.shift:
+            self.step = 1 - quantize_decay(x.detach(), self.bits, True).max()
 
-    def forward(self, mem: Tensor) -> Tensor:
-        if fits(mem):
-            key = self.noise.key(True) if self.rounding == "stochastic" else 0
-            return quantize_masked(
-                mem, self.step, self.low, self.high, CODES[self.rounding], key, False, None
-            )
-        noise = self.noise.fresh(mem) if self.rounding == "stochastic" else None
-        return fake_quantize(mem, self.step, self.low, self.high, self.rounding, noise)
-
-    def rewind(self) -> None:
-        """Before each forward of the net: in evaluation the same batch meets the same draws."""
-        if not self.training:
-            self.noise.rewind()
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return x + (quantize_decay(x, self.bits, self.shift) - x).detach()
 
     def grid(self) -> Grid:
-        return Grid(self.bits, self.step, self.low, self.high)
+        """With a shift the codes are 2^K - 2^(K - k), K the largest k; k is what is stored."""
+        return Grid(self.bits, self.step, 1, round(1 / float(self.step)) - 1)
 
 
-class Watch(nn.Module):
-    """Stands in for `state_quant` on calibration batches: passes the membrane on, keeps its magnitudes."""
+def quantize_decay(beta: Tensor, bits: int, shift: bool) -> Tensor:
+    """A decay as Q0.f, or as 1 - 2^-k (a shift and a subtraction), k in [1, 2^bits - 1] and at most 20.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.top = 0.0
-        self.samples: list[Tensor] = []
-
-    def forward(self, mem: Tensor) -> Tensor:
-        size = mem.detach().abs().flatten()
-        if size.numel():
-            self.top = max(self.top, float(size.max()))
-            self.samples.append(size[:: max(1, size.numel() // 4096)])
-        return mem
-
-    def values(self) -> Tensor:
-        """All kept magnitudes, the maximum among them."""
-        return torch.cat([*self.samples, torch.tensor([self.top])])
+    Never 0 or 1: a neuron that forgets at once, or never, is another neuron.
+    """
+    if shift:
+        k = torch.round(-torch.log2((1 - beta).clamp_min(2.0**-24))).clamp(1, min(2**bits - 1, 20))
+        return 1 - torch.ldexp(torch.ones_like(k), -k)
+    step = 2.0 ** (1 - bits)
+    return (beta / step).add(0.5).floor().clamp(1, 2 ** (bits - 1) - 1) * step

@@ -89,6 +89,8 @@ class Ledger:
     def __init__(self) -> None:
         self.handles: list[RemovableHandle] = []
         self.rewinds: dict[str, Callable[[], None]] = {}
+        self.constants: dict[str, Grid] = {}
+        """Formats of numbers that are no tensors of the net (an STDP network's threshold)."""
         self._open = ExitStack()
 
     def enter(self, *_: Any) -> None:

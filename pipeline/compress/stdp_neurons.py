@@ -1,0 +1,108 @@
+"""Neuron parameters of an STDP network on fixed-point grids; the snnTorch counterpart is in `quantize`.
+
+Constants (threshold, reset, inhibition, decay) are replaced in the network's spec by their values on the grid.
+What changes at every step (membrane, theta, traces) goes to the network's `numerics`, which its kernel reads:
+``(step, lowest, highest, rounding)``, applied and saturated after each update. Potentials are counted from rest,
+so that -65 mV needs no integer bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.compress.calibrate import Grid, fit_step
+from pipeline.compress.quantizers import DecayFactor
+from pipeline.compress.rounding import Rounding, fake_quantize
+from pipeline.compress.stack import ledger
+from pipeline.types import FLOAT_BITS
+
+STATES = ("membrane", "theta", "trace")
+"""Kept on a grid by the kernel, step by step."""
+CONSTANTS = {"threshold": "threshold_mv", "reset": "reset_mv", "inhibition": "w_inh_mv"}
+_THETA_RANGE = 2.0
+"""Highest theta expected of an untrained net, in multiples of the threshold above rest."""
+
+
+def is_stdp(net: nn.Module) -> bool:
+    """Whether the net is one whose kernel takes formats (`numerics`) and constants (`spec`)."""
+    return (
+        hasattr(net, "numerics") and hasattr(net, "spec") and isinstance(getattr(net, "theta", None), Tensor)
+    )
+
+
+def quantize_stdp(
+    net: nn.Module, widths: Mapping[str, int], rounding: Rounding, headroom: float, shift: bool
+) -> None:
+    """Put every quantity named in `widths` (32: left alone) on its grid, in place.
+
+    membrane covers `headroom` thresholds, or threshold + theta where that is more; inhibition below saturates.
+    theta covers its present maximum, or twice the threshold before training. Traces lie in [0, 1).
+    """
+    spec: Any = net.spec
+    threshold = spec.threshold_mv - spec.rest_mv
+    theta = cast(Tensor, net.theta)
+    top = float(theta.max())
+    for name, field in CONSTANTS.items():
+        if (bits := widths.get(name, FLOAT_BITS)) < FLOAT_BITS:
+            rest = 0.0 if name == "inhibition" else spec.rest_mv
+            value, grid = on_grid(torch.tensor(getattr(spec, field) - rest, dtype=torch.float32), bits)
+            ledger(net).constants[name] = grid
+            spec = dataclasses.replace(spec, **{field: rest + float(value)})
+    if (bits := widths.get("beta", FLOAT_BITS)) < FLOAT_BITS:
+        factor = DecayFactor(bits, shift)
+        factor.fit(exact := torch.tensor(math.exp(-spec.dt_ms / spec.tau_m_ms)), None)
+        decay = factor(exact)
+        ledger(net).constants["beta"] = factor.grid()
+        spec = dataclasses.replace(spec, tau_m_ms=-spec.dt_ms / math.log(float(decay)))
+    net.spec = spec
+    ranges = {
+        "membrane": max(headroom * threshold, threshold + top),
+        "theta": top if top > 0 else _THETA_RANGE * threshold,
+        "trace": 0.5,  # Q0.f: a full trace of 1 saturates one step below
+    }
+    for name, reach in ranges.items():
+        if (bits := widths.get(name, FLOAT_BITS)) < FLOAT_BITS:
+            high = (1 << (bits - 1)) - 1
+            step = (
+                2.0 ** (1 - bits)
+                if name == "trace"
+                else float(fit_step(torch.tensor([reach]), -high - 1, high))
+            )
+            hold(net, name, Grid(bits, torch.tensor(step), -high - 1, high), rounding)
+
+
+def numerics(net: nn.Module) -> dict[str, tuple[float, float, float, Rounding]]:
+    """Quantity -> (step, lowest, highest, rounding), as the kernel reads it."""
+    return cast(dict[str, tuple[float, float, float, Rounding]], net.numerics)
+
+
+def hold(net: nn.Module, name: str, grid: Grid, rounding: Rounding) -> None:
+    """Have the kernel keep the quantity `name` on `grid`."""
+    step = float(grid.step)
+    numerics(net)[name] = (step, grid.low * step, grid.high * step, rounding)
+    if name == "theta":
+        theta = cast(Tensor, net.theta)
+        with torch.no_grad():
+            theta.copy_(fake_quantize(theta, grid.step, grid.low, grid.high))
+
+
+def held(net: nn.Module) -> dict[str, Grid]:
+    """The grids of the quantities that the kernel keeps on one."""
+    out = {}
+    for name, (step, low, high, _) in numerics(net).items():
+        codes = round(low / step), round(high / step)
+        out[name] = Grid((codes[1] + 1).bit_length(), torch.tensor(step), *codes)
+    return out
+
+
+def on_grid(value: Tensor, bits: int) -> tuple[Tensor, Grid]:
+    """A constant, rounded to nearest in the smallest Qi.f of that width that holds it, and that format."""
+    high = (1 << (bits - 1)) - 1
+    grid = Grid(bits, fit_step(value, -high - 1, high), -high - 1, high)
+    return fake_quantize(value, grid.step, grid.low, grid.high), grid
