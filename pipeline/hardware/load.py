@@ -75,7 +75,7 @@ class Tally:
 
 def value_bits(x: Tensor) -> tuple[float, int]:
     """(scale, bits) of the values in `x`: 1 bit when all nonzero values are one value, the bits of the largest
-    count when they are whole multiples of one scale, else `FLOAT_BITS`.
+    count when they are whole multiples of one scale (the smallest value, or 1/256), else `FLOAT_BITS`.
 
     A constant scale costs nothing: it is folded into the weights.
     """
@@ -86,9 +86,10 @@ def value_bits(x: Tensor) -> tuple[float, int]:
     if low >= 0.0 and not bool(torch.count_nonzero(x * (top - x))):
         return top, 1
     smallest = float(x.abs().masked_fill(x == 0, math.inf).min())
-    steps = x / smallest
-    if bool((steps == steps.round()).all()):
-        return smallest, max(2, int(max(top, -low) / smallest).bit_length() + int(low < 0.0))
+    for scale in (smallest, 2.0**-8):
+        steps = x / scale
+        if bool((steps == steps.round()).all()):
+            return smallest, max(2, int(max(top, -low) / scale).bit_length() + int(low < 0.0))
     return smallest, FLOAT_BITS
 
 
