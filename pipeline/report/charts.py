@@ -32,6 +32,8 @@ class Chart:
     """Takes the whole width of the page instead of a column."""
     words: str = ""
     """Read by a screen reader in place of the figure."""
+    title: str = ""
+    """Written above the figure, where it wraps on narrow screens."""
 
 
 def layout(x: Axis | str = "", y: Axis | str = "", **more: object) -> dict[str, object]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pipeline.report.charts import Chart, Trace, layout
 from pipeline.report.context import Context
 from pipeline.report.figures import canvas, colour
-from pipeline.report.palette import HATCHES, LIGHT
+from pipeline.report.palette import HATCHES, LIGHT, role
 from pipeline.report.points import FINISHED, marks, tally
 from pipeline.report.units import axis, label, show
 from pipeline.types import Row
@@ -211,18 +211,33 @@ def states_charts(rows: Sequence[Row]) -> list[Chart]:
     counts = tally(rows)
     if not counts:
         return []
-    shapes = [HATCHES[_tint(state)] for state in counts]
-    pattern = {"shape": shapes, "fgcolor": "@surface", "fillmode": "overlay"}
-    bars: Trace = {
-        "type": "bar", "orientation": "h", "x": list(counts.values()), "y": list(counts), "showlegend": False,
-        "text": [str(count) for count in counts.values()], "textposition": "outside", "cliponaxis": False,
-        "meta": {"still": True},
-        "marker": {"color": [f"@c{_tint(state)}" for state in counts], "pattern": pattern},
-        "hovertext": [f"{escape(state)}: {escape(MEANING.get(state, ''))}" for state in counts], "hoverinfo": "text",
-    }  # fmt: skip
+    bars = [_bar(state, count) for state, count in counts.items()]
     drawn = layout("trials", "")
+    drawn |= {"barmode": "overlay"}
     drawn["yaxis"] = {"autorange": "reversed", "automargin": True, "showgrid": False}
-    return [Chart("states", [bars], drawn, 150 + 30 * len(counts), words="How the trials ended")]
+    return [Chart("states", bars, drawn, 150 + 30 * len(counts), words="How the trials ended")]
+
+
+def _bar(state: str, count: int) -> Trace:
+    """One state's bar, with its number and, beside the pointer, what the state means."""
+    tint = _tint(state)
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "x": [count],
+        "y": [state],
+        "showlegend": False,
+        "text": [str(count)],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "hovertext": [f"{escape(state)}: {escape(MEANING.get(state, ''))}"],
+        "hoverinfo": "text",
+        "marker": {
+            "color": role(tint),
+            "pattern": {"shape": HATCHES[tint], "fgcolor": "@surface", "fillmode": "overlay"},
+        },
+        "meta": {"still": True},
+    }
 
 
 def ended_table(rows: Sequence[Row]) -> str:

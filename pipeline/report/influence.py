@@ -73,16 +73,11 @@ def importance_charts(importance: Table) -> list[Chart]:
             "showlegend": False,
             "meta": {"still": True},
         }
-        drawn = layout(
-            "share of the variance (%)", "", title={"text": label(objective), "font": {"size": 14}}
-        )
+        drawn = layout("share of the variance (%)", "")
         drawn["yaxis"] = {"autorange": "reversed", "automargin": True, "showgrid": False}
         height = 150 + 26 * len(parameters)
-        charts.append(
-            Chart(
-                f"importance-{objective}", [bars], drawn, height, words=f"Importance for {label(objective)}"
-            )
-        )
+        title = f"Importance for {label(objective)}"
+        charts.append(Chart(f"importance-{objective}", [bars], drawn, height, words=title, title=title))
     return charts
 
 

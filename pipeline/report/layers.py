@@ -147,16 +147,16 @@ def stack_charts(models: Sequence[Model], quantity: Quantity) -> list[Chart]:
             }
             for i, (part, amounts) in enumerate(stack.pieces.items())
         ]
-        drawn = layout(
-            shown, "", barmode="stack", title={"text": f"{stack.name}: {total}", "font": {"size": 14}}
-        )
+        drawn = layout(shown, "", barmode="stack")
         drawn["xaxis"] = {**_plain(drawn["xaxis"]), "type": "linear", "range": [0, widest * 1.03 or 1]}
         drawn["yaxis"] = {**_plain(drawn["yaxis"]), "autorange": "reversed", "showgrid": False}
-        drawn["margin"] = {"l": 60, "r": 20, "t": 80, "b": 50}
         drawn["legend"] = {**_plain(drawn["legend"]), "traceorder": "normal"}
         height = 190 + 28 * max(3, len(stack.layers))
         words = f"{shown.title} per layer of {stack.name}, {total} in all"
-        charts.append(Chart(f"{quantity}-layers-{stack.number}", data, drawn, height, words=words))
+        title = f"{label(quantity).capitalize()} of {stack.name}: {total}"
+        charts.append(
+            Chart(f"{quantity}-layers-{stack.number}", data, drawn, height, words=words, title=title)
+        )
     return charts
 
 

@@ -34,7 +34,7 @@ def members_table(rows: Sequence[Row], picks: Mapping[str, int], context: Contex
         picked = ' class="picked"' if mark else ""
         body.append(
             f'<tr data-trial="{row.number}"{picked}>{"".join(f"<td>{cell}</td>" for cell in cells)}'
-            f'<td class="text">{mark}</td></tr>'
+            f'<td class="text pick">{mark}</td></tr>'
         )
     head = "".join(f"<th>{name}</th>" for name in heads) + '<th class="text">pick</th>'
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

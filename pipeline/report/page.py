@@ -106,6 +106,7 @@ def _figure(chart: Chart) -> str:
     """The place that the script draws a chart into, as high as it will be, so that nothing jumps."""
     return (
         f"<figure{' class=wide' if chart.wide else ''}>"
+        f"{f'<h3>{escape(chart.title)}</h3>' if chart.title else ''}"
         f'<div class="chart" id="chart-{escape(chart.name)}" style="min-height:{chart.height}px" '
         f'role="img" aria-label="{escape(chart.words)}"></div></figure>'
     )

@@ -105,7 +105,7 @@ def confusion_charts(models: Sequence[Model], context: Context) -> list[Chart]:
         if len(counts) <= FEW:
             cells["text"] = [[f"{share:.0f}" if share >= 0.5 else "" for share in line] for line in shares]
             cells["texttemplate"] = "%{text}"
-        drawn = layout("predicted", "true", title={"text": model.name, "font": {"size": 14}})
+        drawn = layout("predicted", "true")
         drawn["xaxis"] = {"type": "category", "title": {"text": "predicted"}, "automargin": True}
         drawn["yaxis"] = {
             "type": "category",
@@ -113,8 +113,8 @@ def confusion_charts(models: Sequence[Model], context: Context) -> list[Chart]:
             "autorange": "reversed",
             "automargin": True,
         }
-        words_of = f"Confusion of {model.name}"
-        charts.append(Chart(f"confusion-{model.row.number}", [cells], drawn, 460, words=words_of))
+        name, words_of = f"confusion-{model.row.number}", f"Confusion of {model.name}"
+        charts.append(Chart(name, [cells], drawn, 440, words=words_of, title=model.name))
     return charts
 
 
@@ -196,11 +196,15 @@ def raster_charts(models: Sequence[Model]) -> list[Chart]:
                 "hovertemplate": "step %{x}, neuron %{y}<extra></extra>",
                 "meta": {"still": True},
             }
-            title = f"{model.name.split()[0]} {escape(one.title)}: {share:.1%} of {one.neurons} × {one.steps}"
-            drawn = layout("step", "neuron", title={"text": title, "font": {"size": 13}})
+            title = (
+                f"{model.name.split()[0]} {one.title}: {share:.1%} of {one.neurons} × {one.steps} steps spike"
+            )
+            drawn = layout("step", "neuron")
             drawn["xaxis"] = {**_dict(drawn["xaxis"]), "range": [-0.5, one.steps - 0.5]}
             drawn["yaxis"] = {**_dict(drawn["yaxis"]), "range": [-0.5, one.neurons - 0.5]}
-            charts.append(Chart(f"raster-{model.row.number}-{i}", [spikes], drawn, 300, words=title))
+            charts.append(
+                Chart(f"raster-{model.row.number}-{i}", [spikes], drawn, 270, words=title, title=title)
+            )
     return charts
 
 
@@ -266,4 +270,4 @@ def fields_html(models: Sequence[Model]) -> str:
                 f'<figure><img class="picture" width="{_WIDE}" alt="Receptive fields of {words}" '
                 f'src="data:image/png;base64,{inside}"><figcaption>{words}</figcaption></figure>'
             )
-    return f'<div class="charts">{"".join(pictures)}</div>' if pictures else ""
+    return f'<div class="pictures">{"".join(pictures)}</div>' if pictures else ""

@@ -7,6 +7,7 @@
   let selected = null;
   let showDominated = true;
   let printing = false;
+  const PAPER = 680; // pixels that fit between the margins of A4 and of letter paper
 
   const theme = () => {
     if (printing) return "light";
@@ -46,9 +47,11 @@
     const kept = chart.data.filter((trace) => showDominated || trace.meta?.kind !== "dominated");
     const colours = study.themes[theme()];
     const data = painted(kept.concat(selected === null ? [] : highlight(chart)), colours);
-    const layout = painted({ ...chart.layout, height: chart.height, autosize: true, uirevision: chart.name }, colours);
+    const size = printing ? { width: PAPER, autosize: false } : { width: undefined, autosize: true };
+    const layout = painted({ ...chart.layout, ...size, height: chart.height, uirevision: chart.name }, colours);
     const config = {
-      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"],
+      // Nothing leaves this page: no sharing, no logo that links elsewhere.
+      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "sendChartToCloud", "sendDataToCloud"],
       toImageButtonOptions: { format: "svg", filename: chart.name },
     };
     Plotly.react(place, data, layout, config);
@@ -116,6 +119,7 @@
     title.append(copier(pre));
     place.append(columns, title, pre);
     place.hidden = false;
+    document.body.classList.add("open");
     document.querySelectorAll("tr[data-trial]").forEach((row) =>
       row.classList.toggle("chosen", Number(row.dataset.trial) === number));
     history.replaceState(null, "", `#trial=${number}`);
@@ -124,6 +128,7 @@
   const unchoose = () => {
     selected = null;
     document.getElementById("trial").hidden = true;
+    document.body.classList.remove("open");
     document.querySelectorAll("tr.chosen").forEach((row) => row.classList.remove("chosen"));
     history.replaceState(null, "", location.pathname + location.search);
     drawAll();
