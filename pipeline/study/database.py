@@ -1,71 +1,111 @@
-"""The study database: opened so that it survives writers and deaths, and what its trials are worth to the budget."""
+"""The study database: how it is opened, who is alive in it, and what its trials are worth to the budget."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import socket
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import optuna
 import psutil
-from optuna.storages import BaseStorage
+import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
 
 from pipeline.study.spec import Study
+from pipeline.study.storage import PATIENCE_S, WORKER, Storage
+from pipeline.types import DataError
 
 RECORD = "record"
 HISTORY = "history"
-WORKER = "worker"
+LOST = "lost"
+"""How often the same suggestion was lost with its worker before this trial."""
+STUDY_LOCK = 0x534E4E  # one advisory lock per PostgreSQL server: only for making tables and studies
 
 
-def connect(url: str, heartbeat_s: int = 15) -> BaseStorage:
-    """An RDB storage that survives several writers and killed workers.
+def connect(url: str, patience_s: float = PATIENCE_S) -> Storage:
+    """An RDB storage on SQLite or PostgreSQL; the tables are made where there are none.
 
-    SQLite runs in write-ahead mode with a long busy time-out: readers never block the writer, and a commit costs
-    one append instead of two syncs. A crash of the machine can lose the last commits, never the database.
+    Raises:
+        DataError: the database cannot be opened, or its driver is not installed.
     """
-    sqlite = url.startswith("sqlite")
-    kwargs: dict[str, object] = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", optuna.exceptions.ExperimentalWarning
-        )  # heartbeat is marked so since 2.0
-        storage = optuna.storages.RDBStorage(
-            url, engine_kwargs=kwargs, heartbeat_interval=heartbeat_s, grace_period=heartbeat_s * 4
-        )
-    if sqlite:
-        event.listen(storage.engine, "connect", _write_ahead)
-        storage.engine.dispose()
-    return storage
+    if url.startswith(("postgresql://", "postgres://")):
+        url = "postgresql+psycopg://" + url.partition("://")[2]
+    try:
+        with alone(url):
+            return Storage(url, identity(), patience_s)
+    except ImportError as error:
+        raise DataError(
+            f"{shown(url)} needs a driver: pip install 'snn-pipeline[cluster]' ({error})"
+        ) from error
+    except sqlalchemy.exc.DBAPIError as error:
+        reason = str(error.orig or error).strip().splitlines()[0]
+        raise DataError(f"the study database {shown(url)} cannot be opened: {reason}") from error
 
 
-def _write_ahead(connection: object, _record: object) -> None:
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
+def shown(url: str) -> str:
+    """A database address without its password."""
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return url
 
 
-def create(storage: BaseStorage, name: str, study: Study, config: Mapping[str, object]) -> optuna.Study:
+@contextlib.contextmanager
+def alone(url: str) -> Iterator[None]:
+    """One process at a time makes tables and studies: several at once fail, or enqueue the first trials twice."""
+    address = sqlalchemy.make_url(url)
+    if address.drivername.startswith("sqlite"):
+        if not address.database or address.database == ":memory:":
+            yield
+            return
+        path = Path(address.database)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(path.name + ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        return
+    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": STUDY_LOCK})
+        try:
+            yield
+        finally:
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": STUDY_LOCK})
+
+
+def backend(study: optuna.Study) -> Storage:
+    """The storage below Optuna's cache."""
+    inner = getattr(study._storage, "_backend", study._storage)
+    assert isinstance(inner, Storage), f"open the study through database.connect, not {type(inner).__name__}"
+    return inner
+
+
+def create(storage: Storage, name: str, study: Study, config: Mapping[str, object]) -> optuna.Study:
     """Make (or open) the study, before any worker starts; a new one remembers its config and its warm starts."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    made = optuna.create_study(
-        storage=storage, study_name=name, directions=["minimize"] * len(study.objectives), load_if_exists=True
-    )
-    if "config" not in made.user_attrs:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # marked so since 3.2
-            made.set_metric_names(list(study.objectives))
-        for point in study.warm_start:
-            made.enqueue_trial(study.axes.restrict(point), skip_if_exists=True)
-        made.set_user_attr("config", json.dumps(config, sort_keys=True))
+    with alone(storage.url):
+        made = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=["minimize"] * len(study.objectives),
+            load_if_exists=True,
+        )
+        if "config" not in made.user_attrs:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # marked so since 3.2
+                made.set_metric_names(list(study.objectives))
+            for point in study.warm_start:
+                made.enqueue_trial(study.axes.restrict(point), skip_if_exists=True)
+            made.set_user_attr("config", json.dumps(config, sort_keys=True))
     return made
 
 
-def stored_config(storage: BaseStorage, name: str) -> dict[str, object] | None:
+def stored_config(storage: Storage, name: str) -> dict[str, object] | None:
     """The config under which a study was made, or None where there is none yet."""
     if name not in optuna.get_all_study_names(storage):
         return None
@@ -73,34 +113,102 @@ def stored_config(storage: BaseStorage, name: str) -> dict[str, object] | None:
     return json.loads(text) if text else None
 
 
-def identity() -> str:
-    """host:pid:start, so that a reused process number is not mistaken for the worker that had it."""
-    return f"{socket.gethostname()}:{os.getpid()}:{int(psutil.Process().create_time())}"
+def identity(pid: int | None = None) -> str:
+    """``host/namespace:pid:start``: a reused process number is not mistaken for the worker that had it."""
+    pid = os.getpid() if pid is None else pid
+    return f"{_machine()}:{pid}:{_start(pid)}"
 
 
-def reap(study: optuna.Study) -> int:
-    """Give up the RUNNING trials whose worker on this machine is gone; how many there were.
+def _machine() -> str:
+    """Host and process namespace: containers of one host may share its name but do not see each other."""
+    try:
+        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()
 
-    Workers on other machines are left to the storage's heartbeat.
+
+def _start(pid: int) -> int:
+    """When a process began, in clock ticks since boot, which no change of the clock moves; 0 where it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        state, *fields = stat.rpartition(")")[2].split()
+        return 0 if state in "ZX" else int(fields[18])
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return 0
+    try:
+        return int(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def dead(worker: str) -> bool | None:
+    """Whether a worker of this machine is gone; None where it runs elsewhere."""
+    machine, _, rest = worker.partition(":")
+    pid, _, started = rest.partition(":")
+    if machine != _machine() or not pid.isdigit():
+        return None
+    return str(_start(int(pid))) != started
+
+
+def reap(study: optuna.Study, retries: int = 3, only: Iterable[str] | None = None) -> int:
+    """Give up the RUNNING trials whose worker is gone, and put their suggestions back; how many there were.
+
+    A worker of this machine is gone when its process is; one elsewhere when its heartbeat has stopped. `only`:
+    these workers, which the caller knows to be dead.
     """
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    if not running:
+        return 0
+    known = None if only is None else set(only)
+    gone = {t.number: dead(str(t.user_attrs.get(WORKER, ""))) for t in running}
+    stale = set(backend(study).stale(study._study_id)) if known is None and None in gone.values() else set()
     lost = 0
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        host, _, rest = str(trial.user_attrs.get(WORKER, "")).partition(":")
-        if host != socket.gethostname():
-            continue
-        pid, _, started = rest.partition(":")
-        try:
-            alive = int(psutil.Process(int(pid)).create_time()) == int(started)
-        except (psutil.NoSuchProcess, ValueError):
-            alive = False
-        if not alive:
-            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            lost += 1
+    for trial in running:
+        worker = trial.user_attrs.get(WORKER, "")
+        ended = worker in known if known is not None else gone[trial.number]
+        if ended or (ended is None and trial._trial_id in stale):
+            lost += give_back(study, trial, retries)
     return lost
 
 
+def give_back(study: optuna.Study, trial: FrozenTrial, retries: int, blame: bool = True) -> bool:
+    """End a RUNNING trial that nobody works on and enqueue its suggestion again; False if it has ended meanwhile.
+
+    A suggestion that took its worker with it `retries` times (`blame`) is at fault itself: it counts as failed.
+    """
+    storage, trial_id = backend(study), trial._trial_id
+    record = json.loads(trial.user_attrs.get(RECORD, "null"))
+    losses = int(trial.user_attrs.get(LOST, 0)) + blame
+    suggested = dict(trial.system_attrs.get("fixed_params", {})) | dict(trial.params)
+    try:
+        if record is not None:  # it was through: only Optuna had not been told
+            state, values = verdict(record, study.metric_names or ())
+            return storage.set_trial_state_values(trial_id, state, values)
+        if guilty := blame and losses >= retries:
+            reason = f"its worker died {losses} times in this trial: killed, out of memory, or crashed"
+            failed = {"state": "failed:killed", "reason": reason}
+            storage.set_trial_user_attr(trial_id, RECORD, json.dumps(failed))
+        if not storage.set_trial_state_values(trial_id, TrialState.FAIL):
+            return False
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False
+    if suggested and not guilty:
+        study.enqueue_trial(suggested, user_attrs={LOST: losses})
+    return True
+
+
+def verdict(record: Mapping[str, object], objectives: Sequence[str]) -> tuple[TrialState, list[float] | None]:
+    """What Optuna is told of a record: complete with its values, pruned or failed."""
+    state, metrics = str(record["state"]), record.get("metrics")
+    if state in ("complete", "cached"):
+        assert isinstance(metrics, Mapping)
+        return TrialState.COMPLETE, [float(metrics[name]) for name in objectives]
+    return (TrialState.PRUNED if state.startswith("stopped") else TrialState.FAIL), None
+
+
 def counted(trial: FrozenTrial) -> bool:
-    """Whether a trial holds a place in the budget: refused and lost ones do not."""
+    """Whether a trial holds a place in the budget: refused, lost and interrupted ones do not."""
     if trial.state == TrialState.FAIL:
         record = trial.user_attrs.get(RECORD)
         return record is not None and json.loads(record)["state"] != "refused"

@@ -21,6 +21,8 @@ import optuna
 from pipeline.types import require
 
 Scalar = bool | int | float | str
+LARGEST = 100_000
+"""Discrete spaces up to this size are counted; larger ones are not exhausted by any study."""
 _KEYS = {"low", "high", "log", "step", "choices", "when"}
 
 
@@ -122,10 +124,11 @@ class Space:
         return {path: _label(value) if self._axis(path).choices else value for path, value in kept.items()}
 
     def size(self) -> int | None:
-        """How many different trials there are, or None for a continuum."""
+        """How many different trials there are, or None for a continuum (or for more than 100,000)."""
         if any(axis.values() is None for axis in self.axes):
             return None
-        return sum(1 for _ in self.points(limit=100_000))
+        count = sum(1 for _ in self.points(limit=LARGEST + 1))
+        return count if count <= LARGEST else None
 
     def points(self, limit: int) -> Iterator[dict[str, object]]:
         """Every point of a discrete space, at most `limit`."""

@@ -15,7 +15,11 @@ class Study:
 
     `objectives` are metric names, all minimised. `constraints` bound metrics from above, or from below when the
     bound is written ``{min: 0.9}``. `baseline` is the float model's overrides, evaluated once beside the budget.
-    `warm_start` lists points that are tried first. `reference` is the hypervolume's reference point.
+    `warm_start` lists points that are tried first; `warm_start_from` names other studies whose fronts are, too.
+    `reference` is the hypervolume's reference point. A trial that takes longer than `trial_timeout_s` is ended; a
+    suggestion whose worker died is done again, until it has taken `retries` workers with it. `floors` are values
+    that no network of this study can beat (a least validation error, say): with the memory and the energy floor
+    of a suggestion, which are known before training, they end what a finished trial beats already.
     """
 
     trials: int
@@ -28,6 +32,9 @@ class Study:
     finalists: int = 1
     selectors: Mapping[str, object] = field(default_factory=dict)
     trial_timeout_s: float | None = None
+    retries: int = 3
+    floors: Mapping[str, float] = field(default_factory=dict)
+    warm_start_from: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.trials >= 1, "trials", "be >= 1", self.trials)
@@ -36,6 +43,9 @@ class Study:
             len(set(self.objectives)) == len(self.objectives), "objectives", "not repeat", self.objectives
         )
         require(self.finalists >= 0, "finalists", "be >= 0 seeds", self.finalists)
+        require(self.retries >= 1, "retries", "be >= 1", self.retries)
+        timeout = self.trial_timeout_s
+        require(timeout is None or timeout > 0, "trial_timeout_s", "be > 0 s, or null for none", timeout)
         right = len(self.reference) in (0, len(self.objectives))
         require(right, "reference", "have one value per objective", self.reference)
         for name in self.constraints:

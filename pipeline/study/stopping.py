@@ -12,11 +12,20 @@ from pipeline.types import Dominated, Metrics, TrialEnded, require
 
 
 class Stopper(Protocol):
-    """Looks at one trial's metrics at a step and at its rivals' metrics at the same step."""
+    """Looks at one trial's metrics at a rung and at its rivals' metrics at the same rung."""
 
-    def hopeless(self, step: int, now: Metrics, rivals: Sequence[Metrics]) -> bool: ...
+    @property
+    def by(self) -> str:
+        """What places a report: ``step`` (an epoch), or a reported metric that grows, such as ``images``."""
+        ...
 
-    def ended(self, step: int) -> TrialEnded:
+    def mark(self, before: float, now: float) -> float | None:
+        """The rung that lies in (before, now], the last one of several; None where there is none."""
+        ...
+
+    def hopeless(self, now: Metrics, rivals: Sequence[Metrics]) -> bool: ...
+
+    def ended(self, mark: float) -> TrialEnded:
         """What is raised to end a hopeless trial."""
         ...
 
@@ -25,64 +34,88 @@ class Stopper(Protocol):
 class Never:
     """Every trial runs to its end."""
 
-    def hopeless(self, step: int, now: Metrics, rivals: Sequence[Metrics]) -> bool:  # noqa: ARG002
+    by: str = "step"
+
+    def mark(self, before: float, now: float) -> float | None:  # noqa: ARG002
+        return None
+
+    def hopeless(self, now: Metrics, rivals: Sequence[Metrics]) -> bool:  # noqa: ARG002
         return False
 
-    def ended(self, step: int) -> TrialEnded:
-        return Dominated(f"stopped at step {step}")
+    def ended(self, mark: float) -> TrialEnded:
+        return Dominated(f"stopped at {mark:g}")
 
 
 @dataclass(frozen=True)
 class NonDominatedRank:
     """MO-ASHA's rung rule (Schmucker et al. 2021, algorithm 1): at each rung the best 1/eta go on.
 
-    Rungs stand at `first`, `first` * eta, `first` * eta^2, ... steps. Trials at a rung are ordered by non-dominated
-    rank, ties inside a rank by the epsilon-net order: the next member is the one farthest from those chosen.
-    `objectives` are intermediate metrics, all minimised. As in ASHA, the first `eta` - 1 at a rung always go on.
+    Rungs stand at `first`, `first` * eta, `first` * eta^2, ... epochs (`by` = step) or images (`by` = images, for
+    learners that report them). Trials at a rung are ordered by non-dominated rank, ties inside a rank by the
+    epsilon-net order: the next member is the one farthest from those chosen. `objectives` are intermediate
+    metrics, all minimised. As in ASHA, the first `eta` - 1 at a rung always go on. `last`: beyond it no trial is
+    stopped (it has cost most of its price); None for no end.
     """
 
     objectives: tuple[str, ...] = ("validation_error",)
     eta: int = 3
     first: int = 1
+    by: str = "step"
+    last: float | None = None
 
     def __post_init__(self) -> None:
         require(self.eta >= 2, "eta", "be >= 2", self.eta)
         require(self.first >= 1, "first", "be >= 1", self.first)
         require(len(self.objectives) >= 1, "objectives", "name at least one metric", self.objectives)
+        require(self.last is None or self.last >= self.first, "last", "be >= first", self.last)
 
-    def rung(self, step: int) -> bool:
-        mark = self.first
-        while mark < step:
-            mark *= self.eta
-        return mark == step
+    def mark(self, before: float, now: float) -> float | None:
+        rung, found = float(self.first), None
+        while rung <= now and (self.last is None or rung <= self.last):
+            if rung > before:
+                found = rung
+            rung *= self.eta
+        return found
 
-    def hopeless(self, step: int, now: Metrics, rivals: Sequence[Metrics]) -> bool:
-        if not self.rung(step) or len(rivals) + 1 < self.eta:
+    def hopeless(self, now: Metrics, rivals: Sequence[Metrics]) -> bool:
+        if len(rivals) + 1 < self.eta:
             return False
         names = self.objectives
         points = [[m.get(name, float("inf")) for name in names] for m in (now, *rivals)]
         places = max(1, len(points) // self.eta)
         return 0 not in epsilon_net_order(points)[:places]
 
-    def ended(self, step: int) -> TrialEnded:
-        return Dominated(f"outside the best 1/{self.eta} by non-dominated rank at step {step}")
+    def ended(self, mark: float) -> TrialEnded:
+        return Dominated(f"outside the best 1/{self.eta} by non-dominated rank at {self.by} {mark:g}")
 
 
 @dataclass(frozen=True)
 class Median:
-    """Stop a trial that is worse than the median of its rivals in every objective (Vizier's rule, per objective)."""
+    """Stop a trial that is worse than the median of its rivals in every objective (Vizier's rule, per objective).
+
+    Asked at every report from `first` on, or once per `every` images where `by` is images.
+    """
 
     objectives: tuple[str, ...] = ("validation_error",)
     first: int = 1
     least_rivals: int = 5
+    by: str = "step"
+    every: int = 1
 
     def __post_init__(self) -> None:
         require(self.first >= 1, "first", "be >= 1", self.first)
+        require(self.every >= 1, "every", "be >= 1", self.every)
         require(self.least_rivals >= 1, "least_rivals", "be >= 1", self.least_rivals)
         require(len(self.objectives) >= 1, "objectives", "name at least one metric", self.objectives)
 
-    def hopeless(self, step: int, now: Metrics, rivals: Sequence[Metrics]) -> bool:
-        if step < self.first or len(rivals) < self.least_rivals:
+    def mark(self, before: float, now: float) -> float | None:
+        if now < self.first:
+            return None
+        rung = self.first + (now - self.first) // self.every * self.every
+        return rung if rung > before else None
+
+    def hopeless(self, now: Metrics, rivals: Sequence[Metrics]) -> bool:
+        if len(rivals) < self.least_rivals:
             return False
         for name in self.objectives:
             others = sorted(m.get(name, float("inf")) for m in rivals)
@@ -92,8 +125,8 @@ class Median:
                 return False
         return True
 
-    def ended(self, step: int) -> TrialEnded:
-        return Dominated(f"worse than the median in {', '.join(self.objectives)} at step {step}")
+    def ended(self, mark: float) -> TrialEnded:
+        return Dominated(f"worse than the median in {', '.join(self.objectives)} at {self.by} {mark:g}")
 
 
 def epsilon_net_order(points: Sequence[Sequence[float]]) -> list[int]:

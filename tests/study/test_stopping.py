@@ -11,31 +11,46 @@ def errors(*values):
 def test_rank_keeps_the_best_third_at_each_rung():
     rule = NonDominatedRank(eta=3)
     rivals = errors(0.1, 0.2, 0.3, 0.4, 0.5)  # with `now` six trials: two go on
-    assert not rule.hopeless(1, {"validation_error": 0.15}, rivals)
-    assert rule.hopeless(1, {"validation_error": 0.25}, rivals)
-    assert not rule.hopeless(2, {"validation_error": 0.9}, rivals), "step 2 is no rung of 1, 3, 9, ..."
-    assert rule.hopeless(3, {"validation_error": 0.9}, rivals)
+    assert not rule.hopeless({"validation_error": 0.15}, rivals)
+    assert rule.hopeless({"validation_error": 0.25}, rivals)
+    assert rule.hopeless({"validation_error": 0.9}, rivals)
+
+
+def test_rungs_by_epoch_and_by_images():
+    rule = NonDominatedRank(eta=3)
+    assert [rule.mark(step - 1, step) for step in (1, 2, 3, 4, 9)] == [1, None, 3, None, 9]
+    images = NonDominatedRank(eta=3, first=1000, by="images", last=3000)
+    assert images.mark(0, 900) is None
+    assert images.mark(900, 1100) == 1000
+    assert images.mark(900, 3200) == 3000, "of several rungs between two reports the last one counts"
+    assert images.mark(8000, 9500) is None, "no rung after `last`"
+    assert [Median(first=2).mark(step - 1, step) for step in (1, 2, 3)] == [None, 2, 3]
+    assert [Median(first=500, every=500).mark(a, b) for a, b in ((0, 499), (0, 700), (700, 900))] == [
+        None,
+        500,
+        None,
+    ]
 
 
 def test_rank_lets_the_first_at_a_rung_go_on():
-    assert not NonDominatedRank(eta=3).hopeless(1, {"validation_error": 0.9}, errors(0.1))
+    assert not NonDominatedRank(eta=3).hopeless({"validation_error": 0.9}, errors(0.1))
 
 
 def test_rank_with_two_objectives_keeps_both_ends_of_a_front():
     rule = NonDominatedRank(objectives=("validation_error", "energy_pj"), eta=2)
     rivals = [{"validation_error": e, "energy_pj": p} for e, p in ((0.1, 9.0), (0.5, 8.0), (0.6, 9.5))]
-    assert not rule.hopeless(1, {"validation_error": 0.4, "energy_pj": 1.0}, rivals)
+    assert not rule.hopeless({"validation_error": 0.4, "energy_pj": 1.0}, rivals)
 
 
 def test_median_needs_rivals_and_stops_the_worse_half():
     rule = Median(least_rivals=3)
-    assert not rule.hopeless(1, {"validation_error": 0.9}, errors(0.1, 0.2))
-    assert rule.hopeless(1, {"validation_error": 0.9}, errors(0.1, 0.2, 0.3))
-    assert not rule.hopeless(1, {"validation_error": 0.2}, errors(0.1, 0.2, 0.3))
+    assert not rule.hopeless({"validation_error": 0.9}, errors(0.1, 0.2))
+    assert rule.hopeless({"validation_error": 0.9}, errors(0.1, 0.2, 0.3))
+    assert not rule.hopeless({"validation_error": 0.2}, errors(0.1, 0.2, 0.3))
 
 
 def test_never_never_stops():
-    assert not Never().hopeless(5, {"validation_error": 1.0}, errors(0.0) * 50)
+    assert not Never().hopeless({"validation_error": 1.0}, errors(0.0) * 50)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12))

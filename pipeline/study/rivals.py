@@ -1,0 +1,60 @@
+"""What other trials were worth at the same rung, read from the storage that all workers share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from pipeline.study.database import HISTORY
+from pipeline.study.stopping import Never, Stopper
+from pipeline.types import Metrics
+
+History = Sequence[tuple[int, Metrics]]
+
+
+class Rivals:
+    """Sets a trial against the others of its study by a stopping rule."""
+
+    def __init__(self, study: optuna.Study, stopper: Stopper) -> None:
+        self.study, self.stopper = study, stopper
+        self._ended: dict[int, History] = {}
+
+    def face(self, number: int, history: History) -> None:
+        """Look at trial `number` after its last report.
+
+        Raises:
+            TrialEnded: the rule finds it hopeless.
+        """
+        if isinstance(self.stopper, Never):
+            return
+        before = self._place(history[-2]) if len(history) > 1 else 0.0
+        mark = self.stopper.mark(before, self._place(history[-1]))
+        if mark is None:
+            return
+        rivals = []
+        for other in self.study.get_trials(deepcopy=False):
+            if other.number != number and HISTORY in other.user_attrs:
+                past = self._history(other)
+                there = next(
+                    (metrics for step, metrics in past if self._place((step, metrics)) >= mark), None
+                )
+                if there is not None:
+                    rivals.append(there)
+        if self.stopper.hopeless(history[-1][1], rivals):
+            raise self.stopper.ended(mark)
+
+    def _place(self, report: tuple[int, Metrics]) -> float:
+        step, metrics = report
+        return float(step) if self.stopper.by == "step" else metrics.get(self.stopper.by, 0.0)
+
+    def _history(self, trial: FrozenTrial) -> History:
+        """Parsed once for a trial that has ended: a study of thousands asks for it thousands of times."""
+        if trial.number in self._ended:
+            return self._ended[trial.number]
+        history = [(int(step), metrics) for step, metrics in json.loads(trial.user_attrs[HISTORY])]
+        if trial.state.is_finished():
+            self._ended[trial.number] = history
+        return history
