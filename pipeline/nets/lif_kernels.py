@@ -26,41 +26,46 @@ Kernel = Callable[..., None]
 def forward_kernel(reset: int, delay: bool, vector: bool, keep: bool) -> Kernel:
     """(x, start, spikes, kept, states, betas, thresholds): fills spikes, kept (v) and states."""
 
+    # One function per kernel, no inner ones: numba cannot find a closure over compiled functions on disk again.
     @numba.njit(nogil=True, cache=True, error_model="numpy")
     def forward(x, start, spikes, kept, states, betas, thresholds):  # type: ignore[no-untyped-def]
         steps, size = x.shape
         period = len(betas) if vector else size
         one, zero = x.dtype.type(1), x.dtype.type(0)
-        membrane = np.empty(_BLOCK, x.dtype)
-        b, h = betas[0], thresholds[0]
+        buffer = np.empty(_BLOCK, x.dtype)
         for row in range(0, size, period):
             for low in range(0, period, _BLOCK):
                 n = min(_BLOCK, period - low)
-                at = row + low
-                membrane[:n] = start[0, at : at + n]
+                p, q = row + low, row + low + n
+                bs, hs = (betas[low : low + n], thresholds[low : low + n]) if vector else (betas, thresholds)
+                b, h = bs[0], hs[0]
+                membrane = buffer[:n]
+                membrane[:] = start[0, p:q]
                 for t in range(steps):
+                    current, spike = x[t, p:q], spikes[t, p:q]
+                    kept_t = kept[t, p:q] if keep else membrane
                     for i in range(n):
                         if vector:
-                            b, h = betas[low + i], thresholds[low + i]
+                            b, h = bs[i], hs[i]
                         u = membrane[i]
                         due = one if u > h else zero
                         if reset == ZERO:
                             u = (one - due) * u
-                        v = b * u + x[t, at + i]
+                        v = b * u + current[i]
                         if reset == SUBTRACT:
                             v = v - due * h
                         s = one if v > h else zero
-                        spikes[t, at + i] = s
+                        spike[i] = s
                         if keep:
-                            kept[t, at + i] = v
+                            kept_t[i] = v
                         if not delay and reset == SUBTRACT:
                             v = v - (s - due) * h
                         if not delay and reset == ZERO:
                             v = v - (s - due) * v
                         membrane[i] = v
                     if len(states) > 1:
-                        states[t, at : at + n] = membrane[:n]
-                states[len(states) - 1, at : at + n] = membrane[:n]
+                        states[t, p:q] = membrane
+                states[len(states) - 1, p:q] = membrane
 
     return forward
 
@@ -74,7 +79,7 @@ def backward_kernel(
     Fills g_x and g_start, adds to g_betas and g_thresholds, which are [membranes] (ignored unless `params`).
     """
     peak, scale = slope / 2, math.pi / 2 * slope
-    through_reset = not delay and not detach and reset != NONE
+    same_step = not delay and reset != NONE  # the membrane that is carried on is not v
 
     @numba.njit(nogil=True, cache=True, error_model="numpy")
     def backward(kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds):  # type: ignore[no-untyped-def]
@@ -83,62 +88,68 @@ def backward_kernel(
         number = kept.dtype.type
         one, zero = number(1), number(0)
         a, c, k = number(peak), number(scale), number(slope)
-        carry = np.empty(_BLOCK, kept.dtype)
-        before = np.empty((steps, _BLOCK), kept.dtype)  # the membrane that each step started from
-        b, h = betas[0], thresholds[0]
+        buffer = np.empty((steps, _BLOCK if same_step else 1), kept.dtype)
         for row in range(0, size, period):
             for low in range(0, period, _BLOCK):
                 n = min(_BLOCK, period - low)
-                at = row + low
-                before[0, :n] = start[0, at : at + n]
-                for t in range(steps - 1):
-                    for i in range(n):
-                        v = kept[t, at + i]
-                        if not delay and reset != NONE:
+                p, q = row + low, row + low + n
+                bs, hs = (betas[low : low + n], thresholds[low : low + n]) if vector else (betas, thresholds)
+                b, h = bs[0], hs[0]
+                if same_step:  # replay the membranes that each step started from
+                    buffer[0, :n] = start[0, p:q]
+                    for t in range(steps - 1):
+                        kept_t, before, after = kept[t, p:q], buffer[t, :n], buffer[t + 1, :n]
+                        for i in range(n):
                             if vector:
-                                h = thresholds[low + i]
-                            due = one if before[t, i] > h else zero
+                                h = hs[i]
+                            v = kept_t[i]
+                            due = one if before[i] > h else zero
                             s = one if v > h else zero
-                            v = v - (s - due) * (h if reset == SUBTRACT else v)
-                        before[t + 1, i] = v
+                            after[i] = v - (s - due) * (h if reset == SUBTRACT else v)
+                carry = g_start[p:q]
+                carry[:] = zero
                 if len(g_states) == 1:
-                    carry[:n] = g_states[0, at : at + n]
-                else:
-                    carry[:n] = zero
+                    carry += g_states[0, p:q]
                 for t in range(steps - 1, -1, -1):
                     if len(g_states) > 1:
-                        carry[:n] += g_states[t, at : at + n]
+                        carry += g_states[t, p:q]
+                    kept_t, g_spike, g_x_t = kept[t, p:q], g_spikes[t, p:q], g_x[t, p:q]
+                    if same_step:
+                        before = buffer[t, :n]
+                    elif t > 0:
+                        before = kept[t - 1, p:q]
+                    else:
+                        before = start[0, p:q]
+                    g_b, g_h = (g_betas[p:q], g_thresholds[p:q]) if params else (carry, carry)
                     for i in range(n):
                         if vector:
-                            b, h = betas[low + i], thresholds[low + i]
-                        u, v, g_u = before[t, i], kept[t, at + i], carry[i]
+                            b, h = bs[i], hs[i]
+                        u, v, g_u, g_s = before[i], kept_t[i], carry[i], g_spike[i]
                         due = one if u > h else zero
                         s = one if v > h else zero
+                        left = one - due if reset == ZERO else one
                         z = v - h
                         if atan:
                             slant = a / (one + (c * z) * (c * z))
                         else:
-                            q = k * abs(z) + one
-                            slant = one / (q * q)
-                        g_s = g_spikes[t, at + i]
-                        if through_reset:
+                            root = k * abs(z) + one
+                            slant = one / (root * root)
+                        if same_step and not detach:
                             g_s = g_s - g_u * (h if reset == SUBTRACT else v)
                         g_v = g_u
-                        if not delay and reset == ZERO:
+                        if same_step and reset == ZERO:
                             g_v = g_u * (one - (s - due))
                         g_v = g_v + g_s * slant
-                        g_x[t, at + i] = g_v
-                        left = one - due if reset == ZERO else one
-                        if params:
-                            g_betas[at + i] += g_v * (left * u)
-                            g_h = -g_s * slant
-                            if reset == SUBTRACT:
-                                g_h = g_h - due * g_v
-                                if not delay:
-                                    g_h = g_h - (s - due) * g_u
-                            g_thresholds[at + i] += g_h
+                        g_x_t[i] = g_v
                         carry[i] = b * g_v * left
-                g_start[at : at + n] = carry[:n]
+                        if params:
+                            g_b[i] += g_v * (left * u)
+                            g_threshold = -g_s * slant
+                            if reset == SUBTRACT:
+                                g_threshold = g_threshold - due * g_v
+                                if same_step:
+                                    g_threshold = g_threshold - (s - due) * g_u
+                            g_h[i] += g_threshold
 
     return backward
 

@@ -158,7 +158,10 @@ class _Scan(torch.autograd.Function):
                 [_flat(each, last) for each in (v, u[None], g_spikes, g_states, g_x)],
             )
             ends = [_flat(each[None], last)[0] for each in (g_u, g_b, g_h)]
-            atan, detach = grad.kind == "atan", rule.detach_reset
+            atan = grad.kind == "atan"
+            detach = (
+                rule.detach_reset and not rule.delay and rule.reset != NONE
+            )  # else it compiles the same twice
             kernel = backward_kernel(rule.reset, rule.delay, detach, len(b) > 1, params, atan, grad.slope)
             kernel(*into, b, h, *ends)
         else:

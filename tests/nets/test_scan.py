@@ -14,12 +14,10 @@ from pipeline.nets.scan import Rule, SpikeGradient, lif_loop, lif_scan
 
 MODES = list(itertools.product(["subtract", "zero", "none"], [True, False]))
 SURROGATES = [SpikeGradient(), SpikeGradient("fast_sigmoid", 25.0)]
-RULES = [
-    Rule(reset, delay, detach, gradient)
-    for reset in range(3)
-    for delay in (True, False)
-    for detach in (True, False)
-    for gradient in SURROGATES
+ATAN, FAST = SURROGATES
+CASES = [(kind, ATAN) for kind in ("scalar", "neuron", "channel")] + [("scalar", FAST)]
+RULES = [Rule(reset, delay) for reset in range(3) for delay in (True, False)] + [
+    Rule(reset, False, detach_reset=True) for reset in range(2)
 ]
 
 
@@ -44,10 +42,9 @@ def case(kind):
     return currents, start, torch.rand(wide) * 0.9, torch.rand(wide) + 0.5
 
 
-@pytest.mark.parametrize("kind", ["scalar", "neuron", "channel"])
-@pytest.mark.parametrize("gradient", SURROGATES, ids=lambda g: g.kind)
+@pytest.mark.parametrize(("kind", "gradient"), CASES, ids=lambda g: getattr(g, "kind", g))
 @pytest.mark.parametrize(("reset", "delay"), MODES)
-def test_equals_snntorch(reset, delay, gradient, kind):
+def test_equals_snntorch(reset, delay, kind, gradient):
     currents, start, beta, threshold = case(kind)
     learn = {"learn_beta": True, "learn_threshold": True}
     theirs = snn.Leaky(
@@ -74,7 +71,7 @@ def test_equals_snntorch(reset, delay, gradient, kind):
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_kernels_loop_and_tensor_operations_agree(rule, monkeypatch):
     """Three implementations: autograd through the plain loop, the compiled kernels, plain tensor operations."""
-    currents, start, beta, threshold = (each.double() for each in case("neuron"))
+    currents, start, beta, threshold = case("neuron")
     found = []
     for way in ("loop", "kernel", "tensors"):
         leaves = [each.clone().requires_grad_() for each in (currents, start, beta, threshold)]
@@ -87,7 +84,7 @@ def test_kernels_loop_and_tensor_operations_agree(rule, monkeypatch):
             found.append((spikes, states, *torch.autograd.grad(goal, leaves)))
     for other in found[1:]:
         for expected, value in zip(found[0], other, strict=True):
-            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)  # snnTorch spikes in float32
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_worked_example():
@@ -138,6 +135,14 @@ def test_half_precision_currents_keep_float32_membranes():
     spikes, membrane = Leaky(0.9)(x.bfloat16())
     assert membrane.dtype == torch.float32
     assert torch.equal(spikes, Leaky(0.9)(x.bfloat16().float())[0])
+
+
+def test_float64_keeps_its_precision():
+    """beta 0.9, threshold 10, current 0.1: after n steps the membrane is 1 - 0.9^n."""
+    x = torch.full((20, 1, 1), 0.1, dtype=torch.float64)
+    neuron = Leaky(0.9, 10.0).double()
+    neuron.beta.fill_(0.9)
+    assert neuron(x)[1].item() == pytest.approx(1 - 0.9**20, abs=1e-15)
 
 
 def test_nothing_is_kept_for_a_backward_pass_that_cannot_come():
