@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import claims
-from pipeline.claims import BEGIN, CLAIMS, END, NOT_MEASURED, RecordError
+from pipeline.claims import BEGIN, END, NOT_MEASURED, RecordError
+from pipeline.statements import CLAIMS, Claim
 
 GOOD: dict[str, object] = {
     "id": "F1",
@@ -112,6 +114,20 @@ def test_one_bad_file_hides_no_other_but_is_never_written_into_a_page(
     assert readme.read_text() == f"{BEGIN}\n{END}\n"
 
 
+def test_what_a_command_writes_is_what_is_read(tmp_path: Path) -> None:
+    (record,) = claims.read(keep(tmp_path, "one", GOOD))
+    undecided = replace(record, holds=None, value=None, interval=None, extra={"raw": [1, 2]})
+    claims.write(tmp_path / "new" / "two.json", [record, undecided])
+    assert claims.read(tmp_path / "new" / "two.json") == [record, undecided]
+
+
+def test_other_results_may_stand_beside_records(tmp_path: Path) -> None:
+    assert claims.read(keep(tmp_path, "raw", {"table": [[1.0]]})) == []
+    assert len(claims.read(keep(tmp_path, "both", {"table": [[1.0]], "records": [GOOD]}))) == 1
+    with pytest.raises(RecordError, match="records must be a list"):
+        claims.read(keep(tmp_path, "wrong", {"records": "none"}))
+
+
 def test_missing_keys_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="lacks data, date"):
         claims.read(keep(tmp_path, "short", {k: v for k, v in GOOD.items() if k not in ("data", "date")}))
@@ -123,7 +139,7 @@ def test_missing_keys_and_broken_files_are_named(tmp_path: Path) -> None:
 
 
 @given(st.sampled_from(CLAIMS), st.floats(-100, 100))
-def test_a_value_is_judged_as_its_rule_says(claim: claims.Claim, value: float) -> None:
+def test_a_value_is_judged_as_its_rule_says(claim: Claim, value: float) -> None:
     inside = claim.low <= value <= claim.high
     on_the_bound = value in (claim.low, claim.high)
     assert claim.judge(value) == (inside and not (claim.strict and on_the_bound))
