@@ -248,6 +248,12 @@ class Accelerator:
             require(
                 getattr(self, key) in ENCODINGS, key, f"be one of {', '.join(ENCODINGS)}", getattr(self, key)
             )
+        require(
+            self.processing != "frame" or self.weight_encoding != "smallest",
+            "weight_encoding",
+            "be one format where processing is frame (its decoders sit in the array)",
+            self.weight_encoding,
+        )
         for key in ("weights_home", "maps_home", "state_home"):
             home = getattr(self, key)
             require(home in ("dram", "buffer"), key, "be dram or buffer", home)

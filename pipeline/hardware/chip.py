@@ -14,7 +14,7 @@ def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) 
     """Energy and cycles of one layer for one sample; a layer is spread over the cores that its tensors need."""
     assert machine.operations is not None
     one, work, ledger = machine.operations, load.mean, Ledger()
-    synops = work.synops if drops_zeros(machine.weight_encoding) else work.synops_event
+    synops = work.synops if drops_zeros(weights.encoding) else work.synops_event
     ledger.charge("arithmetic", "synapses", synops * one.synop_pj)
     ledger.charge("arithmetic", "neurons", work.updates * one.update_pj)
     ledger.charge("arithmetic", "outputs", work.spikes_out * one.spike_pj)

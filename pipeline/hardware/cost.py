@@ -19,6 +19,7 @@ from pipeline.hardware.workload import LayerLoad
 Part = Literal["dram", "buffer", "pads", "arithmetic", "metadata", "leakage"]
 PARTS: tuple[Part, ...] = ("dram", "buffer", "pads", "arithmetic", "metadata", "leakage")
 Holding = Literal["weights", "metadata", "parameters", "state", "buffers"]
+HOLDINGS: tuple[Holding, ...] = ("weights", "metadata", "parameters", "state", "buffers")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class LayerCost:
     """Share of weights and state (by bits) that live in the DRAM, in [0, 1]."""
     overflow: str = ""
     """Says so when something that should live on the chip does not fit there."""
+    encoding: str = "dense"
+    """The format of its weights."""
 
     @property
     def memory_bits(self) -> float:
@@ -123,6 +126,7 @@ class Cost:
             {
                 "name": layer.name,
                 "bits": load.weight_bits,
+                "encoding": layer.encoding,
                 "sparsity": 1.0 - load.density if load.synapses else 0.0,
                 "firing_rate": load.firing_rate,
                 "synops": load.synops,
@@ -227,5 +231,6 @@ def _layer(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf)
         latency_us=latency_us,
         bound_by=bound_by,
         off_chip=off / (weights.bits + held["state"]) if weights.bits + held["state"] else 0.0,
+        encoding=weights.encoding,
         overflow=f"{wanted / 8192:.1f} KiB {where}" if wanted >= 1.0 else "",
     )

@@ -14,8 +14,9 @@ from typing import Literal
 
 from pipeline.hardware.workload import Runs
 
-EncodingName = Literal["dense", "bitmask", "rle", "cp", "uop"]
-ENCODINGS: tuple[EncodingName, ...] = ("dense", "bitmask", "rle", "cp", "uop")
+EncodingName = Literal["dense", "bitmask", "rle", "cp", "uop", "smallest"]
+FORMATS: tuple[EncodingName, ...] = ("dense", "bitmask", "rle", "cp", "uop")
+ENCODINGS: tuple[EncodingName, ...] = (*FORMATS, "smallest")
 MAX_RUN_BITS = 16
 
 
@@ -29,6 +30,8 @@ class Stored:
     """Values stored, with the padding zeros that over-long runs need."""
     entry_bits: float = 0.0
     """Bits of one value and of the metadata that sits beside it."""
+    encoding: EncodingName = "dense"
+    """The format it is in."""
 
     @property
     def bits(self) -> float:
@@ -36,7 +39,8 @@ class Stored:
 
 
 def skips(encoding: EncodingName) -> bool:
-    """Whether zeros cost no time: run lengths and coordinates name the next nonzero; a bitmask must be scanned."""
+    """Whether zeros cost no time: run lengths and coordinates name the next nonzero; a bitmask must be scanned, and
+    so must what may be in any format."""
     return encoding in ("rle", "cp", "uop")
 
 
@@ -85,24 +89,28 @@ def store(
     - cp (coordinate-payload): nonzero values, each with its place in its row, and for each row its number of values.
     - uop (uncompressed offset pairs over coordinates, CSR): as cp, but rows + 1 offsets into the values, so that a
       row can be found without walking the ones before it.
+    - smallest: whichever of these takes least, chosen for each tensor when the network is laid out.
     """
     if size == 0:
         return Stored(0.0, 0.0, 0.0)
+    if encoding == "smallest":
+        every = (store(format_, size, nonzero, fibers, bits, run_bits, runs) for format_ in FORMATS)
+        return min(every, key=lambda stored: stored.bits)
     row = size / fibers
     if encoding == "dense":
-        return Stored(float(size * bits), 0.0, float(size), bits)
+        return Stored(float(size * bits), 0.0, float(size), bits, "dense")
     if encoding == "bitmask":
-        return Stored(nonzero * bits, float(size), nonzero, bits)
+        return Stored(nonzero * bits, float(size), nonzero, bits, "bitmask")
     if encoding in ("cp", "uop"):
         place = index_bits(row)
         rows = fibers * index_bits(row + 1) if encoding == "cp" else (fibers + 1) * index_bits(nonzero + 1)
-        return Stored(nonzero * bits, nonzero * place + rows, nonzero, bits + place)
+        return Stored(nonzero * bits, nonzero * place + rows, nonzero, bits + place, encoding)
     if encoding != "rle":
         raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, but got {encoding!r}.")
     widths = range(1, MAX_RUN_BITS + 1) if run_bits is None else (run_bits,)
 
     def run_length(width: int) -> Stored:
         entries = nonzero + padding(nonzero, size, width, runs)
-        return Stored(entries * bits, entries * width, entries, bits + width)
+        return Stored(entries * bits, entries * width, entries, bits + width, "rle")
 
     return min((run_length(width) for width in widths), key=lambda stored: stored.bits)

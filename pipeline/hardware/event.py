@@ -15,7 +15,7 @@ from pipeline.hardware.workload import LayerLoad
 def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> Ledger:
     """Energy, traffic and cycles of one layer for one sample."""
     ledger, work = Ledger(), load.mean
-    executed = work.synops if drops_zeros(machine.weight_encoding) else work.synops_event
+    executed = work.synops  # a zero weight may be read, but is not added
     _weights(ledger, load, machine, weights, shelf)
     width = psum_bits(load, machine)
     shared(ledger, machine, shelf.state, "psums", executed * width, executed * width, width)
@@ -53,10 +53,10 @@ def shared(
 def _weights(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> None:
     """Values and metadata of the synapses that events reach."""
     reads, metadata = load.mean.synops_event * load.weight_bits, 0.0
-    if drops_zeros(machine.weight_encoding):
+    if drops_zeros(weights.encoding):
         visits = load.mean.synops / max(load.nonzero, 1)
         reads, metadata = visits * weights.value_bits, visits * weights.metadata_bits
-    if machine.weight_encoding == "bitmask":
+    if weights.encoding == "bitmask":
         metadata = load.mean.synops_event
     shared(ledger, machine, shelf.weights, "weights", reads, 0.0, weights.entry_bits)
     shared(ledger, machine, shelf.weights, "metadata", metadata, 0.0, weights.entry_bits)

@@ -118,7 +118,7 @@ def passes(geometry: Geometry, machine: Accelerator, density: float) -> Passes:
 
     Without pads every operation reads the buffer, and each lane works on a filter of its own.
     """
-    channels, filters = geometry.in_channels // geometry.groups, geometry.out_channels
+    channels, filters = max(1, geometry.in_channels // geometry.groups), max(1, geometry.out_channels)
     if machine.weight_pad is None or machine.input_pad is None or machine.psum_pad is None:
         return Passes(math.ceil(filters / machine.lanes), 1, 1)
     kernel_rows, kernel_columns = geometry.kernel
@@ -228,7 +228,7 @@ def _array(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Store
     A zero weight that the encoding leaves out is never an operation; run lengths and coordinates save its cycle
     too. A zero input is gated (its cycle passes, its operation does not happen) where the machine can.
     """
-    work, encoding = load.mean, machine.weight_encoding
+    work, encoding = load.mean, weights.encoding
     stored = weights.entries / max(load.synapses, 1)
     scanned = work.synops_dense * (stored if skips(encoding) else 1.0)
     met = work.synops if drops_zeros(encoding) else work.synops_event
