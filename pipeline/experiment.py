@@ -14,6 +14,7 @@ from pipeline.checkpoint import Saved
 from pipeline.compress.bake import restore
 from pipeline.compress.plan import Compression, Plan, compress
 from pipeline.hardware.accelerator import Accelerator
+from pipeline.hardware.budget import floor
 from pipeline.hardware.cost import Cost, cost
 from pipeline.hardware.load import measure
 from pipeline.hardware.workload import LayerLoad
@@ -35,6 +36,7 @@ from pipeline.types import (
 
 DECODES = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (RateDecode, LabelDecode)}
 EVALUATION_BATCH = 256
+PRICES = ("memory_bits", "energy_pj", "latency_us")
 CALIBRATION_BATCH, CALIBRATION_BATCHES = 128, 2
 
 
@@ -62,13 +64,13 @@ class Trained(NamedTuple):
     loads: tuple[LayerLoad, ...]
 
 
-Pretrain = Callable[[nn.Module, Callable[[], Decode]], Decode]
-"""``pretrain(net, fit)``: the float model's decoding, from `fit()` or from a cache that fills `net`."""
+Pretrain = Callable[[nn.Module, Callable[[Report], Decode], Report], Decode]
+"""``pretrain(net, fit, report)``: the float model's decoding, from `fit(report)` or from a cache that fills `net`."""
 
 
-def fit_always(_net: nn.Module, fit: Callable[[], Decode]) -> Decode:
+def fit_always(_net: nn.Module, fit: Callable[[Report], Decode], report: Report) -> Decode:
     """No cache: every trial trains its own float model."""
-    return fit()
+    return fit(report)
 
 
 def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_always) -> Trained:
@@ -86,7 +88,7 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
         for step in experiment.compression.values():
             step.check(net)
         if plan.scheme != "in_training":
-            decode = pretrain(net, lambda: learner.fit(net, data, clock.report, seed))
+            pretrain(net, lambda report: learner.fit(net, data, report, seed), clock.report)
 
         def refit(epochs: int | None, on_progress: Callable[[float], None]) -> Decode:
             return learner.fit(net, data, clock.then(on_progress, epochs), seed + 1, epochs)
@@ -111,6 +113,20 @@ def reload(experiment: Experiment, saved: Saved) -> Trained:
     except (RuntimeError, KeyError) as error:
         raise DataError(f"{saved.path} does not fit its config: {error}") from error
     return Trained(net, saved.decode(DECODES), saved.widths, {}, {}, ())
+
+
+def bound(experiment: Experiment) -> dict[str, float]:
+    """Memory, energy and latency that no training of this experiment can undercut: known before it is trained."""
+    data = experiment.data.load(experiment.seed)
+    with torch.random.fork_rng(devices=[]):
+        net = experiment.net.build(data.shape, data.classes, experiment.seed)
+    widths: dict[str, int] = {}
+    for step in experiment.compression.values():
+        if step.active:
+            widths |= step.widths(net)
+    price = floor(net, data.shape, data.timesteps, widths, experiment.accelerator).metrics()
+    SpikingNeuron.instances.clear()
+    return {name: price[name] for name in PRICES if name in price}
 
 
 def calibration(data: Dataset, seed: int) -> list[torch.Tensor]:

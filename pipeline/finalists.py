@@ -28,7 +28,9 @@ def baseline(job: Job, study: optuna.Study) -> Row | None:
         return None
     stored = study.user_attrs.get("baseline")
     if stored is None:
-        trained = experiment.evaluate(job.experiment(job.study.baseline), lambda step, metrics: None)
+        trained = experiment.evaluate(
+            job.experiment(job.study.baseline), lambda step, metrics: None, job.pretrained(job.study.baseline)
+        )
         stored = json.dumps(
             {"metrics": dict(trained.metrics) | tested(job, trained), "detail": trained.detail}
         )
@@ -71,7 +73,10 @@ def _run(job: Job, study: optuna.Study, row: Row, seed: int) -> dict[str, float]
         try:
             trained = reload(job, row) if seed == job.seed else None
             if trained is None:
-                trained = experiment.evaluate(job.experiment(row.params, seed), lambda step, metrics: None)
+                seeded = {**row.params, "seed": seed}
+                trained = experiment.evaluate(
+                    job.experiment(seeded), lambda step, metrics: None, job.pretrained(seeded)
+                )
                 if seed == job.seed:
                     job.keep(trained, row.params, row.number)
             metrics = {**row.metrics, **trained.metrics} | tested(job, trained)

@@ -11,6 +11,7 @@ from typing import cast
 from pipeline import checkpoint, config, experiment
 from pipeline.config import ConfigError, Plain
 from pipeline.experiment import Experiment, Trained
+from pipeline.pretrained import FLOAT_KEYS, Pretrained
 from pipeline.study.search import Outcome, Samplers
 from pipeline.study.select import Selector
 from pipeline.study.space import Axis
@@ -55,9 +56,17 @@ class Job:
 
     def evaluate(self, params: Mapping[str, object], report: Report, number: int) -> Outcome:
         """Train and price one suggestion and keep its model."""
-        trained = experiment.evaluate(self.experiment(params), report)
+        trained = experiment.evaluate(self.experiment(params), report, self.pretrained(params))
         self.keep(trained, params, number)
         return Outcome(trained.metrics, trained.detail)
+
+    def pretrained(self, params: Mapping[str, object]) -> Pretrained:
+        """The float model that these params start from, shared by all trials that differ only in compression."""
+        return Pretrained(self.folder / "float", config.fingerprint(self.params_config(params), FLOAT_KEYS))
+
+    def bound(self, params: Mapping[str, object]) -> Mapping[str, float]:
+        """What this suggestion costs at least, before it is trained."""
+        return experiment.bound(self.experiment(params))
 
     def keep(self, trained: Trained, params: Mapping[str, object], number: int) -> None:
         notes = {
@@ -106,10 +115,11 @@ def _check_space(job: Job) -> None:
                 config.build_experiment(config.override(job.config, {**_conditions(axis), axis.path: value}))
             except ConfigError as error:
                 raise ConfigError(f"study.space.{axis.path}: {error}") from error
-    for i, point in enumerate(({"baseline": job.study.baseline}, *({"": p} for p in job.study.warm_start))):
-        key = "study.baseline" if i == 0 else f"study.warm_start[{i - 1}]"
+    points = {"study.baseline": job.study.baseline}
+    points |= {f"study.warm_start[{i}]": point for i, point in enumerate(job.study.warm_start)}
+    for key, point in points.items():
         try:
-            config.build_experiment(config.override(job.config, next(iter(point.values()))))
+            config.build_experiment(config.override(job.config, point))
         except ConfigError as error:
             raise ConfigError(f"{key}: {error}") from error
 

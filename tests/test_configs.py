@@ -26,6 +26,12 @@ def test_every_experiment_builds_and_its_search_paths_exist(name):
         assert path in known or any(k.startswith(path + ".") for k in known), path
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_net_switches_the_network(name):
+    here = job.build(composed(f"+experiment={name}", "net=conv"))
+    assert here.config["net"]["_target_"].endswith("Conv")
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_says_source_expectation_time_and_command(name):
     head = (config.CONF / "experiment" / f"{name}.yaml").read_text().split("defaults:")[0]

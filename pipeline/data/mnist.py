@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.data.augment import Augment
 from pipeline.data.download import cache_folder, fetch
 from pipeline.data.encode import Encoding, require_timesteps, unrolled
 from pipeline.data.idx import read_idx
@@ -76,6 +77,8 @@ class Mnist:
     """Images cut from the 60,000: a count, or a fraction."""
     split_seed: int | None = 0
     """Cuts validation from train; None: follow the trial's seed."""
+    augment: Augment | None = None
+    """Changes of training images; None: as they are."""
 
     def __post_init__(self) -> None:
         require_timesteps(self.timesteps)
@@ -101,7 +104,7 @@ class Mnist:
         return Dataset(
             name=self.which, classes=10, shape=(1, SIDE, SIDE), timesteps=self.timesteps,
             train=train, validation=validation, test=test,
-            encode=unrolled(self.encoding, self.timesteps), digest=digest,
+            encode=unrolled(self.encoding, self.timesteps), digest=digest, augment=self.augment,
         )  # fmt: skip
 
 

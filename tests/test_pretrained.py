@@ -1,0 +1,67 @@
+"""A float model is trained once; whoever needs it again gets the same tensors and the same history."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.learn.decode import RateDecode
+from pipeline.pretrained import Pretrained
+
+
+class Trainer:
+    def __init__(self, net):
+        self.net, self.calls = net, 0
+
+    def __call__(self, report):
+        self.calls += 1
+        with torch.no_grad():
+            self.net.weight.fill_(0.5)
+        report(1, {"loss": 0.25})
+        return RateDecode(3)
+
+
+def net():
+    return nn.Linear(2, 3, bias=False)
+
+
+def test_the_second_time_nothing_is_trained(tmp_path):
+    seen = []
+    first, again = net(), net()
+    Pretrained(tmp_path, "a" * 64)(first, Trainer(first), lambda step, m: seen.append((step, dict(m))))
+    trainer = Trainer(again)
+    decode = Pretrained(tmp_path, "a" * 64)(again, trainer, lambda step, m: seen.append((step, dict(m))))
+    assert trainer.calls == 0
+    assert torch.equal(again.weight, first.weight)
+    assert decode == RateDecode(3)
+    assert seen == [(1, {"loss": 0.25})] * 2
+
+
+def test_another_key_trains_its_own(tmp_path):
+    for key in ("a" * 64, "b" * 64):
+        model = net()
+        trainer = Trainer(model)
+        Pretrained(tmp_path, key)(model, trainer, lambda step, m: None)
+        assert trainer.calls == 1
+
+
+def test_a_damaged_file_is_said_and_trained_again(tmp_path, caplog):
+    model = net()
+    cache = Pretrained(tmp_path, "a" * 64)
+    cache(model, Trainer(model), lambda step, m: None)
+    cache.path.write_bytes(cache.path.read_bytes()[:20])
+    trainer = Trainer(model)
+    cache(model, trainer, lambda step, m: None)
+    assert trainer.calls == 1
+    assert "trained again" in caplog.text
+
+
+def test_a_stopped_training_leaves_no_model(tmp_path):
+    model = net()
+
+    def stop(step, metrics):
+        raise KeyboardInterrupt
+
+    cache = Pretrained(tmp_path, "a" * 64)
+    with pytest.raises(KeyboardInterrupt):
+        cache(model, Trainer(model), stop)
+    assert not cache.path.exists()
