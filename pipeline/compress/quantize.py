@@ -38,8 +38,10 @@ class QuantizeWeights:
         rounding: truncation, nearest or stochastic.
         granularity: one step per tensor or per output channel.
         calibrate: range by max, percentile (of magnitudes) or mse (least squared error).
+        signed: false drops the sign bit, for weights that are never negative (STDP): twice the levels.
         integer_bits: None lets calibration choose i per tensor (it may be negative: all weights below 1/2);
-            a number fixes the format Qi.f with f = bits - 1 - i, and a range that does not fit is an error.
+            a number fixes the format Qi.f with f = bits - 1 - i (bits - i where unsigned), and a range that does
+            not fit is an error, unless calibrate=percentile lets it saturate.
         bias_bits: stored bits per bias; biases are few and are added at every step, so they stay wide.
         seed: of stochastic rounding.
     """
@@ -51,6 +53,7 @@ class QuantizeWeights:
     scale: Scale = "power_of_two"
     calibrate: Calibrate = "max"
     percentile: float = 99.9
+    signed: bool = True
     integer_bits: int | None = None
     bias_bits: int = 16
     seed: int = 0
@@ -60,8 +63,9 @@ class QuantizeWeights:
         for bits in self.bits.values() if isinstance(self.bits, Mapping) else [self.bits]:
             require(2 <= bits <= FLOAT_BITS, "bits", "be in [2, 32]", bits)
             if self.integer_bits is not None and bits < FLOAT_BITS:
-                rule = f"be in [0, bits - 1] = [0, {bits - 1}], so that fraction bits stay within the width"
-                require(0 <= self.integer_bits <= bits - 1, "integer_bits", rule, self.integer_bits)
+                most = bits - int(self.signed)
+                rule = f"be in [0, {most}] with {bits} bits, so that no fraction bit lies beyond the width"
+                require(0 <= self.integer_bits <= most, "integer_bits", rule, self.integer_bits)
         require(self.scheme in get_args(Scheme), "scheme", f"be one of {get_args(Scheme)}", self.scheme)
         require(self.rounding in ROUNDINGS, "rounding", f"be one of {ROUNDINGS}", self.rounding)
         options = get_args(Granularity)
@@ -118,12 +122,13 @@ class QuantizeWeights:
     def _quantizer(self, name: str, bits: int, bias: bool) -> Uniform:
         fixed = None
         if self.integer_bits is not None and not bias:
-            fixed = FixedPoint(self.integer_bits, bits - 1 - self.integer_bits)
+            fixed = FixedPoint(self.integer_bits, bits - int(self.signed) - self.integer_bits, self.signed)
         return Uniform(
             bits,
             # A bias is wide; nearest is exact enough there, and max never clips it.
             rounding="nearest" if bias else self.rounding,
             symmetric=self.scheme == "symmetric",
+            signed=self.signed or bias,
             per_channel=self.granularity == "per_channel" and not bias,
             power_of_two=bias or self.scale == "power_of_two",
             calibrate="max" if bias else self.calibrate,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.compress.calibrate import Calibrate, Grid, fit_step
 from pipeline.compress.kernels import CODES, fits, quantize_masked
-from pipeline.compress.rounding import FixedPoint, Noise, Rounding, fake_quantize, uniform
+from pipeline.compress.rounding import FixedPoint, Noise, Rounding, code_range, fake_quantize, uniform
 from pipeline.compress.stack import Quantizer
 from pipeline.types import require
 
@@ -29,6 +29,7 @@ class Uniform(Quantizer):
         bits: int,
         rounding: Rounding = "nearest",
         symmetric: bool = False,
+        signed: bool = True,
         per_channel: bool = False,
         power_of_two: bool = True,
         calibrate: Calibrate = "max",
@@ -39,14 +40,16 @@ class Uniform(Quantizer):
         super().__init__()
         self.bits, self.rounding, self.per_channel = bits, rounding, per_channel
         self.power_of_two, self.calibrate, self.percentile = power_of_two, calibrate, percentile
-        self.low = -(1 << (bits - 1)) + int(symmetric)
-        self.high = (1 << (bits - 1)) - 1
+        low, self.high = code_range(bits, signed)
+        self.low = low + int(symmetric and signed)
         self.format = format
         self.noise = Noise(seed)
         self.register_buffer("step", torch.tensor(1.0 if format is None else format.step))
         self._forwards = 0
 
     def fit(self, x: Tensor, kept: Tensor | None) -> None:
+        if self.low == 0 and bool((x.detach() < 0).any()):
+            raise ValueError("signed must be true for weights below 0, but got False.")
         if self.format is None:
             x = x.detach()
             self.step = fit_step(

@@ -1,8 +1,8 @@
 """Fixed-point numbers and three ways to reach them: truncation, nearest, stochastic.
 
 Sign convention, used in every table of this project: a format Qi.f is two's complement with one sign bit
-that is NOT counted in i, so ``bits = 1 + i + f``, the step is 2^-f and the range [-2^i, 2^i - 2^-f].
-Values outside saturate, as hardware does it.
+that is NOT counted in i, so ``bits = 1 + i + f``, the step is 2^-f and the range [-2^i, 2^i - 2^-f]. An unsigned
+format has no sign bit: ``bits = i + f``, range [0, 2^i - 2^-f]. Values outside saturate, as hardware does it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,21 @@ ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 _SNAP = 1e-4
 
 
+def code_range(bits: int, signed: bool = True) -> tuple[int, int]:
+    """Smallest and largest stored integer: two's complement, or 0 to 2^bits - 1."""
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+
+
 @dataclass(frozen=True)
 class FixedPoint:
-    """Qi.f: ``bits = 1 + integer_bits + fraction_bits``, the sign bit not counted in i.
+    """Qi.f: ``bits = 1 + integer_bits + fraction_bits`` (without the 1 where unsigned).
 
     Worked: Q2.5 has 8 bits, step 1/32, range [-4, 3.96875].
     """
 
     integer_bits: int
     fraction_bits: int
+    signed: bool = True
 
     def __post_init__(self) -> None:
         require(self.integer_bits >= 0, "integer_bits", "be at least 0", self.integer_bits)
@@ -39,7 +45,7 @@ class FixedPoint:
 
     @property
     def bits(self) -> int:
-        return 1 + self.integer_bits + self.fraction_bits
+        return int(self.signed) + self.integer_bits + self.fraction_bits
 
     @property
     def step(self) -> float:
@@ -48,12 +54,12 @@ class FixedPoint:
     @property
     def low(self) -> int:
         """Smallest stored integer."""
-        return -(1 << (self.bits - 1))
+        return code_range(self.bits, self.signed)[0]
 
     @property
     def high(self) -> int:
         """Largest stored integer."""
-        return (1 << (self.bits - 1)) - 1
+        return code_range(self.bits, self.signed)[1]
 
     def __call__(self, x: Tensor, rounding: Rounding = "nearest", noise: Tensor | None = None) -> Tensor:
         """Values of any shape -> the nearest, lower or randomly chosen neighbour on the grid."""

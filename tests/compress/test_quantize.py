@@ -76,6 +76,19 @@ def test_a_channel_has_its_own_step() -> None:
     assert grids(net)["0.weight"].step.flatten().tolist() == [0.25, 0.015625]
 
 
+def test_an_unsigned_format_has_no_sign_bit() -> None:
+    # U0.3: 3 bits, step 1/8, 0 to 7/8; weights of 0.30, 0.95 and 0.06 are 2.4, 7.6 and 0.48 steps.
+    net = nn.Sequential(nn.Linear(3, 1, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[0.30, 0.95, 0.06]]))
+    QuantizeWeights(3, integer_bits=0, signed=False, calibrate="percentile").attach(net)
+    bake(net)
+    assert net[0].weight.tolist() == [[0.25, 0.875, 0.0]]
+    assert grids(net)["0.weight"][2:] == (0, 7)
+    with pytest.raises(ValueError, match="signed must be true for weights below 0"):
+        QuantizeWeights(4, signed=False).attach(Spiking())
+
+
 def test_one_width_per_layer_and_32_is_off() -> None:
     net = Spiking()
     step = QuantizeWeights(bits={"fc1": 3, "default": 32})
@@ -177,7 +190,7 @@ def test_a_stochastic_membrane_answers_the_same_batch_alike() -> None:
         ({"calibrate": "guess"}, "calibrate must be one of"),
         ({"granularity": "per_pixel"}, "granularity must be one of"),
         ({"scale": "free"}, "scale must be power_of_two with scheme=fixed_point"),
-        ({"bits": 4, "integer_bits": 4}, r"integer_bits must be in \[0, bits - 1\] = \[0, 3\]"),
+        ({"bits": 4, "integer_bits": 4}, r"integer_bits must be in \[0, 3\] with 4 bits"),
         ({"percentile": 20.0}, r"percentile must be in \(50, 100\]"),
     ],
 )
