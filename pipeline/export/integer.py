@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.export import kernels
+from pipeline.export.check import check
 from pipeline.export.program import (
     Bounds,
     NotExact,
@@ -28,7 +29,8 @@ from pipeline.export.program import (
 )
 
 _BATCH = 64
-"""Samples whose spikes of all layers are held at a time."""
+_SPIKES = 1 << 26
+"""Samples whose spikes of one layer are held at a time, and their neurons times steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,9 @@ class Engine:
     """
 
     def __init__(self, program: Program) -> None:
-        self.program = program
+        self.program = check(program)
+        largest = max(math.prod(stage.synapses.out_shape) for stage in program.stages)
+        self._batch = max(1, min(_BATCH, _SPIKES // (largest * program.timesteps)))
         self.bounds = bounds(program)
         ends = input_exponents(program)
         self._stages = [
@@ -83,7 +87,7 @@ class Engine:
 
     def spikes(self, codes: np.ndarray) -> np.ndarray:
         """Integers [B, T or 1, inputs] -> output spikes [B, T, N] uint8."""
-        parts = [self._run(codes[at : at + _BATCH]) for at in range(0, len(codes), _BATCH)]
+        parts = [self._run(codes[at : at + self._batch]) for at in range(0, len(codes), self._batch)]
         return (
             np.concatenate(parts)
             if parts

@@ -248,11 +248,8 @@ class _Lowering:
             _on_map(threshold, synapses.out_shape),
             bits, exponent, low, high, rounding, reset, delay,
         )  # fmt: skip
-        if (
-            not delay
-            and reset == "subtract"
-            and ((threshold.codes << exponent) % (1 << threshold.exponent)).any()
-        ):
+        finer = 1 << max(threshold.exponent - exponent, 0)
+        if not delay and reset == "subtract" and (threshold.codes % finer).any():
             self.reasons.append(
                 f"{name}.threshold is finer than the membrane's grid, and a reset in the same step leaves it: "
                 f"use net.reset_delay=true or more bits for the membrane."
@@ -314,8 +311,8 @@ class _Lowering:
         whole = np.rint(codes)
         if (
             not np.array_equal(codes, whole)
-            or whole.min(initial=0) < grid.low
-            or whole.max(initial=0) > grid.high
+            or whole.min(initial=grid.low) < grid.low
+            or whole.max(initial=grid.high) > grid.high
         ):
             self.reasons.append(f"{name} does not lie on its own grid.")
             return empty

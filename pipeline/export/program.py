@@ -232,14 +232,15 @@ def bounds(program: Program) -> tuple[Bounds, ...]:
 def _bounds(stage: Stage, input_exponent: int, input_high: int, timesteps: int) -> Bounds:
     synapses, neurons = stage.synapses, stage.neurons
     weight = synapses.weight
-    fan = np.abs(weight.codes).reshape(len(weight.codes), -1).sum(1) * input_high
-    sums = int(fan.max(initial=0))
+    # Python integers: a program read from a file may say anything, and must not overflow its own bounds.
+    fan = [int(row) * input_high for row in np.abs(weight.codes).reshape(len(weight.codes), -1).sum(1)]
+    sums = max(fan, default=0)
     current = current_exponent(stage, input_exponent)
-    lifts = current - (np.broadcast_to(weight.exponents, fan.shape) + input_exponent)
-    total = [int(f) << int(s) for f, s in zip(fan, lifts, strict=True)]
+    lifts = current - (np.broadcast_to(weight.exponents, len(fan)) + input_exponent)
+    total = [f << int(s) for f, s in zip(fan, lifts, strict=True)]
     if synapses.bias is not None:
-        bias = np.abs(synapses.bias.codes) << (current - synapses.bias.exponents)
-        total = [a + int(b) for a, b in zip(total, bias, strict=True)]
+        shift = current - synapses.bias.exponent
+        total = [a + (abs(int(b)) << shift) for a, b in zip(total, synapses.bias.codes, strict=True)]
     largest = max(total, default=0)
     working = neurons.working_exponent(current)
     leak = int(np.abs(neurons.beta.codes).max()) << (working - neurons.beta.exponent - neurons.exponent)

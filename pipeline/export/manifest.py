@@ -1,0 +1,335 @@
+"""The manifest of an export: a program as JSON beside its bit stream, written once and read with suspicion.
+
+``weights.bin`` holds every stored number at its own width, without gaps (`pipeline.export.pack`); the manifest says
+where each tensor lies and how the numbers are to be read. Everything that is read is checked against bounds before
+any memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+
+from pipeline.export import pack
+from pipeline.export.check import MOST_STEPS, MOST_WEIGHTS, check, claim
+from pipeline.export.pack import Encoding
+from pipeline.export.program import (
+    RESETS,
+    ROUNDINGS,
+    Accumulator,
+    Fixed,
+    Input,
+    Neurons,
+    Pool,
+    Program,
+    Reset,
+    Rounding,
+    Shape,
+    Stage,
+    Synapses,
+)
+from pipeline.types import FLOAT_BITS, DataError, require
+
+FORMAT = "snn-pipeline export"
+VERSION = 1
+Json = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Store:
+    """How weights lie in memory: the encoding of the accelerator that priced them."""
+
+    encoding: Encoding | Literal["smallest"] = "dense"
+    """smallest: for each tensor the one that takes least."""
+    run_bits: int | None = None
+    """Of run lengths; None: the best width per tensor."""
+
+    def __post_init__(self) -> None:
+        options = (*pack.ENCODINGS, "smallest")
+        require(self.encoding in options, "encoding", f"be one of {options}", self.encoding)
+        ok = self.run_bits is None or 1 <= self.run_bits <= pack.MAX_RUN_BITS
+        require(ok, "run_bits", f"be in [1, {pack.MAX_RUN_BITS}]", self.run_bits)
+
+
+def describe(program: Program, store: Store) -> tuple[Json, bytes]:
+    """The program as JSON, and its bit stream."""
+    writer = pack.Writer()
+    stages = [_stage(stage, store, writer) for stage in program.stages]
+    given = program.input
+    said: Json = {
+        "input": {
+            "shape": list(given.shape), "exponent": given.exponent, "high": given.high, "signed": given.signed,
+        },
+        "timesteps": program.timesteps,
+        "classes": program.classes,
+        "stages": stages,
+    }  # fmt: skip
+    return said, writer.bytes()
+
+
+def _stage(stage: Stage, store: Store, writer: pack.Writer) -> Json:
+    synapses, neurons = stage.synapses, stage.neurons
+    said: Json = {
+        "name": synapses.name,
+        "kind": synapses.kind,
+        "pools": [
+            {
+                "name": pool.name, "kind": pool.kind, "kernel": list(pool.kernel), "stride": list(pool.stride),
+                "halvings": pool.halvings,
+            }
+            for pool in stage.pools
+        ],
+        "out_shape": list(synapses.out_shape),
+        "weight": _tensor(synapses.weight, store, writer),
+        "bias": None if synapses.bias is None else _tensor(synapses.bias, Store(), writer),
+        "accumulator": {"bits": stage.accumulator.bits, "overflow": stage.accumulator.overflow},
+        "neurons": {
+            "name": neurons.name,
+            "beta": _tensor(neurons.beta, Store(), writer),
+            "threshold": _tensor(neurons.threshold, Store(), writer),
+            "decay": decay(neurons),
+            "mem": {"bits": neurons.bits, "exponent": neurons.exponent, "low": neurons.low, "high": neurons.high},
+            "rounding": neurons.rounding,
+            "reset": neurons.reset,
+            "delay": neurons.delay,
+        },
+    }  # fmt: skip
+    if synapses.kind == "conv":
+        said |= {
+            "stride": list(synapses.stride),
+            "padding": list(synapses.padding),
+            "dilation": list(synapses.dilation),
+            "groups": synapses.groups,
+        }
+    return said
+
+
+def decay(neurons: Neurons) -> str:
+    """How the membrane decays on the device, in words."""
+    codes, exponent = neurons.beta.codes, neurons.beta.exponent
+    if codes.size == 1 and int(codes.reshape(-1)[0]).bit_count() <= 1:
+        code = int(codes.reshape(-1)[0])
+        return f"shift by {exponent - code.bit_length() + 1}" if code else "none: the membrane is forgotten"
+    return f"multiply by a code, then shift by {exponent}"
+
+
+def _tensor(tensor: Fixed, store: Store, writer: pack.Writer) -> Json:
+    """Appends the tensor to the stream; the float32 bits of a value without a grid are stored as they are."""
+    fixed = tensor.bits < FLOAT_BITS
+    codes = (
+        tensor.codes.ravel()
+        if fixed
+        else tensor.values.astype(np.float32).view(np.int32).astype(np.int64).ravel()
+    )
+    rows = tensor.codes.shape[0] if tensor.codes.ndim else 1
+    encoding, run, bits, entries = _smallest(store, codes, rows, tensor.bits)
+    offset, length = writer.put(bits)
+    return {
+        "shape": list(tensor.codes.shape), "bits": tensor.bits, "number": "fixed" if fixed else "float32",
+        "exponents": tensor.exponents.tolist(), "encoding": encoding, "run_bits": run, "entries": entries,
+        "offset_bits": offset, "length_bits": length,
+    }  # fmt: skip
+
+
+def _smallest(
+    store: Store, codes: np.ndarray, rows: int, width: int
+) -> tuple[Encoding, int, np.ndarray, int]:
+    """(encoding, run bits, bits, entries); the first of the shortest where any will do."""
+
+    def one(encoding: Encoding) -> tuple[Encoding, int, np.ndarray, int]:
+        run = (store.run_bits or pack.best_run_bits(codes, width)) if encoding == "rle" else 0
+        return encoding, run, *pack.encode(encoding, codes, rows, width, run)
+
+    options = pack.ENCODINGS if store.encoding == "smallest" else (store.encoding,)
+    return min((one(encoding) for encoding in options), key=lambda made: len(made[2]))
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value of a JSON file with its path; every way to read it says what is allowed."""
+
+    value: object
+    path: str = "manifest"
+
+    def __getitem__(self, key: str) -> Node:
+        claim(isinstance(self.value, dict) and key in self.value, f"{self.path} has no {key!r}")
+        return Node(cast(Json, self.value)[key], f"{self.path}.{key}")
+
+    @property
+    def missing(self) -> bool:
+        return self.value is None
+
+    def integer(self, low: int, high: int) -> int:
+        value = self.value
+        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        claim(ok, f"{self.path} must be a whole number in [{low}, {high}], but is {_short(value)}")
+        return cast(int, value)
+
+    def boolean(self) -> bool:
+        claim(isinstance(self.value, bool), f"{self.path} must be true or false, but is {_short(self.value)}")
+        return cast(bool, self.value)
+
+    def text(self, longest: int = 200) -> str:
+        ok = isinstance(self.value, str) and 0 < len(self.value) <= longest and self.value.isprintable()
+        claim(ok, f"{self.path} must be a text of 1 to {longest} characters, but is {_short(self.value)}")
+        return cast(str, self.value)
+
+    def choice(self, options: tuple[str, ...]) -> str:
+        claim(self.value in options, f"{self.path} must be one of {options}, but is {_short(self.value)}")
+        return cast(str, self.value)
+
+    def items(self, most: int) -> Iterator[Node]:
+        claim(isinstance(self.value, list), f"{self.path} must be a list, but is {_short(self.value)}")
+        values = cast(list[object], self.value)
+        claim(len(values) <= most, f"{self.path} has {len(values)} entries, more than {most}")
+        return (Node(value, f"{self.path}[{i}]") for i, value in enumerate(values))
+
+    def integers(self, count: int, low: int, high: int) -> tuple[int, ...]:
+        found = tuple(node.integer(low, high) for node in self.items(count))
+        claim(len(found) == count, f"{self.path} must have {count} numbers, but has {len(found)}")
+        return found
+
+
+def _short(value: object) -> str:
+    text = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_SIDE = 1 << 20
+
+
+def rebuild(node: Node, stream: bytes) -> Program:
+    """The program of a manifest and its bit stream, checked.
+
+    Raises:
+        DataError: anything that is missing, of the wrong type, out of range, or inconsistent.
+    """
+    given = node["input"]
+    shape = cast(Shape, given["shape"].integers(3, 1, _SIDE))
+    high = given["high"].integer(1, (1 << 24) - 1)
+    start = Input(shape, given["exponent"].integer(0, 40), high, given["signed"].boolean())
+    bits = np.unpackbits(np.frombuffer(stream, np.uint8), bitorder="little")
+    reading = _Reading(bits)
+    stages: list[Stage] = []
+    at = start.shape
+    for stage in node["stages"].items(64):
+        made = reading.stage(stage, at)
+        stages.append(made)
+        at = made.synapses.out_shape
+    reading.finish()
+    classes = node["classes"].integer(1, 1 << 20)
+    return check(Program(start, node["timesteps"].integer(1, MOST_STEPS), classes, tuple(stages)))
+
+
+@dataclass
+class _Reading:
+    """Tensors taken from the stream one behind the other: overlaps and gaps are refused."""
+
+    bits: np.ndarray
+    at: int = 0
+    weights: int = 0
+
+    def finish(self) -> None:
+        left = len(self.bits) - self.at
+        claim(
+            0 <= left < 8 and not self.bits[self.at :].any(),
+            f"weights.bin has {left} bits that no tensor owns",
+        )
+
+    def stage(self, node: Node, at: Shape) -> Stage:
+        pools = []
+        for pool in node["pools"].items(8):
+            pools.append(self._pool(pool, at))
+            at = pools[-1].out_shape
+        name, kind = node["name"].text(), node["kind"].choice(("linear", "conv"))
+        out = cast(Shape, node["out_shape"].integers(3, 1, _SIDE))
+        weight = self.tensor(node["weight"], f"{name}.weight")
+        bias = None if node["bias"].missing else self.tensor(node["bias"], f"{name}.bias")
+        if kind == "conv":
+            synapses = Synapses(
+                name, "conv", weight, bias, at, out,
+                cast(tuple[int, int], node["stride"].integers(2, 1, _SIDE)),
+                cast(tuple[int, int, int, int], node["padding"].integers(4, 0, _SIDE)),
+                cast(tuple[int, int], node["dilation"].integers(2, 1, _SIDE)),
+                node["groups"].integer(1, _SIDE),
+            )  # fmt: skip
+        else:
+            synapses = Synapses(name, "linear", weight, bias, at, out)
+        register = node["accumulator"]
+        overflow = register["overflow"].choice(("saturate", "wrap"))
+        accumulator = Accumulator(
+            register["bits"].integer(2, 32), "wrap" if overflow == "wrap" else "saturate"
+        )
+        return Stage(tuple(pools), synapses, self._neurons(node["neurons"]), accumulator)
+
+    def _pool(self, node: Node, at: Shape) -> Pool:
+        kernel = cast(tuple[int, int], node["kernel"].integers(2, 1, 256))
+        stride = cast(tuple[int, int], node["stride"].integers(2, 1, 256))
+        sides = [(n - k) // s + 1 for n, k, s in zip(at[1:], kernel, stride, strict=True)]
+        claim(min(sides) >= 1, f"{node.path} does not fit {at}")
+        kind = node["kind"].choice(("max", "sum"))
+        out = (at[0], sides[0], sides[1])
+        halvings = node["halvings"].integer(0, 16)
+        return Pool(node["name"].text(), "sum" if kind == "sum" else "max", kernel, stride, at, out, halvings)
+
+    def _neurons(self, node: Node) -> Neurons:
+        name, mem = node["name"].text(), node["mem"]
+        end = 1 << 31
+        return Neurons(
+            name,
+            self.tensor(node["beta"], f"{name}.beta"),
+            self.tensor(node["threshold"], f"{name}.threshold"),
+            mem["bits"].integer(2, 32),
+            mem["exponent"].integer(-16, 40),
+            mem["low"].integer(-end, 0),
+            mem["high"].integer(0, end - 1),
+            cast(Rounding, node["rounding"].choice(ROUNDINGS)),
+            cast(Reset, node["reset"].choice(RESETS)),
+            node["delay"].boolean(),
+        )
+
+    def tensor(self, node: Node, name: str) -> Fixed:
+        sides = tuple(side.integer(1, _SIDE) for side in node["shape"].items(4))
+        size = math.prod(sides)
+        self.weights += size
+        claim(self.weights <= MOST_WEIGHTS, f"{name}: more than {MOST_WEIGHTS} numbers")
+        width = node["bits"].integer(1, 32)
+        number = node["number"].choice(("fixed", "float32"))
+        claim(number == "fixed" or width == 32, f"{name}: a float32 has 32 bits, not {width}")
+        offset, length = (node[key].integer(0, len(self.bits)) for key in ("offset_bits", "length_bits"))
+        claim(
+            offset == self.at and offset + length <= len(self.bits),
+            f"{name} must begin at bit {self.at} and fit",
+        )
+        self.at = offset + length
+        encoding = cast(Encoding, node["encoding"].choice(pack.ENCODINGS))
+        entries, run = node["entries"].integer(0, size), node["run_bits"].integer(0, pack.MAX_RUN_BITS)
+        rows = sides[0] if sides else 1
+        try:
+            stored = self.bits[offset : self.at]
+            codes = pack.decode(encoding, stored, size, rows, width, entries, run)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        exponents = np.array([e.integer(-16, 40) for e in node["exponents"].items(max(rows, 1))], np.int64)
+        claim(len(exponents) in (1, rows), f"{name} has {len(exponents)} exponents for {rows} rows")
+        if number == "float32":
+            codes = _float_codes(codes, int(exponents[0]), name)
+        return Fixed(codes.reshape(sides), exponents, width)
+
+
+def _float_codes(patterns: np.ndarray, exponent: int, name: str) -> np.ndarray:
+    """float32 bit patterns -> codes on the grid of 2^-exponent; every value must lie on it."""
+    values = patterns.astype(np.int32).view(np.float32).astype(np.float64)
+    claim(
+        bool(np.isfinite(values).all() and (np.abs(values) < 2.0**20).all()),
+        f"{name} is not finite or too large",
+    )
+    codes = np.ldexp(values, exponent)
+    claim(
+        bool((codes == np.rint(codes)).all() and (np.abs(codes) < 2.0**31).all()), f"{name} lies on no grid"
+    )
+    return codes.astype(np.int64)
