@@ -149,7 +149,7 @@ class StdpNet(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.numerics: dict[str, Format] = {}
         self.training_ops: Ops = np.zeros(COUNTERS, np.int64)
-        """What learning did, summed over the `learn` calls since the last `reset_counters`."""
+        """What learning did since the network was built."""
         self.inference_ops: Ops = np.zeros(COUNTERS, np.int64)
         self.trained_samples = self.shown_samples = 0
         self.steps = 0
@@ -280,20 +280,20 @@ class StdpNet(nn.Module):
             else min(each * self.spec.neurons, float(steps))
         )
 
-    def reset_counters(self) -> None:
-        self.training_ops[:] = 0
+    def forget_inference(self) -> None:
+        """Set the counters of inference to zero; those of learning run from the first sample on."""
         self.inference_ops[:] = 0
-        self.trained_samples = self.shown_samples = 0
+        self.shown_samples = 0
 
     def load(self, batches: Iterable[Batch], widths: Widths) -> tuple[Mapping[str, object], ...]:
         """What inference does per sample, measured on `batches`, for the hardware model."""
-        self.reset_counters()
+        self.forget_inference()
         for batch in batches:
             self(batch.x)
         return inference_load(self, widths)
 
     def training_load(self, widths: Widths, dense: bool) -> tuple[Mapping[str, object], ...]:
-        """What learning did per sample since `reset_counters`; dense: as full-matrix updates would count."""
+        """What learning did per sample; dense: as updates of whole rows and columns would count."""
         return training_load(self, widths, dense)
 
     def receptive_fields(self, most: int = 400) -> npt.NDArray[np.float32]:

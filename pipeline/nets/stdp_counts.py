@@ -98,7 +98,7 @@ def memory(inputs: int, neurons: int, layer: bool, refractory: int, widths: Widt
 
 
 def inference_load(net: StdpNet, widths: Widths) -> tuple[Mapping[str, object], ...]:
-    """Fields of the hardware model's `LayerLoad`, per sample, of everything since the counters were reset."""
+    """Fields of the hardware model's `LayerLoad`, per sample, of everything shown since `forget_inference`."""
     return _loads(net, widths, per_sample(net.inference_ops, net.shown_samples), 0.0, 0.0, 0)
 
 

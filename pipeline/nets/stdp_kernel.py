@@ -1,7 +1,7 @@
 """One loop over samples and time steps for the STDP network: integrate, fire, inhibit and, when asked, learn.
 
-Event-driven: a step adds the weight rows of the pixels that spiked in the step before (float32, four rows at a
-time), touches weight columns only of neurons that fired, and keeps traces as the time of the last spike. The
+Event-driven: a step adds the weight rows of the pixels that spiked in the step before (float32, eight rows at
+a time), touches weight columns only of neurons that fired, and keeps traces as the time of the last spike. The
 plain numpy form of the same equations stands in tests/nets/stdp_reference.py.
 
 Voltages are in mV above rest (rest = 0), so the fixed-point ranges of `formats` need no shift. With
@@ -56,21 +56,26 @@ class Cell(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def add_rows(w, pixels, first, last, out):  # type: ignore[no-untyped-def]
-    """out[j] = sum of w[p, j] over the spiking pixels p; four rows per pass keep `out` out of the way."""
+    """out[j] = sum of w[p, j] over the spiking pixels p; eight rows per pass keep `out` out of the way."""
     n = out.shape[0]
     for j in range(n):
         out[j] = np.float32(0.0)
     e = first
-    while e + 4 <= last:
+    while e + 8 <= last:
         a, b, c, d = w[pixels[e]], w[pixels[e + 1]], w[pixels[e + 2]], w[pixels[e + 3]]
+        f, g, h, i = w[pixels[e + 4]], w[pixels[e + 5]], w[pixels[e + 6]], w[pixels[e + 7]]
         for j in range(n):
-            out[j] += (a[j] + b[j]) + (c[j] + d[j])
-        e += 4
-    while e < last:
+            out[j] += ((a[j] + b[j]) + (c[j] + d[j])) + ((f[j] + g[j]) + (h[j] + i[j]))
+        e += 8
+    while e + 2 <= last:
+        a, b = w[pixels[e]], w[pixels[e + 1]]
+        for j in range(n):
+            out[j] += a[j] + b[j]
+        e += 2
+    if e < last:
         a = w[pixels[e]]
         for j in range(n):
             out[j] += a[j]
-        e += 1
 
 
 @njit(cache=True, nogil=True)
@@ -172,6 +177,7 @@ def present(  # type: ignore[no-untyped-def]
     # On a grid theta does not decay: a factor of 1 - 1e-7 per step is below every step of the grid, and truncation
     # would take a whole step each time.
     theta_step = cell.theta_decay if learn and formats[THETA, 0] <= 0 else 1.0
+    faded_theta = (theta_step ** np.arange(1.0, steps + 1.0)).astype(np.float32)
     if learn:
         quantized_array(theta, formats, THETA, rng)
     if whole:
@@ -214,7 +220,7 @@ def present(  # type: ignore[no-untyped-def]
                     v[j] = max(v[j], lowest)
             if quantize_v:
                 quantized_array(v, formats, MEMBRANE, rng)
-            faded = np.float32(theta_step ** (t + 1))
+            faded = faded_theta[t]
             ops[EXCITATORY_UPDATES] += n
             if cell.layer:
                 inhibitors = inhibit(cell, spiked, spikes, t, inh_v, inh_time, inh_free, silenced)

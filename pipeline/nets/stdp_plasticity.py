@@ -59,6 +59,12 @@ def write_column(w, shadow, mask, j, pixels, first, last, values, formats, rng):
 
 
 @njit(cache=True, nogil=True)
+def is_plain(shadow, mask, formats):  # type: ignore[no-untyped-def]
+    """True where a weight is just a float32: nothing masked, shadowed or rounded."""
+    return mask.shape[0] == 0 and shadow.shape[0] == 0 and formats[WEIGHT, 0] <= 0
+
+
+@njit(cache=True, nogil=True)
 def depress(  # type: ignore[no-untyped-def]
     w, shadow, mask, pixels, first, last, active, active_count, waiting, post_time, faded, t, values, rule,
     formats, rng, dirty, ops,
@@ -69,11 +75,16 @@ def depress(  # type: ignore[no-untyped-def]
     event, potentiation follows at once and the clamp comes after both, as in BindsNET.
     """
     held = shadow if shadow.shape[0] > 0 else w
+    plain = is_plain(shadow, mask, formats) and rule.mu == 0.0
     for i in range(active_count):
         j = active[i]
         dirty[j] = 1
         step = np.float32(rule.eta_pre) * quantized(faded[t - post_time[j]], formats, TRACE, rng)
         lowest = np.float32(-np.inf) if waiting[j] == 1 and rule.window <= 1 else np.float32(0.0)
+        if plain:
+            for e in range(first, last):
+                w[pixels[e], j] = max(w[pixels[e], j] - step, lowest)
+            continue
         for e in range(first, last):
             old = held[pixels[e], j]
             new = old - step if rule.mu == 0.0 else np.float32(old - step * old**rule.mu)
@@ -91,6 +102,15 @@ def potentiate(  # type: ignore[no-untyped-def]
     """Postsynaptic update of column j: the pixels that spiked in this sample; the others have x_pre = 0."""
     held = shadow if shadow.shape[0] > 0 else w
     rate, w_max = np.float32(k * rule.eta_post), np.float32(rule.w_max)
+    ops[POST_WRITES] += seen_count
+    ops[DENSE_POST_WRITES] += w.shape[0]
+    ops[LEARN_READS] += seen_count
+    if is_plain(shadow, mask, formats) and rule.mu == 0.0 and formats[TRACE, 0] <= 0:
+        for i in range(seen_count):
+            p = seen[i]
+            new = w[p, j] + rate * (pre_trace[p] * faded[t - pre_time[p]])
+            w[p, j] = min(max(new, np.float32(0.0)), w_max)
+        return
     for i in range(seen_count):
         p = seen[i]
         values[i] = pre_trace[p] * faded[t - pre_time[p]]
@@ -104,9 +124,6 @@ def potentiate(  # type: ignore[no-untyped-def]
             change *= np.float32(max(w_max - old, np.float32(0.0)) ** rule.mu)
         values[i] = min(max(old + change, np.float32(0.0)), w_max)
     write_column(w, shadow, mask, j, seen, 0, seen_count, values, formats, rng)
-    ops[POST_WRITES] += seen_count
-    ops[DENSE_POST_WRITES] += w.shape[0]
-    ops[LEARN_READS] += seen_count
 
 
 @njit(cache=True, nogil=True)
