@@ -96,8 +96,10 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
         decode, widths = compress(net, experiment.compression, plan, refit, calibration(data, seed))
         metrics, loads = measured(net, decode, data, "validation", widths)
         price = cost(loads, experiment.accelerator)
+        worst = cost([load.at_worst() for load in loads], experiment.accelerator)
         SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built
-    return Trained(net, decode, widths, {**metrics, **price.metrics()}, detail(loads, price), loads)
+    metrics |= {**price.metrics(), "worst_energy_pj": worst.energy_pj, "worst_latency_us": worst.latency_us}
+    return Trained(net, decode, widths, metrics, detail(loads, price), loads)
 
 
 def reload(experiment: Experiment, saved: Saved) -> Trained:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
 
 import optuna
 
+from pipeline import finalists
 from pipeline.job import Job
+from pipeline.portrait import portrait
 from pipeline.report.context import Context
 from pipeline.study import results
 from pipeline.types import Dataset, Row
@@ -45,3 +50,24 @@ def context(
         reference=bound,
         hypervolume=results.hypervolume_history(study, job.study, bound),
     )
+
+
+def with_portraits(job: Job, data: Dataset, rows: Sequence[Row]) -> list[Row]:
+    """Rows whose front members carry rasters, confusions and receptive fields; drawn once and kept as JSON."""
+    return [replace(r, detail={**r.detail, **_portrait(job, data, r)}) if r.on_front else r for r in rows]
+
+
+def _portrait(job: Job, data: Dataset, row: Row) -> dict[str, object]:
+    path = job.folder / "portraits" / f"trial-{row.number:05d}.json"
+    if path.exists():
+        try:
+            return cast(dict[str, object], json.loads(path.read_text(encoding="utf-8")))
+        except json.JSONDecodeError:
+            path.unlink()  # cut off while it was written; drawn again below
+    trained = finalists.reload(job, row)
+    if trained is None:
+        return {}
+    drawn = portrait(trained.net, trained.decode, data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(drawn), encoding="utf-8")
+    return drawn
