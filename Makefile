@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export RAY_USAGE_STATS_ENABLED = 0
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: demo test test-slow lint peers clean
+.PHONY: demo test test-slow lint repro peers clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,13 @@ lint: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+# Every stage that needs no download, from data to report; a second call does nothing.
+repro: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+peers: $(READY)
+	bash benchmarks/peers.sh $(VENV) .venv-peers
 
 clean:
 	rm -rf $(VENV) outputs build *.egg-info
