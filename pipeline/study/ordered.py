@@ -238,7 +238,12 @@ class OrderedSampler(optuna.samplers.BaseSampler):
             self._point = trial.number, self.propose(study)
         point = self._point[1]
         if param_name in point:
-            return point[param_name]
+            value = point[param_name]
+            if not param_distribution._contains(param_distribution.to_internal_repr(value)):
+                raise ValueError(
+                    f"sampler.bits.{param_name} must lie in the study's range, but got {value!r}."
+                )
+            return value
         if isinstance(param_distribution, CategoricalDistribution):
             return param_distribution.choices[0]
         return param_distribution.low  # type: ignore[attr-defined]
