@@ -25,6 +25,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from filelock import FileLock
 from scipy.stats import t as student
 
 from pipeline.config import compose, instantiate, plain
@@ -189,8 +190,10 @@ class Book:
         self.cells: dict[str, dict[str, Any]] = json.loads(path.read_text())["cells"] if path.exists() else {}
 
     def add(self, key: str, result: dict[str, Any]) -> None:
-        self.cells[key] = result
-        self.save()
+        """Keep a result; cells that another process has finished meanwhile are kept too."""
+        with FileLock(f"{self.path}.lock"):
+            self.cells = {**self.cells, **Book(self.path).cells, key: result}
+            self.save()
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -402,6 +405,7 @@ def table(claims: Sequence[Claim]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--most", type=int, default=4900, help="largest number of neurons to run")
+    parser.add_argument("--least", type=int, default=0, help="smallest number of neurons to run")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no cell after this long")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -411,14 +415,17 @@ def main() -> None:
         Accelerator, instantiate(plain(compose(["accelerator=embedded_45nm", "name=claims"]))["accelerator"])
     )
     begin = time.monotonic()
-    todo = [c for c in cells() if c.key not in book.cells and c.neurons <= given.most]
-    for cell in [] if given.table else todo:
+    todo = [] if given.table else [c for c in cells() if given.least <= c.neurons <= given.most]
+    for cell in todo:
+        if cell.key in Book(given.results).cells:
+            continue
         if time.monotonic() - begin > 60 * given.minutes:
             break
         book.add(cell.key, run(cell, os.environ.get("PIPELINE_DATA"), accelerator))
         print(
             cell.key, {k: v for k, v in book.cells[cell.key].items() if not isinstance(v, dict)}, flush=True
         )
+    book = Book(given.results)
     book.save()
     print(table(verdicts(book)))
 

@@ -1,8 +1,9 @@
 """Speed of the STDP network against BindsNET 0.3.4: same spikes, same initial weights, same constants, interleaved.
 
 Prints images/s in training and inference, the ratios to BindsNET's batch 1 and batch 32, whether every image gets
-the same spike counts, the share of the memory-bandwidth limit, the encoder's part, minutes per MNIST epoch, the throughput of
-two trials beside one, and the compile time with an empty and a filled cache. Writes outputs/benchmarks/stdp.json.
+the same spike counts, the share of the memory-bandwidth limit, the encoder's part, seconds per MNIST epoch, the
+throughput of two trials beside one, and the compile time with an empty and a filled cache. Writes
+outputs/benchmarks/stdp.json.
 
     make peers && PIPELINE_DATA=... python benchmarks/stdp.py [--neurons 400 1600 4900] [--rounds 3]
 
