@@ -1,0 +1,228 @@
+"""An export as C99: the numbers of the program as headers, beside the fixed text of `pipeline.export.c_text`.
+
+``weights.h`` embeds the very bytes of ``weights.bin``; the runner reads weights, parameters and membranes at their
+stored widths, so its static memory is what the cost model claims, plus the accumulators of one layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import cast
+
+import numpy as np
+
+from pipeline.export.c_text import NEURON_H, RUNNER_C
+from pipeline.export.folder import Vectors
+from pipeline.export.manifest import Json, Store, describe
+from pipeline.export.pack import ENCODINGS, index_bits, to_bits
+from pipeline.export.program import (
+    RESETS,
+    Neurons,
+    Program,
+    Stage,
+    bounds,
+    current_exponent,
+    input_exponents,
+)
+
+SAMPLES = 2
+"""Vectors that the C code carries: enough to prove it, few enough to compile."""
+
+
+def state_bits(program: Program) -> int:
+    """Membranes, at their width."""
+    return sum(stage.neurons.bits * math.prod(stage.synapses.out_shape) for stage in program.stages)
+
+
+def map_widths(program: Program) -> list[tuple[int, bool]]:
+    """(bits, signed) of one entry of each stage's input map."""
+    signed = [program.input.signed] + [False] * (len(program.stages) - 1)
+    return [
+        (int(high).bit_length() + negative, negative)
+        for (_, high), negative in zip(input_exponents(program), signed, strict=True)
+    ]
+
+
+def map_bits(program: Program) -> int:
+    """Input maps of all stages, after their pools."""
+    widths = map_widths(program)
+    return sum(
+        math.prod(s.synapses.in_shape) * bits for s, (bits, _) in zip(program.stages, widths, strict=True)
+    )
+
+
+def refusals(program: Program) -> list[str]:
+    """Why there can be no C code; empty if there can."""
+    return [
+        f"{bound.name}: its sums may leave the {stage.accumulator.bits}-bit register, and the C code adds in the "
+        f"order of the weights, where saturation would differ; use {bound.accumulator_bits} bits, or wrap."
+        for stage, bound in zip(program.stages, bounds(program), strict=True)
+        if stage.accumulator.overflow == "saturate" and bound.accumulator_bits > stage.accumulator.bits
+    ]
+
+
+def c_files(program: Program, store: Store, samples: Vectors) -> dict[str, bytes]:
+    """File name -> text; the spikes of the samples must be those of the program."""
+    texts = {
+        "neuron.h": NEURON_H,
+        "runner.c": RUNNER_C,
+        "weights.h": _weights(program, store),
+        "vectors.h": _vectors(program, samples),
+    }
+    return {name: text.encode("ascii") for name, text in texts.items()}
+
+
+def _weights(program: Program, store: Store) -> str:
+    said, stream = describe(program, store)
+    stages = cast(list[Json], said["stages"])
+    largest = max(math.prod(shape) for shape in _shapes(program))
+    lines = [
+        "/* The network: every stored number, packed, and how the layers are made of them. Generated. */",
+        "#ifndef SNN_WEIGHTS_H",
+        "#define SNN_WEIGHTS_H",
+        '#include "neuron.h"',
+        f"#define SNN_STEPS {program.timesteps}u",
+        f"#define SNN_CLASSES {program.classes}u",
+        f"#define SNN_STAGES {len(program.stages)}u",
+        f"#define SNN_LARGEST {largest}u",
+        f"#define SNN_MEMORY_BYTES {len(stream)}u",
+        f"#define SNN_STATE_BYTES {(state_bits(program) + 7) // 8}u",
+        f"#define SNN_MAP_BYTES {(map_bits(program) + 7) // 8}u",
+        _array("uint8_t", "snn_memory", stream),
+        _pools(program),
+    ]
+    state = maps = pools = 0
+    structs = []
+    ends = input_exponents(program)
+    for i, (stage, described) in enumerate(zip(program.stages, stages, strict=True)):
+        fine = stage.neurons.working_exponent(current_exponent(stage, ends[i][0]))
+        lifts = fine - ends[i][0] - stage.synapses.weight.exponents
+        lines.append(_array("uint8_t", f"snn_lifts_{i}", lifts))
+        width, signed = map_widths(program)[i]
+        structs.append(_struct(i, stage, described, fine, state, maps, width, signed, pools))
+        state += stage.neurons.bits * math.prod(stage.synapses.out_shape)
+        maps += width * math.prod(stage.synapses.in_shape)
+        pools += len(stage.pools)
+    lines += ["static const snn_stage snn_stages[] = {", ",\n".join(structs), "};", "#endif", ""]
+    return "\n".join(lines)
+
+
+def _shapes(program: Program) -> Iterable[tuple[int, int, int]]:
+    yield program.input.shape
+    for stage in program.stages:
+        yield stage.synapses.out_shape
+        yield from (pool.out_shape for pool in stage.pools)
+
+
+def _pools(program: Program) -> str:
+    rows = [
+        f"    {{ {_three(p.in_shape)}, {_three(p.out_shape)}, {{ {p.kernel[0]}, {p.kernel[1]} }}, "
+        f"{{ {p.stride[0]}, {p.stride[1]} }}, {int(p.kind == 'sum')} }}"
+        for stage in program.stages
+        for p in stage.pools
+    ]
+    nothing = "    { { 1, 1, 1 }, { 1, 1, 1 }, { 1, 1 }, { 1, 1 }, 0 }"
+    return "static const snn_pool snn_pools[] = {\n" + ",\n".join(rows or [nothing]) + "\n};"
+
+
+def _struct(
+    i: int, stage: Stage, said: Json, fine: int, state: int, maps: int, width: int, signed: bool, pools: int
+) -> str:
+    synapses, neurons = stage.synapses, stage.neurons
+    linear = synapses.kind == "linear"
+    in_shape = (math.prod(synapses.in_shape), 1, 1) if linear else synapses.in_shape
+    kernel = (1, 1) if linear else synapses.weight.codes.shape[2:]
+    mine = cast(Json, said["neurons"])
+    bias, channels = synapses.bias, synapses.out_shape[0]
+    offset = neurons.exponent - neurons.threshold.exponent
+    fields = [
+        f".in = {_three(in_shape)}, .out = {_three(synapses.out_shape)}",
+        f".kernel = {_two(kernel)}, .stride = {_two(synapses.stride)}, .dilation = {_two(synapses.dilation)}",
+        f".above = {synapses.padding[0]}, .left = {synapses.padding[2]}, .groups = {synapses.groups}",
+        f".weight = {_stream(cast(Json, said['weight']), channels)}",
+        f".lifts = snn_lifts_{i}, .lift_count = {len(synapses.weight.exponents)}",
+        f".register_bits = {stage.accumulator.bits}",
+        f".has_bias = {int(bias is not None)}",
+        f".beta = {_numbers(mine['beta'], fine - neurons.beta.exponent - neurons.exponent)}",
+        f".threshold = {_numbers(mine['threshold'], fine - neurons.threshold.exponent)}",
+        f".low = {_int32(neurons.low)}, .high = {neurons.high}",
+        f".state_bits = {neurons.bits}, .down = {fine - neurons.exponent}",
+        f".nearest = {int(neurons.rounding == 'nearest')}, .reset = {_reset(neurons)}, .delay = {int(neurons.delay)}",
+        f".bar_down = {max(-offset, 0)}, .bar_up = {max(offset, 0)}",
+        f".state_at = {state}u, .map_at = {maps}u, .map_bits = {width}, .map_signed = {int(signed)}",
+        f".first_pool = {pools}, .pools = {len(stage.pools)}",
+    ]
+    if bias is not None:
+        fields.append(f".bias = {_numbers(said['bias'], fine - bias.exponent)}")
+    return f"    {{ /* {synapses.name}, {neurons.name} */\n      " + ",\n      ".join(fields) + " }"
+
+
+def _stream(said: object, rows: int) -> str:
+    tensor = cast(dict[str, int], said)
+    size = math.prod(cast(list[int], tensor["shape"]))
+    entries, encoding = tensor["entries"], cast(str, tensor["encoding"])
+    count = index_bits(size // rows + 1) if encoding == "cp" else index_bits(entries + 1)
+    return (
+        f"{{ {tensor['offset_bits']}u, {size}u, {rows}u, {entries}u, {tensor['bits']}, {tensor['run_bits']}, "
+        f"{index_bits(size // rows)}, {count}, {ENCODINGS.index(encoding)} }}"  # type: ignore[arg-type]
+    )
+
+
+def _numbers(said: object, shift: int) -> str:
+    tensor = cast(Json, said)
+    shape = cast(list[int], tensor["shape"])
+    wide = [*shape, 1, 1, 1][:3]
+    exponent = cast(list[int], tensor["exponents"])[0]
+    is_float = int(tensor["number"] == "float32")
+    return (
+        f"{{ {tensor['offset_bits']}u, {_three(wide)}, {tensor['bits']}, {is_float}, {exponent}, {shift} }}"
+    )
+
+
+def _reset(neurons: Neurons) -> int:
+    return RESETS.index(neurons.reset)
+
+
+def _int32(value: int) -> str:
+    return "(-2147483647 - 1)" if value == -(1 << 31) else str(value)
+
+
+def _two(sides: Iterable[int]) -> str:
+    return "{ " + ", ".join(str(int(side)) for side in sides) + " }"
+
+
+_three = _two
+
+
+def _array(kind: str, name: str, values: Iterable[int]) -> str:
+    numbers = [str(int(value)) for value in values] or ["0"]
+    rows = [", ".join(numbers[at : at + 24]) for at in range(0, len(numbers), 24)]
+    return f"static const {kind} {name}[] = {{\n  " + ",\n  ".join(rows) + "\n};"
+
+
+def _vectors(program: Program, samples: Vectors) -> str:
+    """Inputs (channels, rows, columns) and the spikes of all stages, step by step, packed."""
+    count = min(SAMPLES, len(samples.codes))
+    channels, rows, columns = program.input.shape
+    codes = samples.codes[:count].reshape(count, -1, rows, columns, channels).transpose(0, 1, 4, 2, 3)
+    width = program.input.high.bit_length() + program.input.signed
+    packed = np.packbits(to_bits(codes.astype(np.int64).ravel(), width), bitorder="little")
+    layers = [each[:count].reshape(count, program.timesteps, -1) for each in samples.spikes.values()]
+    spikes = np.packbits(np.concatenate(layers, axis=2).ravel(), bitorder="little")
+    lines = [
+        "/* Inputs of real samples and the spikes of every layer at every step. Generated. */",
+        "#ifndef SNN_VECTORS_H",
+        "#define SNN_VECTORS_H",
+        "#include <stdint.h>",
+        f"#define SNN_SAMPLES {count}u",
+        f"#define SNN_INPUTS {math.prod(program.input.shape)}u",
+        f"#define SNN_INPUT_STEPS {codes.shape[1]}u",
+        f"#define SNN_INPUT_BITS {width}u",
+        f"#define SNN_INPUT_SIGNED {int(program.input.signed)}",
+        _array("uint8_t", "snn_inputs", packed),
+        _array("uint8_t", "snn_spikes", spikes),
+        "#endif",
+        "",
+    ]
+    return "\n".join(lines)
