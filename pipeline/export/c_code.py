@@ -15,9 +15,11 @@ import numpy as np
 from pipeline.export.c_text import NEURON_H, RUNNER_C
 from pipeline.export.folder import Vectors
 from pipeline.export.manifest import Json, Store, describe
-from pipeline.export.pack import ENCODINGS, index_bits, to_bits
+from pipeline.export.pack import ENCODINGS, Encoding, index_bits, to_bits
 from pipeline.export.program import (
+    FORMS,
     RESETS,
+    Form,
     Neurons,
     Program,
     Stage,
@@ -159,25 +161,26 @@ def _struct(
 
 
 def _stream(said: object, rows: int) -> str:
-    tensor = cast(dict[str, int], said)
+    tensor = cast(Json, said)
     size = math.prod(cast(list[int], tensor["shape"]))
-    entries, encoding = tensor["entries"], cast(str, tensor["encoding"])
+    entries, encoding = cast(int, tensor["entries"]), cast(Encoding, tensor["encoding"])
     count = index_bits(size // rows + 1) if encoding == "cp" else index_bits(entries + 1)
     return (
         f"{{ {tensor['offset_bits']}u, {size}u, {rows}u, {entries}u, {tensor['bits']}, {tensor['run_bits']}, "
-        f"{index_bits(size // rows)}, {count}, {ENCODINGS.index(encoding)} }}"  # type: ignore[arg-type]
+        f"{index_bits(size // rows)}, {count}, {ENCODINGS.index(encoding)}, {_form(tensor)} }}"
     )
 
 
 def _numbers(said: object, shift: int) -> str:
     tensor = cast(Json, said)
-    shape = cast(list[int], tensor["shape"])
-    wide = [*shape, 1, 1, 1][:3]
+    wide = [*cast(list[int], tensor["shape"]), 1, 1, 1][:3]
     exponent = cast(list[int], tensor["exponents"])[0]
-    is_float = int(tensor["number"] == "float32")
-    return (
-        f"{{ {tensor['offset_bits']}u, {_three(wide)}, {tensor['bits']}, {is_float}, {exponent}, {shift} }}"
-    )
+    offset, bits = tensor["offset_bits"], tensor["bits"]
+    return f"{{ {offset}u, {_three(wide)}, {bits}, {_form(tensor)}, {exponent}, {shift} }}"
+
+
+def _form(tensor: Json) -> int:
+    return FORMS.index(cast(Form, tensor["form"]))
 
 
 def _reset(neurons: Neurons) -> int:

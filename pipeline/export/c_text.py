@@ -12,12 +12,14 @@ NEURON_H = r"""/* Reading packed numbers, and the update of one spiking neuron. 
 enum { SNN_SUBTRACT, SNN_ZERO, SNN_NONE };                        /* resets */
 enum { SNN_DENSE, SNN_BITMASK, SNN_RLE, SNN_CP, SNN_UOP };        /* encodings of weights */
 
+enum { SNN_SIGNED, SNN_UNSIGNED, SNN_FLOAT32, SNN_SHIFT };        /* what is stored of a number */
+
 /* Numbers stored one behind the other, `bits` each, from bit `at` of snn_memory on. */
 typedef struct {
     uint64_t at;
     uint32_t shape[3];    /* broadcast over (channels, rows, columns); 1 where all share */
     uint8_t bits;
-    uint8_t is_float;     /* 32 bits are a float32 on the grid of 2^-exponent */
+    uint8_t form;
     int8_t exponent;
     int8_t shift;         /* onto the neuron's working grid */
 } snn_numbers;
@@ -25,7 +27,7 @@ typedef struct {
 typedef struct {
     uint64_t at;
     uint32_t size, rows, entries;
-    uint8_t bits, run_bits, place_bits, count_bits, encoding;
+    uint8_t bits, run_bits, place_bits, count_bits, encoding, form;
 } snn_weights;
 
 typedef struct {
@@ -97,7 +99,11 @@ static int64_t snn_number(const uint8_t *memory, const snn_numbers *n, uint32_t 
 {
     uint64_t i = ((uint64_t)(c % n->shape[0]) * n->shape[1] + y % n->shape[1]) * n->shape[2] + x % n->shape[2];
     uint64_t value = snn_bits(memory, n->at + i * n->bits, n->bits);
-    return n->is_float ? snn_float_code((uint32_t)value, n->exponent) : snn_signed(value, n->bits);
+    if (n->form == SNN_FLOAT32)
+        return snn_float_code((uint32_t)value, n->exponent);
+    if (n->form == SNN_SHIFT) /* 1 - 2^-value */
+        return ((int64_t)1 << n->exponent) - ((int64_t)1 << (n->exponent - (int)value));
+    return n->form == SNN_SIGNED ? snn_signed(value, n->bits) : (int64_t)value;
 }
 
 /* One step of one neuron: `current` on the working grid, `*state` the membrane's code. Returns the spike.
@@ -179,7 +185,8 @@ static void snn_meet(const snn_stage *s, uint32_t place, int64_t w)
 
 static int64_t snn_value(const snn_weights *w, uint64_t at, uint32_t i)
 {
-    return snn_signed(snn_bits(snn_memory, at + (uint64_t)i * w->bits, w->bits), w->bits);
+    uint64_t value = snn_bits(snn_memory, at + (uint64_t)i * w->bits, w->bits);
+    return w->form == SNN_SIGNED ? snn_signed(value, w->bits) : (int64_t)value;
 }
 
 /* Every stored weight once, in the order of the stream. */

@@ -110,7 +110,8 @@ class Engine:
         return found
 
     def _run(self, codes: np.ndarray, keep: dict[str, np.ndarray] | None = None) -> np.ndarray:
-        x, steps = codes, self.program.timesteps
+        # A read-only array is another type to the compiler, and would be compiled for anew.
+        x, steps = np.require(codes, requirements=("C", "W")), self.program.timesteps
         for ready in self._stages:
             for pool in ready.stage.pools:
                 x = _pooled(pool, x)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from pipeline.export.program import (
     ROUNDINGS,
     Accumulator,
     Fixed,
+    Form,
     Input,
     Neurons,
     NotExact,
@@ -319,7 +320,7 @@ class _Lowering:
         if len(exponents) > 1 and len(exponents) != value.shape[0]:
             self.reasons.append(f"{name} has {len(exponents)} steps for {value.shape[0]} channels.")
             return empty
-        return Fixed(whole.astype(np.int64), exponents, grid.bits)
+        return Fixed(whole.astype(np.int64), exponents, grid.bits, _form(grid))
 
 
 def dyadic(value: Tensor, bits: int, most_bits: int = 16) -> Fixed | None:
@@ -330,8 +331,15 @@ def dyadic(value: Tensor, bits: int, most_bits: int = 16) -> Fixed | None:
         if np.array_equal(codes, np.rint(codes)):
             if np.abs(codes).max(initial=0) >= 1 << most_bits:
                 return None
-            return Fixed(codes.astype(np.int64), np.array([exponent], np.int64), bits)
+            return Fixed(codes.astype(np.int64), np.array([exponent], np.int64), bits, "float32")
     return None
+
+
+def _form(grid: Gridded) -> Form:
+    """Codes beyond the width are those of 1 - 2^-k, of which k is stored."""
+    if grid.high < 1 << (grid.bits - 1):
+        return "signed"
+    return "unsigned" if grid.high < 1 << grid.bits else "shift"
 
 
 def _exponents(step: Tensor) -> np.ndarray | None:
@@ -344,11 +352,11 @@ def _on_map(tensor: Fixed, shape: Shape) -> Fixed:
     """One number as [1]; numbers per neuron with three axes that broadcast to (C, H, W)."""
     codes = tensor.codes
     if codes.size == 1:
-        return Fixed(codes.reshape(1), tensor.exponents, tensor.bits)
+        return replace(tensor, codes=codes.reshape(1))
     wide = codes.reshape(-1, 1, 1) if codes.ndim == 1 and shape[1:] == (1, 1) else codes
     wide = wide.reshape((1,) * (3 - wide.ndim) + wide.shape)
     np.broadcast_shapes(wide.shape, shape)
-    return Fixed(wide, tensor.exponents, tensor.bits)
+    return replace(tensor, codes=wide)
 
 
 def _pair(side: int | tuple[int, ...]) -> tuple[int, int]:

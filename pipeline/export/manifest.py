@@ -18,10 +18,12 @@ from pipeline.export import pack
 from pipeline.export.check import MOST_STEPS, MOST_WEIGHTS, check, claim
 from pipeline.export.pack import Encoding
 from pipeline.export.program import (
+    FORMS,
     RESETS,
     ROUNDINGS,
     Accumulator,
     Fixed,
+    Form,
     Input,
     Neurons,
     Pool,
@@ -32,7 +34,7 @@ from pipeline.export.program import (
     Stage,
     Synapses,
 )
-from pipeline.types import FLOAT_BITS, DataError, require
+from pipeline.types import DataError, require
 
 FORMAT = "snn-pipeline export"
 VERSION = 1
@@ -110,26 +112,37 @@ def _stage(stage: Stage, store: Store, writer: pack.Writer) -> Json:
 
 def decay(neurons: Neurons) -> str:
     """How the membrane decays on the device, in words."""
-    codes, exponent = neurons.beta.codes, neurons.beta.exponent
-    if codes.size == 1 and int(codes.reshape(-1)[0]).bit_count() <= 1:
-        code = int(codes.reshape(-1)[0])
-        return f"shift by {exponent - code.bit_length() + 1}" if code else "none: the membrane is forgotten"
+    exponent = neurons.beta.exponent
+    if neurons.beta.codes.size == 1:
+        code = int(neurons.beta.codes.reshape(-1)[0])
+        rest = (1 << max(exponent, 0)) - code
+        if code == 0:
+            return "none: the membrane is forgotten"
+        if code.bit_count() == 1:
+            return f"shift by {exponent - code.bit_length() + 1}"
+        if rest.bit_count() == 1:
+            return f"a shift by {exponent - rest.bit_length() + 1} and a subtraction, before rounding"
     return f"multiply by a code, then shift by {exponent}"
 
 
+def stored(tensor: Fixed) -> np.ndarray:
+    """What is written for each number, int64 [size]."""
+    if tensor.form == "float32":
+        return tensor.values.astype(np.float32).view(np.int32).astype(np.int64).ravel()
+    if tensor.form == "shift":  # 1 - 2^-k has the code 2^e - 2^(e-k)
+        rest = (1 << tensor.exponent) - tensor.codes.ravel()
+        return tensor.exponent - np.log2(rest).astype(np.int64)
+    return tensor.codes.ravel()
+
+
 def _tensor(tensor: Fixed, store: Store, writer: pack.Writer) -> Json:
-    """Appends the tensor to the stream; the float32 bits of a value without a grid are stored as they are."""
-    fixed = tensor.bits < FLOAT_BITS
-    codes = (
-        tensor.codes.ravel()
-        if fixed
-        else tensor.values.astype(np.float32).view(np.int32).astype(np.int64).ravel()
-    )
+    """Appends the tensor to the stream."""
+    codes = stored(tensor)
     rows = tensor.codes.shape[0] if tensor.codes.ndim else 1
     encoding, run, bits, entries = _smallest(store, codes, rows, tensor.bits)
     offset, length = writer.put(bits)
     return {
-        "shape": list(tensor.codes.shape), "bits": tensor.bits, "number": "fixed" if fixed else "float32",
+        "shape": list(tensor.codes.shape), "bits": tensor.bits, "form": tensor.form,
         "exponents": tensor.exponents.tolist(), "encoding": encoding, "run_bits": run, "entries": entries,
         "offset_bits": offset, "length_bits": length,
     }  # fmt: skip
@@ -298,8 +311,8 @@ class _Reading:
         self.weights += size
         claim(self.weights <= MOST_WEIGHTS, f"{name}: more than {MOST_WEIGHTS} numbers")
         width = node["bits"].integer(1, 32)
-        number = node["number"].choice(("fixed", "float32"))
-        claim(number == "fixed" or width == 32, f"{name}: a float32 has 32 bits, not {width}")
+        form = cast(Form, node["form"].choice(FORMS))
+        claim(form != "float32" or width == 32, f"{name}: a float32 has 32 bits, not {width}")
         offset, length = (node[key].integer(0, len(self.bits)) for key in ("offset_bits", "length_bits"))
         claim(
             offset == self.at and offset + length <= len(self.bits),
@@ -309,16 +322,22 @@ class _Reading:
         encoding = cast(Encoding, node["encoding"].choice(pack.ENCODINGS))
         entries, run = node["entries"].integer(0, size), node["run_bits"].integer(0, pack.MAX_RUN_BITS)
         rows = sides[0] if sides else 1
+        signed = form in ("signed", "float32")
         try:
-            stored = self.bits[offset : self.at]
-            codes = pack.decode(encoding, stored, size, rows, width, entries, run)
+            taken = self.bits[offset : self.at]
+            codes = pack.decode(encoding, taken, size, rows, width, entries, run, signed)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
         exponents = np.array([e.integer(-16, 40) for e in node["exponents"].items(max(rows, 1))], np.int64)
         claim(len(exponents) in (1, rows), f"{name} has {len(exponents)} exponents for {rows} rows")
-        if number == "float32":
-            codes = _float_codes(codes, int(exponents[0]), name)
-        return Fixed(codes.reshape(sides), exponents, width)
+        exponent = int(exponents[0])
+        if form == "float32":
+            codes = _float_codes(codes, exponent, name)
+        if form == "shift":
+            ok = 0 <= exponent <= 30 and codes.max(initial=0) <= exponent
+            claim(bool(ok), f"{name} shifts by more than {exponent}")
+            codes = (1 << exponent) - (np.int64(1) << (exponent - codes))
+        return Fixed(codes.reshape(sides), exponents, width, form)
 
 
 def _float_codes(patterns: np.ndarray, exponent: int, name: str) -> np.ndarray:

@@ -134,9 +134,16 @@ def _runs(codes: np.ndarray, run_bits: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def decode(
-    encoding: Encoding, bits: np.ndarray, size: int, rows: int, width: int, entries: int, run_bits: int = 0
+    encoding: Encoding,
+    bits: np.ndarray,
+    size: int,
+    rows: int,
+    width: int,
+    entries: int,
+    run_bits: int = 0,
+    signed: bool = True,
 ) -> np.ndarray:
-    """The inverse of `encode`: int64 [size].
+    """The inverse of `encode`: int64 [size]; `signed`: the values are two's complement.
 
     Raises:
         DataError: the stream has another length, or names a place that is not there.
@@ -146,10 +153,10 @@ def decode(
     reader = Reader(bits)
     out = np.zeros(size, np.int64)
     if encoding == "dense":
-        out[:] = reader.take(size, width, signed=True)
+        out[:] = reader.take(size, width, signed)
     else:
         places = _places(encoding, reader, size, rows, entries, run_bits)
-        out[places] = reader.take(entries, width, signed=True)
+        out[places] = reader.take(entries, width, signed)
     if len(reader.left):
         raise DataError(f"{len(reader.left)} bits are left over after the tensor")
     return out

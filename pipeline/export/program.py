@@ -29,6 +29,8 @@ Reset = Literal["subtract", "zero", "none"]
 RESETS: tuple[Reset, ...] = ("subtract", "zero", "none")
 Rounding = Literal["nearest", "truncation"]
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "truncation")
+Form = Literal["signed", "unsigned", "float32", "shift"]
+FORMS: tuple[Form, ...] = ("signed", "unsigned", "float32", "shift")
 FLOAT32_INTEGERS = 24
 """float32 holds every integer up to 2^24, so sums below it are exact in any order."""
 
@@ -50,7 +52,10 @@ class Fixed:
     exponents: np.ndarray
     """int64 [1], or [C] with one per row (first axis) of `codes`."""
     bits: int
-    """Stored bits per code, two's complement; 32 where the tensor is stored as float32."""
+    """Stored bits per number."""
+    form: Form = "signed"
+    """How a number is stored: its code (in two's complement, or unsigned), its float32, or, for a decay
+    1 - 2^-k, k alone."""
 
     @property
     def exponent(self) -> int:

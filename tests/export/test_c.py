@@ -52,6 +52,7 @@ def test_the_runner_gives_every_spike_from_every_encoding(encoding, tmp_path):
     [
         lambda: flat(reset="zero", neurons={"rounding": "truncation"}),
         lambda: flat(reset="subtract", reset_delay=False),
+        lambda: flat(beta=0.99, neurons={"beta": 3, "decay": "shift"}),
         lambda: flat(beta=0.5, neurons={"beta": 32, "threshold": 32}, threshold=0.375),
         lambda: convolutional(x=spikes(MAP) + spikes(MAP, seed=1), padding="valid", kernel=2, reset="none"),
     ],

@@ -69,8 +69,19 @@ def test_floats_that_have_no_grid_are_stored_as_floats(tmp_path):
     assert stage.neurons.beta.values.tolist() == [0.5]
     assert stage.neurons.threshold.values.tolist() == [0.75]
     said = json.loads((tmp_path / "m" / "manifest.json").read_text())["stages"][0]["neurons"]
-    assert said["beta"]["number"] == "float32"
+    assert said["beta"]["form"] == "float32"
     assert said["decay"] == "shift by 1"
+
+
+def test_a_decay_by_a_shift_is_stored_as_the_shift(tmp_path):
+    """0.9 becomes 1 - 2^-3 = 0.875, of which 5 bits hold the 3."""
+    model = flat(neurons={"beta": 5, "decay": "shift"})
+    exported(model, tmp_path / "m")
+    stage = verify(tmp_path / "m").program.stages[0]
+    assert stage.neurons.beta.values.tolist() == [0.875]
+    said = json.loads((tmp_path / "m" / "manifest.json").read_text())["stages"][0]["neurons"]
+    assert said["beta"]["bits"] == 5
+    assert said["decay"] == "a shift by 3 and a subtraction, before rounding"
 
 
 def test_the_command_says_what_it_checked(made):
