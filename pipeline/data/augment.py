@@ -84,8 +84,14 @@ def _moved(x: Tensor, flipped: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
 
 def _thinned(x: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
     """Every event of sample b vanishes with probability share[b], whatever others do: a binomial count is left."""
-    out = x.clone()
-    where = x.nonzero(as_tuple=True)
-    keep = (1 - share)[where[0]]
-    out[where] = torch.binomial(x[where].to(torch.float32), keep, generator=generator).to(torch.uint8)
-    return out
+    out = x.flatten().clone()
+    where = out.nonzero().squeeze(1)
+    count = out[where]
+    keep = (1 - share)[where // x[0].numel()]
+    left = (torch.rand(len(where), generator=generator) < keep).to(torch.uint8)  # exact where the count is 1
+    many = (count > 1).nonzero().squeeze(1)
+    left[many] = torch.binomial(count[many].to(torch.float32), keep[many], generator=generator).to(
+        torch.uint8
+    )
+    out[where] = left
+    return out.view(x.shape)

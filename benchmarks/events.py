@@ -1,0 +1,197 @@
+"""What event data costs and how hard it is: framing against tonic, loading against training, linear readouts.
+
+    PIPELINE_DATA=... python benchmarks/events.py [--gestures N]
+
+Prints tables and writes outputs/benchmarks/events.json. Ratios come from one interleaved run. Part 4 simulates
+N lightings of all 29 users (default 0: skip; 2: about 640 recordings, minutes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tonic
+import torch
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+
+from pipeline.data.augment import Augment
+from pipeline.data.compare import real_clips
+from pipeline.data.dvs import LIGHTS
+from pipeline.data.events import Nmnist
+from pipeline.data.framing import Framing
+from pipeline.data.recordings import EVENT
+from pipeline.data.synthetic import Simulation, SyntheticGesture
+from pipeline.types import Dataset, Split
+
+ROUNDS = 5
+
+
+def seconds_of(calls: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each call, taken in turns so that all see the same machine."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            taken[name].append(time.perf_counter() - start)
+    return {name: float(np.median(times)) for name, times in taken.items()}
+
+
+def structured(columns: np.ndarray) -> np.ndarray:
+    events = np.empty(len(columns), EVENT)
+    events["x"], events["y"], events["p"] = columns[:, 0], columns[:, 1], columns[:, 2]
+    events["t"] = columns[:, 3].astype(np.int64) * 1000
+    return events
+
+
+def framing(events: np.ndarray) -> dict[str, Any]:
+    """Events per second of framing and denoising, ours and tonic's, equal results required."""
+    events = events[: len(events) // 20 * 20]
+    count, time_, denoise = Framing(), Framing(slicing="time"), Framing(denoise_ms=10)
+    theirs = tonic.transforms.ToFrame((128, 128, 2), n_event_bins=20)
+    theirs_time = tonic.transforms.ToFrame((128, 128, 2), n_time_bins=20)
+    assert np.array_equal(count.frames(events, 128, 20)[0], theirs(events))
+    few = events[:20_000]  # tonic's loop takes a second for 100,000 events
+    assert np.array_equal(denoise.kept(few), tonic.transforms.Denoise(10_000)(few))
+    taken = seconds_of(
+        {
+            "count": lambda: count.frames(events, 128, 20), "count, tonic": lambda: theirs(events),
+            "time": lambda: time_.frames(events, 128, 20), "time, tonic": lambda: theirs_time(events),
+            "denoise": lambda: denoise.kept(few), "denoise, tonic": lambda: tonic.transforms.Denoise(10_000)(few),
+        }
+    )  # fmt: skip
+    rows = {}
+    for name, size in (("count", len(events)), ("time", len(events)), ("denoise", len(few))):
+        ours, other = taken[name], taken[f"{name}, tonic"]
+        rows[name] = {"events_per_s": size / ours, "tonic_events_per_s": size / other, "ratio": other / ours}
+    return rows
+
+
+def loading(root: str) -> dict[str, Any]:
+    """N-MNIST: building the cache, opening it, and a batch beside a training step of a small conv network."""
+    augment = Augment(shift=2, rotate=10, drop=0.1)
+    spec = Nmnist(16, Framing(), root=root, augment=augment)
+    from pipeline.data import events as event_data
+
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["XDG_CACHE_HOME"] = cache
+        start = time.perf_counter()
+        data = spec.load(0)
+        build = time.perf_counter() - start
+        facts = event_data._stored.__wrapped__(event_data.dataclasses.replace(spec, augment=None), 0).facts
+        event_data._stored.cache_clear()
+        opened = seconds_of({"open": lambda: (event_data._stored.cache_clear(), spec.load(0))})["open"]
+        step = training_step(data)
+        batch = seconds_of(
+            {"plain": lambda: epoch(data, False), "augmented": lambda: epoch(data, True), "step": step}, 3
+        )
+    batches = -(-len(data.train) // 16)
+    per_step = batch["step"]
+    return {
+        "recordings": facts["shape"][0], "events": facts["events"], "build_s": build,
+        "events_per_s": facts["events"] / facts["seconds"], "megabytes": float(np.prod(facts["shape"]) / 1e6),
+        "open_s": opened, "batch_ms": 1000 * batch["plain"] / batches,
+        "augmented_batch_ms": 1000 * batch["augmented"] / batches, "step_ms": 1000 * per_step,
+        "share_of_step": batch["plain"] / batches / per_step,
+        "augmented_share_of_step": batch["augmented"] / batches / per_step,
+    }  # fmt: skip
+
+
+def epoch(data: Dataset, shuffle: bool) -> None:
+    for _ in data.batches("train", 16, seed=0, shuffle=shuffle):
+        pass
+
+
+def training_step(data: Dataset) -> Callable[[], None]:
+    """Forward and backward of 12C5-MP2-32C5-MP2-FC on a batch of 16, without neurons: the least a step can cost."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 12, 5), torch.nn.MaxPool2d(2), torch.nn.ReLU(), torch.nn.Conv2d(12, 32, 5),
+        torch.nn.MaxPool2d(2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(10),
+    )  # fmt: skip
+    x = next(data.batches("train", 16, seed=0)).x.flatten(0, 1)
+    net(x)
+
+    def step() -> None:
+        net.zero_grad()
+        net(x).sum().backward()
+
+    return step
+
+
+def linear_readout(data: Dataset) -> dict[str, float]:
+    """Best test accuracy over ridge and logistic readouts of summed frames; settings chosen on validation."""
+    best = {"validation": 0.0, "test": 0.0}
+    for pool in (1, 2, 4):
+        for shape in (lambda v: v, np.sqrt, np.log1p):
+            train, validation, test = (
+                summed(split, pool, shape) for split in (data.train, data.validation, data.test)
+            )
+            mean, scale = train.mean(0), train.std()
+            train, validation, test = ((part - mean) / scale for part in (train, validation, test))
+            models: list[Any] = [RidgeClassifier(alpha=alpha) for alpha in (1e1, 1e2, 1e3, 1e4)]
+            if pool > 1:
+                models += [LogisticRegression(C=c, max_iter=200) for c in (1e-3, 1e-2)]
+            for model in models:
+                model.fit(train, data.train.y)
+                found = model.score(validation, data.validation.y)
+                if found > best["validation"]:
+                    best = {"validation": float(found), "test": float(model.score(test, data.test.y))}
+    return best
+
+
+def summed(split: Split, pool: int, shape: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """[N, 2 * (H / pool)^2] events per pixel over the whole recording, neighbours added up."""
+    x = split.x.sum(dim=1, dtype=torch.float32)
+    x = torch.nn.functional.avg_pool2d(x, pool) * pool * pool
+    return np.asarray(shape(x.flatten(1).numpy()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--gestures", type=int, default=0, help="lightings of simulated gestures for part 4")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    root = os.environ.get("PIPELINE_DATA")
+    if not root:
+        raise SystemExit("PIPELINE_DATA must name the folder with nmnist-small and dvs-gesture-clips")
+    result: dict[str, Any] = {}
+    clip = structured(real_clips(Path(root))[4])
+    result["framing"] = framing(clip)
+    print(f"1. One real clip of {len(clip):,} events to 20 frames of 128x128 (tonic's results are equal)")
+    for name, row in result["framing"].items():
+        ours, theirs = row["events_per_s"] / 1e6, row["tonic_events_per_s"] / 1e6
+        print(f"   {name:8} {ours:7.1f} M events/s   tonic {theirs:6.2f}   {row['ratio']:6.1f}x")
+    simulation = Simulation()
+    simulation.recording(1, LIGHTS[0], 4)
+    taken = seconds_of({"simulate": lambda: simulation.recording(1, LIGHTS[0], 4)}, 3)["simulate"]
+    result["simulation"] = {"seconds_per_recording": taken, "times_real": simulation.seconds / taken}
+    print(f"2. Simulated recording of {simulation.seconds} s: {taken:.2f} s")
+    result["nmnist"] = row = loading(root)
+    print(
+        f"3. N-MNIST, {row['recordings']} recordings: built in {row['build_s']:.2f} s "
+        f"({row['events_per_s'] / 1e6:.1f} M events/s, {row['megabytes']:.0f} MB), opened in {row['open_s']:.2f} s; a batch of 16 takes "
+        f"{row['batch_ms']:.1f} ms ({row['augmented_batch_ms']:.1f} ms augmented), a step without neurons "
+        f"{row['step_ms']:.0f} ms: {row['share_of_step']:.1%} ({row['augmented_share_of_step']:.1%})"
+    )
+    result["linear"] = {"nmnist": linear_readout(Nmnist(16, Framing(), root=root).load(0))}
+    if given.gestures:
+        spec = SyntheticGesture(20, Framing(size=32), simulation=Simulation(lightings=given.gestures))
+        result["linear"]["synthetic_gesture"] = linear_readout(spec.load(0))
+    print("4. Linear readout of summed frames, test accuracy (settings chosen on validation)")
+    for name, accuracy in result["linear"].items():
+        print(f"   {name:18} {accuracy['test']:.1%}")
+    out = Path("outputs/benchmarks/events.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

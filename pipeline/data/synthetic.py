@@ -1,0 +1,189 @@
+"""The data set `synthetic_gesture`: simulated people before a simulated DVS128, in the real data set's layout.
+
+    python -m pipeline.data.synthetic OUT --seed 0      write all recordings, the comparison and the picture
+    python -m pipeline.data.synthetic OUT --preview     the comparison and the picture only, in a minute
+
+The recordings are files like the real ones (``ibmGestureTrain/user01_led/3.npy``), so exactly the loader of the
+real data reads them. For machines without the recordings and for controlled tests; accuracies on it say nothing
+about the real data set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from filelock import FileLock
+
+from pipeline.data.compare import picture, real_clips, table
+from pipeline.data.download import cache_folder
+from pipeline.data.dvs import LIGHTS, STEP_MS, Light, Pixels, record
+from pipeline.data.events import Gesture
+from pipeline.data.people import scene, user
+from pipeline.data.progress import bar
+from pipeline.data.recordings import GESTURE_CLASSES, GESTURE_FOLDERS, GESTURE_USERS
+from pipeline.types import DataError, require
+
+VERSION = 1
+"""Raised whenever the same settings give other recordings."""
+MARK = "simulation.json"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """29 users (23 train, 6 test, as the real split) x lightings x 11 gestures; the same for the same seed."""
+
+    seed: int = 0
+    seconds: float = 1.5
+    """Length of each recording; the real ones last about 6 s, the clips beside them 1.45 s."""
+    lightings: int = 5
+    """How many of the five lightings each user is recorded under, in [1, 5]."""
+    pixels: Pixels = field(default_factory=Pixels)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "seed", "be at least 0", self.seed)
+        require(0.2 <= self.seconds <= 30, "seconds", "be in [0.2, 30]", self.seconds)
+        require(1 <= self.lightings <= len(LIGHTS), "lightings", f"be in [1, {len(LIGHTS)}]", self.lightings)
+
+    def recording(self, number: int, light: Light, label: int) -> np.ndarray:
+        """[N, 4] int32 (x, y, p, t in ms) of user `number` performing gesture `label` (0 to 10) under `light`.
+
+        int32 because tonic turns milliseconds into microseconds in place.
+        """
+        entropy = (self.seed, VERSION, number, LIGHTS.index(light), label)
+        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+        steps = round(self.seconds * 1000 / STEP_MS)
+        return record(scene(label, user(number, self.seed), steps, seed), light, self.pixels, self.seed, seed)
+
+    def marks(self) -> dict[str, object]:
+        """What identifies the recordings of this simulation."""
+        return {"version": VERSION} | dataclasses.asdict(self)
+
+
+def write(simulation: Simulation, out: Path, threads: int | None = None) -> Path:
+    """Write all recordings below `out`, unless they are there; a run that was killed goes on where it stopped.
+
+    Returns `out`. Raises DataError for a folder that holds recordings of another simulation.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    marks = json.loads(json.dumps(simulation.marks()))
+    with FileLock(out / f"{MARK}.lock"):
+        started = out / MARK
+        found = json.loads(started.read_text()) if started.is_file() else None
+        if found is None and any((out / folder).exists() for folder in GESTURE_FOLDERS.values()):
+            raise DataError(f"{out} holds recordings that no simulation wrote: name another folder.")
+        if found is not None and found["simulation"] != marks:
+            raise DataError(f"{out} holds another simulation ({found['simulation']}): name another folder.")
+        if found is not None and found["complete"]:
+            return out
+        started.write_text(json.dumps({"simulation": marks, "complete": False}))
+        jobs = [
+            (out / folder / f"user{number:02d}_{light.name}" / f"{label}.npy", number, light, label)
+            for split, folder in GESTURE_FOLDERS.items()
+            for number in GESTURE_USERS[split]
+            for light in LIGHTS[: simulation.lightings]
+            for label in range(GESTURE_CLASSES)
+        ]
+        _write_all(simulation, [job for job in jobs if not job[0].exists()], threads or os.cpu_count() or 1)
+        started.write_text(json.dumps({"simulation": marks, "complete": True}))
+    return out
+
+
+def _write_all(simulation: Simulation, jobs: Sequence[tuple[Path, int, Light, int]], threads: int) -> None:
+    def one(job: tuple[Path, int, Light, int]) -> None:
+        path, number, light, label = job
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            np.save(file, simulation.recording(number, light, label))
+        part.replace(path)
+
+    with ThreadPoolExecutor(threads) as pool, bar("simulate recordings", len(jobs)) as advance:
+        for _ in pool.map(one, jobs):
+            advance(1)
+
+
+@dataclass(frozen=True)
+class SyntheticGesture(Gesture):
+    """Simulated gestures: written once below `root` (None: the cache folder), then read as the real ones are."""
+
+    simulation: Simulation = field(default_factory=Simulation)
+
+    name: ClassVar[str] = "synthetic_gesture"
+
+    def folder(self) -> Path:
+        """Where the recordings are, after writing what is missing."""
+        simulation = self.simulation
+        name = f"seed{simulation.seed}-{simulation.seconds:g}s-{simulation.lightings}"
+        if simulation.pixels != Pixels():
+            name += "-" + hashlib.sha256(repr(simulation.pixels).encode()).hexdigest()[:8]
+        home = Path(self.root).expanduser() if self.root else cache_folder() / "synthetic_gesture"
+        return write(simulation, home / f"v{VERSION}-{name}")
+
+
+def compare(simulation: Simulation, out: Path, clips: Path | None, people: int = 6) -> str:
+    """The table beside the real clips, with the picture written to out/gestures.png and the table to comparison.md.
+
+    Without the clips the table shows the simulation alone. Users 1 to `people`, lightings in turn.
+    """
+    real = real_clips(clips) if clips else {}
+    simulated = {
+        label: [
+            simulation.recording(number, LIGHTS[number % len(LIGHTS)], label)
+            for number in range(1, people + 1)
+        ]
+        for label in range(GESTURE_CLASSES)
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    picture(real, simulated, out / "gestures.png")
+    text = table(real, simulated)
+    (out / "comparison.md").write_text(text + "\n")
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.data.synthetic", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("out", type=Path, help="folder for the recordings, the table and the picture")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=1.5, help="length of each recording (default 1.5)")
+    parser.add_argument("--lightings", type=int, default=5, help="lightings per user, 1 to 5 (default 5)")
+    parser.add_argument("--threads", type=int, default=None, help="default: all cores")
+    parser.add_argument("--people", type=int, default=6, help="simulated people in the table (default 6)")
+    parser.add_argument("--preview", action="store_true", help="write the table and the picture only")
+    parser.add_argument(
+        "--clips", type=Path, default=os.environ.get("PIPELINE_DATA"),
+        help="folder with dvs-gesture-clips/ (default: $PIPELINE_DATA)",
+    )  # fmt: skip
+    given = parser.parse_args(arguments)
+    try:
+        simulation = Simulation(given.seed, given.seconds, given.lightings)
+        print(compare(simulation, given.out, Path(given.clips) if given.clips else None, given.people))
+        print(f"picture: {given.out / 'gestures.png'}")
+        if not given.preview:
+            write(simulation, given.out, given.threads)
+            files = list(given.out.glob("*/*/*.npy"))
+            size = sum(path.stat().st_size for path in files)
+            print(f"{len(files)} recordings, {size / 1e9:.2f} GB below {given.out}")
+    except (DataError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
