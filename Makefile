@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/python -m pipeline.run +experiment=quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout=3600
