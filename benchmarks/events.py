@@ -175,12 +175,16 @@ def main() -> None:
     result["simulation"] = {"seconds_per_recording": taken, "times_real": simulation.seconds / taken}
     print(f"2. Simulated recording of {simulation.seconds} s: {taken:.2f} s")
     result["nmnist"] = row = loading(root)
+    speed, size = row["events_per_s"] / 1e6, row["megabytes"]
     print(
         f"3. N-MNIST, {row['recordings']} recordings: built in {row['build_s']:.2f} s "
-        f"({row['events_per_s'] / 1e6:.1f} M events/s, {row['megabytes']:.0f} MB), opened in {row['open_s']:.2f} s; a batch of 16 takes "
-        f"{row['batch_ms']:.1f} ms ({row['augmented_batch_ms']:.1f} ms augmented), a step without neurons "
-        f"{row['step_ms']:.0f} ms: {row['share_of_step']:.1%} ({row['augmented_share_of_step']:.1%})"
+        f"({speed:.1f} M events/s, {size:.0f} MB),"
     )
+    print(
+        f"   opened in {row['open_s']:.2f} s; a step without neurons, batch 16: {row['step_ms']:.0f} ms, loading it:"
+    )
+    print(f"   plain     {row['batch_ms']:.1f} ms, {row['share_of_step']:.1%} of the step")
+    print(f"   augmented {row['augmented_batch_ms']:.1f} ms, {row['augmented_share_of_step']:.1%}")
     result["linear"] = {"nmnist": linear_readout(Nmnist(16, Framing(), root=root).load(0))}
     if given.gestures:
         spec = SyntheticGesture(20, Framing(size=32), simulation=Simulation(lightings=given.gestures))
