@@ -9,16 +9,18 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor, nn
 
 from pipeline.compress.calibrate import CALIBRATIONS, Calibrate
+from pipeline.compress.learned import Binary, DuQ, Lsq
 from pipeline.compress.quantizers import Uniform
 from pipeline.compress.rounding import ROUNDINGS, FixedPoint, Rounding
 from pipeline.compress.snn_neurons import attach_neurons, neurons, quantities, watch
-from pipeline.compress.stack import full_name, original, seed_of, stack_on, synapses
+from pipeline.compress.stack import Quantizer, full_name, original, seed_of, stack_on, synapses
 from pipeline.compress.stdp_neurons import CONSTANTS, STATES, is_stdp, quantize_stdp
 from pipeline.types import FLOAT_BITS, require
 
 Granularity = Literal["per_tensor", "per_channel"]
-Scale = Literal["power_of_two", "free"]
-Scheme = Literal["fixed_point", "symmetric"]
+Scale = Literal["auto", "power_of_two", "free"]
+Scheme = Literal["fixed_point", "symmetric", "duq", "lsq", "binary"]
+LEARNED = ("duq", "lsq", "binary")
 Decay = Literal["fixed_point", "shift"]
 NEURON_QUANTITIES = (
     "membrane", "current", "threshold", "beta", "alpha", "reset", "inhibition", "theta", "trace",
@@ -33,11 +35,13 @@ class QuantizeWeights:
     Args:
         bits: stored bits per weight in [2, 32], 32 is off; or one number per layer name, with `default` for
             the layers not named (32 without it). Sign bit included: bits = 1 + i + f.
-        scheme: fixed_point (two's complement Qi.f, power-of-two step) or symmetric (as many levels below zero
-            as above, step by `scale`).
+        scheme: fixed_point (two's complement Qi.f, power-of-two step); symmetric (as many levels below zero as
+            above); duq and lsq (learned range; duq has 2^bits - 1 levels, so 2 bits are ternary); binary (bits 1).
         rounding: truncation, nearest or stochastic.
         granularity: one step per tensor or per output channel.
-        calibrate: range by max, percentile (of magnitudes) or mse (least squared error).
+        scale: power_of_two, free, or auto: free for duq, lsq and binary, power_of_two for the others.
+        calibrate: range by max, percentile (of magnitudes) or mse (least squared error); duq and lsq start by their
+            own rules.
         signed: false drops the sign bit, for weights that are never negative (STDP): twice the levels.
         integer_bits: None lets calibration choose i per tensor (it may be negative: all weights below 1/2);
             a number fixes the format Qi.f with f = bits - 1 - i (bits - i where unsigned), and a range that does
@@ -50,7 +54,7 @@ class QuantizeWeights:
     scheme: Scheme = "fixed_point"
     rounding: Rounding = "nearest"
     granularity: Granularity = "per_tensor"
-    scale: Scale = "power_of_two"
+    scale: Scale = "auto"
     calibrate: Calibrate = "max"
     percentile: float = 99.9
     signed: bool = True
@@ -61,7 +65,7 @@ class QuantizeWeights:
 
     def __post_init__(self) -> None:
         for bits in self.bits.values() if isinstance(self.bits, Mapping) else [self.bits]:
-            require(2 <= bits <= FLOAT_BITS, "bits", "be in [2, 32]", bits)
+            self._check_bits(bits)
             if self.integer_bits is not None and bits < FLOAT_BITS:
                 most = bits - int(self.signed)
                 rule = f"be in [0, {most}] with {bits} bits, so that no fraction bit lies beyond the width"
@@ -71,11 +75,27 @@ class QuantizeWeights:
         options = get_args(Granularity)
         require(self.granularity in options, "granularity", f"be one of {options}", self.granularity)
         require(self.scale in get_args(Scale), "scale", f"be one of {get_args(Scale)}", self.scale)
-        fits = self.scale == "power_of_two" or self.scheme != "fixed_point"
+        fits = self.scale != "free" or self.scheme != "fixed_point"
         require(fits, "scale", "be power_of_two with scheme=fixed_point", self.scale)
+        fits = self.scheme not in LEARNED or self.integer_bits is None
+        require(fits, "integer_bits", f"be null with scheme={self.scheme}", self.integer_bits)
+        require(
+            self.signed or self.scheme == "fixed_point", "signed", "be true without fixed_point", self.signed
+        )
         require(self.calibrate in CALIBRATIONS, "calibrate", f"be one of {CALIBRATIONS}", self.calibrate)
         require(50 < self.percentile <= 100, "percentile", "be in (50, 100]", self.percentile)
         require(2 <= self.bias_bits <= FLOAT_BITS, "bias_bits", "be in [2, 32]", self.bias_bits)
+
+    def _check_bits(self, bits: int) -> None:
+        if self.scheme == "binary":
+            require(bits in (1, FLOAT_BITS), "bits", "be 1 (or 32, off) with scheme=binary", bits)
+        elif self.scheme == "duq":
+            rule = (
+                "be in [2, 32] with scheme=duq (1 bit would leave 2^(bits - 1) - 1 = 0 levels beside zero; "
+            )
+            require(2 <= bits <= FLOAT_BITS, "bits", rule + "scheme=binary has 1 bit)", bits)
+        else:
+            require(2 <= bits <= FLOAT_BITS, "bits", "be in [2, 32]", bits)
 
     @property
     def active(self) -> bool:
@@ -119,22 +139,29 @@ class QuantizeWeights:
             if self.bias_bits < FLOAT_BITS and isinstance(getattr(module, "bias", None), Tensor):
                 yield name, "bias", module, self.bias_bits
 
-    def _quantizer(self, name: str, bits: int, bias: bool) -> Uniform:
+    def _quantizer(self, name: str, bits: int, bias: bool) -> Quantizer:
+        seed, per_channel = seed_of(self.seed, name), self.granularity == "per_channel"
+        if bias:  # wide: nearest is exact enough there, and max never clips it
+            return Uniform(bits, seed=seed)
+        free = self.scale == "free" or (self.scale == "auto" and self.scheme in LEARNED)
+        if self.scheme == "binary":
+            return Binary(per_channel, not free, seed)
+        if self.scheme in LEARNED:
+            return (DuQ if self.scheme == "duq" else Lsq)(bits, self.rounding, per_channel, not free, seed)
         fixed = None
-        if self.integer_bits is not None and not bias:
+        if self.integer_bits is not None:
             fixed = FixedPoint(self.integer_bits, bits - int(self.signed) - self.integer_bits, self.signed)
         return Uniform(
             bits,
-            # A bias is wide; nearest is exact enough there, and max never clips it.
-            rounding="nearest" if bias else self.rounding,
+            self.rounding,
             symmetric=self.scheme == "symmetric",
-            signed=self.signed or bias,
-            per_channel=self.granularity == "per_channel" and not bias,
-            power_of_two=bias or self.scale == "power_of_two",
-            calibrate="max" if bias else self.calibrate,
+            signed=self.signed,
+            per_channel=per_channel,
+            power_of_two=not free,
+            calibrate=self.calibrate,
             percentile=self.percentile,
             format=fixed,
-            seed=seed_of(self.seed, name),
+            seed=seed,
         )
 
 

@@ -1,0 +1,237 @@
+"""T1 to T7 as records of `pipeline.claims`, from the cells of benchmarks/tinysnn_claims.py; measures nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from pipeline.claims import BY_ID
+from pipeline.study import pareto
+from pipeline.study.select import Reward
+from pipeline.types import Row
+
+COMMAND = "python benchmarks/tinysnn_claims.py"
+MUS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+Cells = Mapping[str, Mapping[str, Any]]
+BySeed = dict[int, Mapping[str, Any]]
+
+
+def records(cells: Cells) -> list[dict[str, object]]:
+    """Every claim on every network that has at least one finished seed."""
+    made: list[dict[str, object]] = []
+    groups = sorted({tuple(key.split("/")[:3]) for key in cells})
+    for family, which, neurons in groups:
+
+        def take(kind: str, group: tuple[str, ...] = (family, which, neurons)) -> BySeed:
+            return {
+                int(key.split("/")[3]): value
+                for key, value in cells.items()
+                if tuple(key.split("/")[:3]) == group and key.split("/")[4] == kind
+            }
+
+        images = "55,000 + 10,000 images" if family == "stdp" else "20,000 + 10,000 images"
+        network = f"STDP n = {neurons}" if family == "stdp" else "conv 12C5-32C5-FC"
+        data = f"{which}, {images}, {network}"
+        for claim in (memory_of_neurons, roundings, in_training, membrane, quarter, rewards, energy):
+            record = claim(take)
+            if record is not None:
+                made.append(finished(record, data))
+    return made
+
+
+Take = Callable[[str], BySeed]
+
+
+def finished(record: dict[str, object], data: str) -> dict[str, object]:
+    value = record.get("value")
+    record.setdefault("holds", None if value is None else BY_ID[str(record["id"])].judge(float(value)))  # type: ignore[arg-type]
+    return {**record, "data": data, "n": 10_000, "command": COMMAND, "date": date.today().isoformat()}
+
+
+def interval(values: Sequence[float]) -> list[float] | None:
+    """95 % interval of the mean (Student), None for one value."""
+    if len(values) < 2:
+        return None
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = float(student.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    return [mean - half, mean + half]
+
+
+def spread(values: Sequence[float], scale: float = 1.0) -> str:
+    """``91.2 +- 0.3``"""
+    ends = interval([scale * v for v in values])
+    mean = f"{scale * float(np.mean(values)):.2f}"
+    return mean if ends is None else f"{mean} ± {(ends[1] - ends[0]) / 2:.2f}"
+
+
+def memory_of_neurons(take: Take) -> dict[str, object] | None:
+    """T1: all parameters against weights alone, both found at the same floor."""
+    found = take("ordered")
+    if not found:
+        return None
+    ratios = [cell["memory_bits"] / cell["weights_only"]["memory_bits"] for cell in found.values()]
+    text = f"{spread(ratios)}x of the memory with quantized weights alone, at the same accuracy floor"
+    return {
+        "id": "T1",
+        "measured": text,
+        "value": float(np.mean(ratios)),
+        "interval": interval(ratios),
+        "seeds": sorted(found),
+    }
+
+
+def roundings(take: Take) -> dict[str, object] | None:
+    """T2: range of the roundings' means over the spread between seeds, at the width where it is largest."""
+    found = take("roundings")
+    if len(found) < 2:
+        return None
+    table: dict[tuple[int, str], list[float]] = {}
+    for cell in found.values():
+        for asked in cell["points"]:
+            at = int(asked["point"]["weights"]), str(asked["point"]["rounding"])
+            table.setdefault(at, []).append(float(asked["validation"]))
+    best = (0.0, 0, "")
+    better = {}
+    for bits in sorted({b for b, _ in table}):
+        values = {r: table[b, r] for b, r in table if b == bits}
+        means = {r: float(np.mean(v)) for r, v in values.items()}
+        noise = float(np.sqrt(np.mean([np.var(v, ddof=1) for v in values.values()])))
+        ratio = (max(means.values()) - min(means.values())) / max(noise, 1e-9)
+        better[bits] = max(means["nearest"], means["stochastic"]) >= means["truncation"]
+        shown = ", ".join(f"{r} {100 * m:.1f}" for r, m in means.items())
+        best = max(best, (ratio, bits, f"{shown} % (seeds vary by {100 * noise:.2f})"))
+    ratio, bits, shown = best
+    note = (
+        "SR or RN is at least as good as TR at "
+        + ", ".join(f"{b}" for b, ok in better.items() if ok)
+        + " bits"
+    )
+    return {
+        "id": "T2", "measured": f"at {bits} bits {shown}; {note}", "value": ratio, "seeds": sorted(found),
+    }  # fmt: skip
+
+
+def in_training(take: Take) -> dict[str, object] | None:
+    """T3: the better rounding of each scheme at the lowest feasible width, in training less post-training."""
+    found = take("in_training")
+    if not found:
+        return None
+    gains, bits = [], []
+    for cell in found.values():
+        best = {
+            scheme: max(p["test"] for p in cell["points"] if p["scheme"] == scheme)
+            for scheme in ("ptq", "in_training")
+        }
+        gains.append(100 * (best["in_training"] - best["ptq"]))
+        bits.append(cell["bits"])
+    text = f"{spread(gains)} pp at {'/'.join(str(b) for b in bits)} bits, test split"
+    return {
+        "id": "T3",
+        "measured": text,
+        "value": float(np.mean(gains)),
+        "interval": interval(gains),
+        "seeds": sorted(found),
+    }
+
+
+def membrane(take: Take) -> dict[str, object] | None:
+    """T4: fewest bits within a point of float, one quantity at a time."""
+    found = take("significance")
+    if not found:
+        return None
+
+    def least(lost: Mapping[str, float]) -> int:
+        ok = [int(b) for b, loss in lost.items() if loss <= 0.01]
+        return min(ok, default=max(int(b) for b in lost) + 1)
+
+    needs = {
+        name: [least(cell["lost"][name]) for cell in found.values()]
+        for name in next(iter(found.values()))["lost"]
+    }
+    more = [m - w for m, w in zip(needs["membrane"], needs["weights"], strict=True)]
+    text = "bits within 1 point, alone: " + ", ".join(
+        f"{n} {'/'.join(map(str, b))}" for n, b in needs.items()
+    )
+    return {
+        "id": "T4",
+        "measured": text,
+        "value": float(np.mean(more)),
+        "interval": interval(more),
+        "seeds": sorted(found),
+    }
+
+
+def quarter(take: Take) -> dict[str, object] | None:
+    """T5: memory against fp32, and the accuracy lost on the test split."""
+    found, base = take("ordered"), take("float")
+    seeds = sorted(set(found) & set(base))
+    if not seeds:
+        return None
+    ratios = [found[s]["memory_bits"] / base[s]["memory_bits"] for s in seeds]
+    lost = [100 * (base[s]["test"] - found[s]["test"]) for s in seeds]
+    within = float(np.mean(lost)) <= 1.0
+    accuracy = f"{spread([base[s]['test'] for s in seeds], 100)} -> {spread([found[s]['test'] for s in seeds], 100)} %"
+    formats = "; ".join(", ".join(f"{k} {v}" for k, v in found[s]["params"].items()) for s in seeds[:1])
+    text = f"{1 / float(np.mean(ratios)):.1f}x smaller, test {accuracy} ({formats})"
+    record: dict[str, object] = {"id": "T5", "measured": text, "seeds": seeds}
+    if within:
+        return {**record, "value": float(np.mean(ratios)), "interval": interval(ratios)}
+    return {**record, "holds": False}
+
+
+def rewards(take: Take) -> dict[str, object] | None:
+    """T6: over all points of the search, is what the reward picks on the front of accuracy and memory?"""
+    found = take("ordered")
+    if not found:
+        return None
+    on_front, ends = [], []
+    for cell in found.values():
+        rows = [
+            Row(
+                i,
+                "complete",
+                metrics={"validation_accuracy": p["validation"], "memory_bits": p["memory_bits"]},
+            )
+            for i, p in enumerate(cell["points"])
+        ]
+        costs = [[1 - r.metrics["validation_accuracy"], r.metrics["memory_bits"]] for r in rows]
+        front = {i for i, c in enumerate(costs) if not any(pareto.dominates(o, c) for o in costs)}
+        picked = [Reward(mu).pick(rows, None).number for mu in MUS]
+        on_front += [number in front for number in picked]
+        top = max(r.metrics["validation_accuracy"] for r in rows)
+        small = min(r.metrics["memory_bits"] for r in rows)
+        first, last = (rows[int(n)] for n in (picked[0], picked[-1]) if n is not None)
+        ends.append(first.metrics["validation_accuracy"] == top and last.metrics["memory_bits"] == small)
+    share = float(np.mean(on_front))
+    text = f"{sum(on_front)} of {len(on_front)} picks (mu {MUS[0]:g} to {MUS[-1]:g}) are on the front; "
+    text += f"mu = 0 picks the most accurate and mu = {MUS[-1]:g} the smallest in {sum(ends)} of {len(ends)} searches"
+    return {"id": "T6", "measured": text, "value": share, "seeds": sorted(found)}
+
+
+def energy(take: Take) -> dict[str, object] | None:
+    """T7: the larger of the two ratios."""
+    found, base = take("ordered"), take("float")
+    seeds = sorted(set(found) & set(base))
+    if not seeds:
+        return None
+    inference = [found[s]["inference_pj"] / base[s]["inference_pj"] for s in seeds]
+    text = f"inference {spread(inference)}x"
+    worst = inference
+    if all("training_pj" in found[s] for s in seeds):
+        training = [found[s]["training_pj"][1] / found[s]["training_pj"][0] for s in seeds]
+        text += f", training {spread(training)}x of the float network's energy"
+        worst = [max(a, b) for a, b in zip(inference, training, strict=True)]
+    else:
+        text += " of the float network's energy (backpropagation is not priced)"
+    return {
+        "id": "T7",
+        "measured": text,
+        "value": float(np.mean(worst)),
+        "interval": interval(worst),
+        "seeds": seeds,
+    }

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.compress.bake import bake, grids
+from pipeline.compress.learned import DuQ, Lsq
+from pipeline.compress.prune import PruneWeights
+from pipeline.compress.quantize import QuantizeWeights
+from pipeline.compress.stack import stack_of
+from tests.compress.nets import Spiking, frames
+
+
+def test_duq_by_hand_two_bits_are_ternary() -> None:
+    # n = 2: w_q = c * round(hardtanh(w / a)). With a = 0.5, c = 0.4: 0.2 / 0.5 = 0.4 -> 0; 0.3 -> 0.6 -> 1; 2 -> 1.
+    quantizer = DuQ(2)
+    with torch.no_grad():
+        quantizer.a.fill_(0.5)
+        quantizer.c.fill_(0.4)
+    out = quantizer(torch.tensor([[0.2, 0.3, -0.3, 2.0, -2.0]])).detach()
+    assert out.flatten().tolist() == pytest.approx([0.0, 0.4, -0.4, 0.4, -0.4])
+    # 3 bits: n - 1 = 3 levels a side. 0.2 / 0.5 * 3 = 1.2 -> 1 -> 0.4 / 3.
+    quantizer3 = DuQ(3)
+    with torch.no_grad():
+        quantizer3.a.fill_(0.5)
+        quantizer3.c.fill_(0.4)
+    assert float(quantizer3(torch.tensor([[0.2]])).detach()) == pytest.approx(0.4 / 3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 8), st.booleans(), st.booleans())
+def test_duq_has_two_to_the_bits_less_one_levels(bits, per_channel, power_of_two) -> None:
+    x = torch.randn(6, 500, generator=torch.Generator().manual_seed(bits))
+    quantizer = DuQ(bits, per_channel=per_channel, power_of_two=power_of_two)
+    quantizer.fit(x, None)
+    out = quantizer(x * 10).detach()
+    codes = (out / quantizer.grid().step).round()
+    assert torch.allclose(codes * quantizer.grid().step, out)
+    assert len(codes.unique()) <= 2**bits - 1
+    assert float(codes.max()) == -float(codes.min()) == 2 ** (bits - 1) - 1
+
+
+def test_duq_starts_at_three_standard_deviations() -> None:
+    x = torch.randn(50, 40, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.05
+    quantizer = DuQ(4)
+    quantizer.fit(x, None)
+    expected = abs(float(x.mean())) + 3 * float(x.std(correction=0))
+    assert float(quantizer.a.detach()) == float(quantizer.c.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [DuQ, Lsq])
+def test_gradients_are_those_of_the_straight_through_formula(kind) -> None:
+    """Against autograd through the plain formula with ``round(z) = z + stopgradient(round(z) - z)``."""
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    push = torch.randn(5, 7, generator=torch.Generator().manual_seed(2))
+    quantizer = kind(3)
+    quantizer.fit(x, None)
+    parameters = list(quantizer.parameters())
+
+    def through(z: torch.Tensor) -> torch.Tensor:
+        return z + (torch.floor(z + 0.5) - z).detach()
+
+    if kind is DuQ:
+        a, c = parameters
+        expected = c * through(torch.nn.functional.hardtanh(x / a) * 3) / 3
+        share = 1.0
+    else:
+        (s,) = parameters
+        expected = through((x / s).clamp(-4, 3)) * s
+        share = 1 / math.sqrt(35 * 3)
+    wanted = torch.autograd.grad(expected, [x, *parameters], push)
+    got = torch.autograd.grad(quantizer(x), [x, *parameters], push)
+    assert torch.allclose(quantizer(x), expected, atol=1e-6)
+    assert torch.allclose(got[0], wanted[0], atol=1e-5)
+    for mine, plain in zip(got[1:], wanted[1:], strict=True):
+        assert torch.allclose(mine, plain * share, atol=1e-4)
+
+
+def test_learning_the_range_lowers_the_error() -> None:
+    x = torch.randn(30, 30, generator=torch.Generator().manual_seed(3))
+    for kind in (DuQ, Lsq):
+        quantizer = kind(3)
+        quantizer.fit(x, None)
+        optimizer = torch.optim.Adam(quantizer.parameters(), 0.02)
+        start = float((quantizer(x) - x).square().mean().detach())
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss = (quantizer(x) - x).square().sum()
+            loss.backward()
+            optimizer.step()
+        assert float((quantizer(x) - x).square().mean().detach()) < start
+
+
+def test_learned_ranges_are_parameters_of_the_net_and_leave_with_baking() -> None:
+    net = Spiking()
+    QuantizeWeights(2, "duq").attach(net)
+    before = {name for name, _ in net.named_parameters()}
+    assert sum(name.endswith((".a", ".c")) for name in before) == 4
+    net(frames()).sum().backward()
+    stack = stack_of(net.fc1, "weight")
+    assert stack is not None
+    assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in stack.quantizer.parameters())
+    bake(net)
+    assert {name for name, _ in net.named_parameters()} == {
+        "fc1.weight",
+        "fc1.bias",
+        "fc2.weight",
+        "fc2.bias",
+    }
+    assert len(net.fc1.weight.detach().unique()) == 3
+
+
+def test_binary_with_a_mask_has_two_values_and_zero() -> None:
+    net = Spiking()
+    QuantizeWeights(1, "binary").attach(net)
+    PruneWeights(0.5, "layer").attach(net)
+    bake(net)
+    values = net.fc1.weight.detach().unique()
+    assert len(values) == 3
+    assert float(values[0]) == -float(values[2])
+    assert float(values[1]) == 0.0
+    assert grids(net)["fc1.weight"].bits == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"bits": 1, "scheme": "duq"},
+            r"bits must be in \[2, 32\] with scheme=duq .*scheme=binary has 1 bit\), but got 1",
+        ),
+        ({"bits": 2, "scheme": "binary"}, r"bits must be 1 \(or 32, off\) with scheme=binary, but got 2"),
+        ({"bits": 4, "scheme": "lsq", "integer_bits": 1}, "integer_bits must be null with scheme=lsq"),
+        ({"bits": 4, "scheme": "duq", "signed": False}, "signed must be true without fixed_point"),
+    ],
+)
+def test_bad_values_name_the_field(wrong, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        QuantizeWeights(**wrong)
