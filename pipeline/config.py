@@ -56,16 +56,15 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 def compose_job(overrides: Sequence[str]) -> DictConfig:
     """`compose`, with the unknown things said in the user's words: experiments listed, the nearest key named."""
     chosen = [o for o in overrides if o.lstrip("+").startswith("experiment=")]
+    there = members("experiment", overrides)
     for given in chosen:
         name = given.partition("=")[2]
-        if name not in members("experiment"):
-            near = get_close_matches(name, members("experiment"), n=1)
+        if name not in there:
+            near = get_close_matches(name, there, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(
-                f"there is no experiment {name!r}.{hint} There are: {', '.join(members('experiment'))}."
-            )
+            raise ConfigError(f"there is no experiment {name!r}.{hint} There are: {', '.join(there)}.")
     if not any(o.startswith(("name=", "+name=")) for o in overrides) and not chosen:
-        raise ConfigError(f"choose +experiment=NAME, one of: {', '.join(members('experiment'))}.")
+        raise ConfigError(f"choose +experiment=NAME, one of: {', '.join(there)}.")
     try:
         return compose(overrides)
     except ConfigError:
@@ -75,9 +74,11 @@ def compose_job(overrides: Sequence[str]) -> DictConfig:
 
 def _name_unknown_keys(overrides: Sequence[str]) -> None:
     """Raise with the keys that are there, if some ``key=value`` names one that is not; else return."""
-    groups = {str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()}
+    folders = conf_folders(overrides)
+    groups = {str(path.relative_to(top)) for top in folders for path in top.rglob("*") if path.is_dir()}
     pairs = [o.partition("=")[::2] for o in overrides]
-    base = compose([f"{key}={value}" for key, value in pairs if key.lstrip("+~") in groups])
+    kept = {*groups, "hydra.searchpath"}
+    base = compose([f"{key}={value}" for key, value in pairs if key.lstrip("+~") in kept])
     tree = cast(Plain, OmegaConf.to_container(base, resolve=False))
     for key, _ in pairs:
         if key.lstrip("+~") not in groups and not key.startswith(("+", "~", "hydra.")):
@@ -216,6 +217,17 @@ def difference(old: Mapping[str, object], new: Mapping[str, object]) -> list[str
     ]
 
 
-def members(group: str) -> list[str]:
+def conf_folders(overrides: Sequence[str] = ()) -> list[Path]:
+    """The folders that configs come from: the package's own, and those of ``hydra.searchpath=[file:///…]``."""
+    folders = [CONF]
+    for given in overrides:
+        key, _, value = given.partition("=")
+        if key.lstrip("+") == "hydra.searchpath":
+            parts = (part.strip(" '\"") for part in value.strip("[]").split(","))
+            folders += [Path(part.removeprefix("file://")) for part in parts]
+    return folders
+
+
+def members(group: str, overrides: Sequence[str] = ()) -> list[str]:
     """The YAML names in a config group, sorted."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted({path.stem for top in conf_folders(overrides) for path in (top / group).glob("*.yaml")})
