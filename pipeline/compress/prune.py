@@ -1,4 +1,4 @@
-"""Magnitude pruning: which weights are zero, for good.
+"""Magnitude pruning: which weights, channels or weights of a block are zero, for good.
 
 A mask only ever shrinks: what was pruned stays pruned, so a gradual schedule and a fixed mask are one thing.
 Exactly ``round(sparsity * count)`` weights go, ties broken by position, so a sparsity is the same number on
@@ -7,13 +7,15 @@ every machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.compress.stack import Mask, original, stack_on, synapses
+from pipeline.compress.stdp_neurons import is_stdp
 from pipeline.types import require
 
 Scope = Literal["global", "layer"]
@@ -30,12 +32,17 @@ class PruneWeights:
             the same share.
         schedule: one_shot masks once; gradual raises the sparsity during training by the cubic rule
             s(p) = sparsity * (1 - (1 - (p - begin) / (end - begin))^3)  (Zhu & Gupta 2017, eq. 1).
+        structure: element prunes single weights; channel whole output channels (neurons; not the last layer's,
+            which are the classes), with their biases and what the next layer reads from them; N:M keeps the N
+            largest of every M weights in a row of inputs (2:4), and its sparsity is 1 - N / M whatever
+            `sparsity` says above 0.
         begin, end: the schedule's span as shares of the training's progress; end < 1 leaves time to recover.
     """
 
     sparsity: float = 0.5
     scope: Scope = "global"
     schedule: Schedule = "one_shot"
+    structure: str = "element"
     begin: float = 0.0
     end: float = 0.75
     family: ClassVar[Literal["prune", "quantize"]] = "prune"
@@ -45,6 +52,13 @@ class PruneWeights:
         require(self.scope in get_args(Scope), "scope", f"be one of {get_args(Scope)}", self.scope)
         require(
             self.schedule in get_args(Schedule), "schedule", f"be one of {get_args(Schedule)}", self.schedule
+        )
+        rule = "be element, channel or N:M with 0 < N < M, as 2:4"
+        require(
+            self.structure in ("element", "channel") or _blocks(self.structure) is not None,
+            "structure",
+            rule,
+            self.structure,
         )
         require(0 <= self.begin < 1, "begin", "be in [0, 1)", self.begin)
         require(self.begin < self.end <= 1, "end", "be in (begin, 1]", self.end)
@@ -58,9 +72,7 @@ class PruneWeights:
         if not self.active:
             return
         for _, module in synapses(net):
-            stack = stack_on(net, module, "weight")
-            if stack.mask is None:
-                stack.mask = Mask(original(module, "weight").detach())
+            mask_of(net, module)
         if self.schedule == "one_shot":
             self._prune(net, self.sparsity)
 
@@ -83,20 +95,94 @@ class PruneWeights:
         """Any net will do."""
 
     def _prune(self, net: nn.Module, sparsity: float) -> None:
-        found = [(original(module, "weight").detach(), _mask(net, module)) for _, module in synapses(net)]
-        groups = [found] if self.scope == "global" else [[one] for one in found]
-        for group in groups:
-            rank = torch.cat([_rank(weight, mask.keep) for weight, mask in group])
-            keep = keep_largest(rank, round(sparsity * rank.numel()))
-            parts = keep.split([weight.numel() for weight, _ in group])
-            for (weight, mask), part in zip(group, parts, strict=True):
-                mask.keep = part.reshape(weight.shape) & mask.keep
+        layers = [
+            Layer(original(module, "weight").detach(), mask_of(net, module)) for _, module in synapses(net)
+        ]
+        blocks = _blocks(self.structure)
+        if blocks is not None:
+            for layer in layers:
+                keep_blocks(layer, *blocks, share=sparsity / self.sparsity)
+        elif self.structure == "channel":
+            prune_channels(net, layers, sparsity, self.scope == "global")
+        else:
+            for group in [layers] if self.scope == "global" else [[one] for one in layers]:
+                prune_elements(group, sparsity)
 
 
-def _mask(net: nn.Module, module: nn.Module) -> Mask:
-    stack = stack_on(net, module, "weight")
-    assert stack.mask is not None
+class Layer(NamedTuple):
+    """A weight [outputs, inputs...] as it is stored, and its mask."""
+
+    weight: Tensor
+    mask: Mask
+
+
+def mask_of(net: nn.Module, module: nn.Module, tensor: str = "weight") -> Mask:
+    """The mask of module.tensor, attached if it is not there yet."""
+    stack = stack_on(net, module, tensor)
+    if stack.mask is None:
+        stack.mask = Mask(original(module, tensor).detach())
     return stack.mask
+
+
+def prune_elements(group: Sequence[Layer], sparsity: float) -> None:
+    """Of all weights of the group together, the smallest `sparsity`."""
+    rank = torch.cat([_rank(layer.weight, layer.mask.keep) for layer in group])
+    keep = keep_largest(rank, round(sparsity * rank.numel()))
+    for layer, part in zip(group, keep.split([layer.weight.numel() for layer in group]), strict=True):
+        layer.mask.keep = part.reshape(layer.weight.shape) & layer.mask.keep
+
+
+def keep_blocks(layer: Layer, most: int, block: int, share: float) -> None:
+    """Of every `block` weights in a row of inputs keep the `most` largest; `share` of the way there."""
+    drop = round(share * (block - most))
+    rows = torch.where(layer.mask.keep, layer.weight.abs(), -1.0).reshape(len(layer.weight), -1)
+    width = rows.shape[1]
+    padded = nn.functional.pad(rows, (0, -width % block), value=torch.inf).reshape(len(rows), -1, block)
+    order = padded.argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)
+    keep = (order >= drop).reshape(len(rows), -1)[:, :width].reshape(layer.weight.shape)
+    layer.mask.keep = keep & layer.mask.keep
+
+
+def prune_channels(net: nn.Module, layers: Sequence[Layer], sparsity: float, together: bool) -> None:
+    """Remove the output channels with the smallest root mean square, at least one stays in each layer."""
+    modules = [module for _, module in synapses(net)]
+    if is_stdp(net):  # [inputs, neurons]: every column is a neuron, and none is a class yet
+        rank = layers[0].weight.square().mean(0).sqrt()
+        layers[0].mask.keep = (
+            keep_largest(rank, round(sparsity * len(rank))).expand_as(layers[0].weight).clone()
+        )
+        return
+    inner = list(zip(modules, layers, strict=True))[:-1]
+    ranks = [layer.weight.reshape(len(layer.weight), -1).square().mean(1).sqrt() for _, layer in inner]
+    if together and ranks:
+        joined = keep_largest(torch.cat(ranks), round(sparsity * sum(map(len, ranks))))
+        keeps = list(joined.split([len(rank) for rank in ranks]))
+    else:
+        keeps = [keep_largest(rank, round(sparsity * len(rank))) for rank in ranks]
+    for at, ((module, layer), keep, rank) in enumerate(zip(inner, keeps, ranks, strict=True)):
+        if not bool(keep.any()):
+            keep = torch.arange(len(rank)) == rank.argmax()
+        layer.mask.keep = layer.mask.keep & keep.reshape([-1] + [1] * (layer.weight.dim() - 1))
+        if isinstance(getattr(module, "bias", None), Tensor):
+            mask_of(net, module, "bias").keep = keep.clone()
+        if isinstance(net, nn.Sequential):
+            _unread(keep, layers[at + 1])
+
+
+def _unread(keep: Tensor, following: Layer) -> None:
+    """Nobody speaks on removed channels: what the next layer of a chain reads from them goes, too."""
+    inputs = following.weight.shape[1]
+    if inputs % len(keep) == 0:  # a flattened map has height x width inputs per channel
+        heard = keep.repeat_interleave(inputs // len(keep))
+        shape = [1, inputs] + [1] * (following.weight.dim() - 2)
+        following.mask.keep = following.mask.keep & heard.reshape(shape)
+
+
+def _blocks(structure: str) -> tuple[int, int] | None:
+    most, _, block = structure.partition(":")
+    if not (most.isdigit() and block.isdigit() and 0 < int(most) < int(block)):
+        return None
+    return int(most), int(block)
 
 
 def _rank(weight: Tensor, keep: Tensor) -> Tensor:

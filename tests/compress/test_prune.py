@@ -4,11 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from pipeline.compress.bake import bake, sparsity
 from pipeline.compress.prune import PruneWeights, keep_largest
 from pipeline.compress.quantize import QuantizeWeights
 from pipeline.compress.stack import original
+from pipeline.nets.stdp import Stdp
 from tests.compress.nets import Spiking, frames
 
 
@@ -97,12 +99,77 @@ def test_gradients_of_pruned_weights_are_zero() -> None:
     )
 
 
+def test_two_of_four_by_hand() -> None:
+    # Rows of six: blocks (1 -4 3 2) and (5 -6), the second one is short and loses its share of two, too.
+    net = nn.Sequential(nn.Linear(6, 1, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0, -4.0, 3.0, 2.0, 5.0, -6.0]]))
+    PruneWeights(0.5, structure="2:4").attach(net)
+    assert net[0].weight.tolist() == [[0, -4, 3, 0, 0, 0]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([(1, 2), (2, 4), (1, 4), (3, 8)]), st.booleans())
+def test_every_block_keeps_the_n_largest(blocks, gradual) -> None:
+    most, block = blocks
+    net = nn.Sequential(nn.Conv2d(2, 8, 4), nn.Flatten(), nn.Linear(16, 3))
+    raw = net[0].weight.detach().abs().reshape(-1, block)
+    step = PruneWeights(0.5, structure=f"{most}:{block}", schedule="gradual" if gradual else "one_shot")
+    step.attach(net)
+    for progress in (0.3, 0.6, 1.0):
+        step.advance(net, progress)
+    kept = (net[0].weight != 0).reshape(-1, block)
+    assert bool((kept.sum(1) == most).all())
+    largest = torch.zeros_like(kept).scatter(1, raw.topk(most).indices, True)
+    assert torch.equal(kept, largest)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_removed_channels_are_gone_everywhere(scope) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 16, 12), nn.Linear(12, 4))
+    PruneWeights(0.5, scope, structure="channel").attach(net)
+    bake(net)
+    conv, fc, last = net[0], net[2], net[3]
+    alive = conv.weight.abs().sum((1, 2, 3)) > 0
+    if scope == "layer":
+        assert int(alive.sum()) == 4
+        assert int((fc.weight.abs().sum(1) > 0).sum()) == 6
+    assert int(alive.sum()) + int((fc.weight.abs().sum(1) > 0).sum()) == 10
+    assert bool((conv.bias[~alive] == 0).all())
+    read = fc.weight.abs().sum(0).reshape(8, 16).sum(1) > 0
+    assert torch.equal(read, alive), "the next layer still reads a removed channel"
+    heard = last.weight.abs().sum(0) > 0
+    assert torch.equal(heard, fc.weight.abs().sum(1) > 0)
+    assert int((last.weight.abs().sum(1) > 0).sum()) == 4, "a class was removed"
+
+
+def test_a_layer_keeps_its_last_channel() -> None:
+    net = nn.Sequential(
+        nn.Linear(4, 3, bias=False), nn.Linear(3, 50, bias=False), nn.Linear(50, 2, bias=False)
+    )
+    with torch.no_grad():
+        net[0].weight.mul_(1e-3)
+    PruneWeights(0.6, "global", structure="channel").attach(net)
+    assert int((net[0].weight.abs().sum(1) > 0).sum()) == 1
+
+
+def test_channels_of_an_stdp_network_are_its_neurons() -> None:
+    net = Stdp(neurons=10, inhibition="direct").build((1, 3, 3), 10, 0)
+    PruneWeights(0.4, structure="channel").attach(net)
+    assert int((net.weight.sum(0) > 0).sum()) == 6
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"sparsity": 1.0}, r"sparsity must be in \[0, 1\), but got 1\.0"),
         ({"sparsity": -0.1}, "sparsity must be in"),
         ({"scope": "both"}, "scope must be one of"),
+        (
+            {"structure": "4:2"},
+            r"structure must be element, channel or N:M with 0 < N < M, as 2:4, but got '4:2'",
+        ),
+        ({"structure": "rows"}, "structure must be"),
         ({"schedule": "later"}, "schedule must be one of"),
         ({"begin": 0.5, "end": 0.5}, r"end must be in \(begin, 1\]"),
     ],

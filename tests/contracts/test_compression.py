@@ -18,6 +18,8 @@ from tests.compress.nets import Spiking, frames
 STEPS: dict[str, Compression] = {
     "prune one-shot": PruneWeights(0.6),
     "prune gradual": PruneWeights(0.6, "layer", "gradual"),
+    "prune channels": PruneWeights(0.4, "layer", structure="channel"),
+    "prune 2:4": PruneWeights(0.5, structure="2:4"),
     "neurons": QuantizeNeurons(beta=6, threshold=5, membrane=7),
     "neurons stochastic": QuantizeNeurons(beta=6, threshold=5, membrane=7, rounding="stochastic"),
     **{f"weights {r}": QuantizeWeights(4, rounding=r) for r in ROUNDINGS},
