@@ -1,0 +1,97 @@
+"""The NIR graph there and back: the same program through `nir`, the same spikes through snnTorch's own importer."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+import snntorch as snn
+import torch
+
+from pipeline.export.integer import Engine
+from pipeline.export.nir_graph import Imported, file_bytes, graph, missing, program_of
+from tests.export.small import FLAT, MAP, convolutional, flat, spikes
+
+nir = pytest.importorskip("nir", reason="the export extra is not installed")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+MODELS = {
+    "zero": lambda: flat(reset="zero"),
+    "subtract": lambda: flat(reset="subtract", bias=True),
+    "same step": lambda: flat(reset="subtract", reset_delay=False, neurons={"rounding": "truncation"}),
+    "undecayed": lambda: flat(x=spikes(FLAT), beta=1.0, neurons={"beta": 32, "membrane": 32, "threshold": 8}),
+    "conv": lambda: convolutional(reset="zero", bias=True, padding="valid", kernel=2),
+    "even kernel": lambda: convolutional(x=spikes(MAP), kernel=2, weights={"granularity": "per_channel"}),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    return MODELS[request.param]()
+
+
+def read(program, tmp_path):
+    path = tmp_path / "model.nir"
+    path.write_bytes(file_bytes(program))
+    return nir.read(path)
+
+
+def test_read_back_by_nir_it_is_the_same_program(model, tmp_path):
+    program = model.program()
+    back = program_of(read(program, tmp_path))
+    codes = Engine(program).codes(model.x)
+    ours, theirs = Engine(program).trace(codes), Engine(back).trace(codes)
+    for name, each in ours.items():
+        np.testing.assert_array_equal(each, theirs[name])
+    for old, new in zip(program.stages, back.stages, strict=True):
+        assert old.synapses.weight.bits == new.synapses.weight.bits
+        assert old.neurons.beta.form == new.neurons.beta.form
+
+
+def test_read_back_by_snntorch_it_spikes_alike(model, tmp_path):
+    program = model.program()
+    net = Imported(read(program, tmp_path))
+    want = Engine(program).run(model.x)
+    assert want.mean() > 0.02
+    for sample in range(6):
+        x = model.x[:, sample]
+        x = x if program.stages[0].synapses.kind == "conv" else x.flatten(1)
+        assert torch.equal(net(x).detach().flatten(1), want[:, sample])
+
+
+def test_an_importer_that_knows_no_metadata_gets_what_nir_can_say(tmp_path):
+    """Reset to zero, no membrane format, pools as OR: plain snnTorch, not one line of ours, spikes alike."""
+    from snntorch.import_nir import import_from_nir
+
+    model = convolutional(
+        reset="zero", beta=1.0, neurons={"beta": 32, "membrane": 32}, padding="valid", kernel=2
+    )
+    program = model.program()
+    with contextlib.redirect_stdout(io.StringIO()):
+        net = import_from_nir(read(program, tmp_path)).float()
+    want = Engine(program).run(model.x)
+    assert want.mean() > 0.02
+    for sample in range(4):
+        for module in net.modules():
+            if isinstance(module, snn.Leaky):
+                module.reset_mem()
+        state, out = None, []
+        for step in model.x[:, sample]:
+            spiked, state = net(step, state)
+            out.append(spiked.flatten())
+        assert torch.equal(torch.stack(out).detach().float(), want[:, sample])
+
+
+def test_what_nir_lacks_is_said_before():
+    said = missing(convolutional(reset="subtract").program())
+    assert sum("cannot" in line or "resets to a value" in line for line in said) == 3
+    assert sum("real numbers" in line for line in said) == 3
+    assert sum("no maximum pooling" in line for line in said) == 2
+    quiet = flat(reset="zero", beta=1.0, neurons={"beta": 32, "membrane": 32})
+    assert missing(quiet.program()) == []
+
+
+def test_widths_are_in_the_metadata():
+    nodes = graph(flat(weights={"bits": 5}).program()).nodes
+    assert nodes["fc1"].metadata["weight_bits"] == 5
+    assert nodes["lif1"].metadata["mem_bits"] == 12
