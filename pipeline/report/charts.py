@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import floor, log10
+from typing import cast
 
-from pipeline.report.front import Panel, Scene, hover, panels, papers
+from pipeline.report.front import Panel, Scene, hover, panels, papers, single
 from pipeline.report.published import Published
 from pipeline.report.units import Axis, label, show
 from pipeline.types import Row
@@ -77,7 +78,33 @@ def layout(x: Axis | str = "", y: Axis | str = "", **more: object) -> dict[str, 
 
 def front_charts(scene: Scene) -> list[Chart]:
     """One chart per cost; none while there is nothing to draw."""
-    return [_front_chart(panel, scene) for panel in panels(scene)] if scene.kinds.drawable else []
+    if not scene.kinds.drawable:
+        return []
+    if len(scene.objectives) == 1:
+        return [_single_chart(scene)]
+    return [_front_chart(panel, scene) for panel in panels(scene)]
+
+
+def _single_chart(scene: Scene) -> Chart:
+    """One objective has no front: its value over the trials, and the best so far."""
+    shown, numbers, heights, best = single(scene.objectives[0], scene.kinds)
+    rows = sorted(scene.kinds.drawable, key=lambda row: row.number)
+    dots: Trace = {"type": "scatter", "mode": "markers", "name": "trial", "x": numbers, "y": heights}
+    dots |= {
+        "customdata": numbers,
+        "hovertext": [hover(row, scene.chosen) for row in rows],
+        "hoverinfo": "text",
+    }
+    dots |= {"marker": {"color": "@faint", "size": 8}, "meta": {"kind": "trial"}}
+    line: Trace = {"type": "scatter", "mode": "lines", "name": "best so far", "x": numbers, "y": best}
+    line |= {
+        "line": {"color": "@front", "width": 2, "shape": "hv"},
+        "hoverinfo": "skip",
+        "meta": {"still": True},
+    }
+    return Chart(
+        "front-single", [line, dots], layout("trial", shown), wide=True, words="The objective over trials"
+    )
 
 
 def _dots(panel: Panel, rows: Sequence[Row], chosen: Mapping[int, str], name: str, marker: object) -> Trace:
@@ -122,8 +149,19 @@ def _front_chart(panel: Panel, scene: Scene) -> Chart:
             "textposition": ["bottom right" if i % 2 else "top left" for i in range(len(scene.picked))],
         }
     )
+    drawn, lowest = layout(panel.x, panel.y), scene.lowest(panel)
+    if lowest is not None:  # a double click shows all
+        drawn["yaxis"] = {**cast(Trace, drawn["yaxis"]), "range": [lowest, _top(panel, scene)]}
     words = f"{panel.y.title} against {panel.x.title}: {len(kinds.front)} trials on the front"
-    return Chart(f"front-{panel.x.metric}", data, layout(panel.x, panel.y), words=words)
+    return Chart(f"front-{panel.x.metric}", data, drawn, words=words)
+
+
+def _top(panel: Panel, scene: Scene) -> float:
+    """Just above the best of everything drawn."""
+    _, heights = panel.spots([*scene.kinds.drawable, *([scene.baseline] if scene.baseline else [])])
+    _, _, published = papers(panel, scene.published)
+    best = max([*heights, *published])
+    return best + 0.06 * max(best - (scene.lowest(panel) or 0.0), 1.0)
 
 
 def _stairs(panel: Panel, front: Sequence[Row]) -> Trace:

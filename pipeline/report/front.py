@@ -7,13 +7,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import accumulate
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pipeline.report.context import Context
 from pipeline.report.figures import canvas, say
+from pipeline.report.labels import place_words
 from pipeline.report.palette import LIGHT
 from pipeline.report.points import Kinds, marks, shown_metric, sort_out, staircase, tally, value
 from pipeline.report.published import Point, Published, load
@@ -44,6 +47,16 @@ class Scene:
             float_model = None
         kinds = sort_out(rows, objectives)
         return Scene(tuple(objectives), kinds, marks(picks), load(context.published), float_model)
+
+    def lowest(self, panel: Panel) -> float | None:
+        """Where an accuracy axis may end: a little below the front, when trials far below would squeeze it."""
+        shown = [*self.kinds.front, *self.picked]
+        if not panel.upward or not shown:
+            return None
+        _, heights = panel.spots(shown)
+        _, all_heights = panel.spots(self.kinds.drawable)
+        end = min(heights) - 0.12 * max(max(all_heights) - min(heights), 2.0)
+        return end if min(all_heights) < end else None
 
     @property
     def picked(self) -> list[Row]:
@@ -89,7 +102,7 @@ def panels(scene: Scene) -> tuple[Panel, ...]:
 
     def of(metric: str) -> Axis:
         own = [value(row, metric) for row in rows]
-        return axis(metric, [*own, *(paper_value(point, metric) for point in papers)])
+        return axis(metric, [*own, *(paper_value(point, metric) for point in papers)], log_above=8)
 
     found = []
     for cost in costs:
@@ -124,10 +137,14 @@ def caption(
     sizes = f" on {context.validation_samples:,} samples" if context.validation_samples else ""
     searched = ", ".join(label(name) for name in objectives)
     paper = load(context.published)
+    scene = Scene.of(rows, objectives, picks, context)
+    squeezed = any(scene.lowest(panel) is not None for panel in panels(scene))
+    left = " (those far below the front are out of the picture)" if squeezed else ""
     chosen = "; ".join(f"{name}: #{number}" for name, number in picks.items())
     return (
         f"{context.experiment}: {len(rows)} trials ({states or 'none yet'}), {on_front} on the front of "
-        f"{searched}{sizes}. Grey: dominated; crosses: outside a constraint; line: the best for two of the "
+        f"{searched}{sizes}. Grey: dominated{left}; crosses: outside a constraint; "
+        "line: the best for two of the "
         "objectives alone."
         + (f" Marked: {chosen}." if chosen else "")
         + (" Star: the float model." if context.baseline else "")
@@ -210,30 +227,36 @@ def _draw_marks(panel: Panel, ax: Axes, scene: Scene) -> None:
     rows = sorted(scene.picked, key=lambda row: value(row, panel.x.metric))
     xs, ys = panel.spots(rows)
     ax.scatter(xs, ys, s=150, facecolors="none", edgecolors=LIGHT["pick"], linewidths=1.8, zorder=4)
-    low, high = ax.get_ylim()
-    for i, (row, x, y) in enumerate(zip(rows, xs, ys, strict=True)):
-        room_below = (y - low) > 0.3 * (high - low)
-        shift = -26 - 14 * (i % 3) if room_below else 12 + 14 * (i % 3)
+    if scene.lowest(panel) is not None:
+        ax.set_ylim(bottom=scene.lowest(panel))
+    words = [f"{scene.chosen[row.number]} #{row.number}" for row in rows]
+    spots = np.array(list(zip(*panel.spots(scene.kinds.drawable), strict=True)))
+    offsets = place_words(ax, list(zip(xs, ys, strict=True)), words, spots)
+    for word, x, y, offset in zip(words, xs, ys, offsets, strict=True):
         ax.annotate(
-            f"{scene.chosen[row.number]} #{row.number}", (x, y), zorder=5, fontsize=8.5, color=LIGHT["pick"],
-            xytext=(12, shift), textcoords="offset points", fontweight="bold",
-            arrowprops={"arrowstyle": "-", "color": LIGHT["pick"], "linewidth": 0.8, "shrinkB": 6},
+            word, (x, y), zorder=5, fontsize=8.5, color=LIGHT["pick"], xytext=offset, textcoords="offset points",
+            fontweight="bold", arrowprops={"arrowstyle": "-", "color": LIGHT["pick"], "linewidth": 0.8, "shrinkB": 6},
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
         )  # fmt: skip
 
 
-def _draw_single(ax: Axes, objective: str, kinds: Kinds) -> None:
-    """One objective has no front: its value over the trials, and the best so far."""
+def single(objective: str, kinds: Kinds) -> tuple[Axis, list[int], list[float], list[float]]:
+    """One objective over the trials: its axis, the trials, their values, and the best so far."""
     rows = sorted(kinds.drawable, key=lambda row: row.number)
-    if not rows:
-        say(ax, NO_FRONT)
-        return
     metric = shown_metric(objective)
     shown = axis(metric, (value(row, metric) for row in rows))
     heights = shown.scaled(value(row, metric) for row in rows)
     better = max if metric != objective else min
-    numbers = [row.number for row in rows]
-    best = [better(heights[: i + 1]) for i in range(len(heights))]
+    best = list(accumulate(heights, better))
+    return shown, [row.number for row in rows], heights, best
+
+
+def _draw_single(ax: Axes, objective: str, kinds: Kinds) -> None:
+    """One objective has no front: its value over the trials, and the best so far."""
+    shown, numbers, heights, best = single(objective, kinds)
+    if not numbers:
+        say(ax, NO_FRONT)
+        return
     ax.scatter(numbers, heights, s=16, color=LIGHT["faint"], label="trial")
     ax.step(numbers, best, where="post", color=LIGHT["front"], label="best so far")
     ax.set_xlabel("trial")
