@@ -24,7 +24,7 @@ class Conv(LeakyConstants):
 
     channels    feature maps per block
     kernel      side of the (square, odd or even) kernels; padding "valid" or "same"
-    pool        side of the max pooling per block, 1 for none
+    pool        side of the max pooling, 1 for none: one number, or one per block
     hidden      fully connected hidden layers
     group, dropout, bias, init_gain, chunk: as in `FeedForward`; dropout acts before fully connected layers
     The rest: `LeakyConstants`.
@@ -33,7 +33,7 @@ class Conv(LeakyConstants):
     channels: Sequence[int] = (12, 32)
     kernel: int = 5
     padding: str = "valid"
-    pool: int = 2
+    pool: int | Sequence[int] = 2
     hidden: Sequence[int] = ()
     group: int = 1
     dropout: float = 0.0
@@ -50,11 +50,17 @@ class Conv(LeakyConstants):
         require(all(width >= 1 for width in self.hidden), "hidden", "be at least 1 everywhere", self.hidden)
         require(self.kernel >= 1, "kernel", "be at least 1", self.kernel)
         require(self.padding in ("valid", "same"), "padding", "be valid or same", self.padding)
-        require(self.pool >= 1, "pool", "be at least 1", self.pool)
+        require(
+            len(self._pools()) == len(self.channels), "pool", "name one number, or one per block", self.pool
+        )
+        require(all(pool >= 1 for pool in self._pools()), "pool", "be at least 1 everywhere", self.pool)
         require(self.group >= 1, "group", "be at least 1", self.group)
         require(0 <= self.dropout < 1, "dropout", "be in [0, 1)", self.dropout)
         require(self.init_gain > 0, "init_gain", "be above 0", self.init_gain)
         require(self.chunk >= 0, "chunk", "be 0 (all steps) or more", self.chunk)
+
+    def _pools(self) -> tuple[int, ...]:
+        return (self.pool,) * len(self.channels) if isinstance(self.pool, int) else tuple(self.pool)
 
     def build(self, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
         """shape (C, H, W) of one time step -> a `Layered` net, its weights drawn from `seed`.
@@ -63,16 +69,16 @@ class Conv(LeakyConstants):
         """
         inputs, height, width = shape
         layers: list[tuple[str, nn.Module]] = []
-        for at, outputs in enumerate(self.channels, start=1):
+        for at, (outputs, pool) in enumerate(zip(self.channels, self._pools(), strict=True), start=1):
             conv = skip_init(nn.Conv2d, inputs, outputs, self.kernel, padding=self.padding, bias=self.bias)
             layers += [(f"conv{at}", conv), (f"lif{at}", self.neuron())]
             lost = self.kernel - 1 if self.padding == "valid" else 0
-            height, width = (height - lost) // self.pool, (width - lost) // self.pool
+            height, width = (height - lost) // pool, (width - lost) // pool
             require(
                 min(height, width) >= 1, "channels", f"leave a pixel of {shape[1]}x{shape[2]}", self.channels
             )
-            if self.pool > 1:
-                layers.append((f"pool{at}", nn.MaxPool2d(self.pool)))
+            if pool > 1:
+                layers.append((f"pool{at}", nn.MaxPool2d(pool)))
             inputs = outputs
         widths = (inputs * height * width, *self.hidden, classes * self.group)
         layers.append(("flatten", nn.Flatten()))

@@ -39,6 +39,27 @@ def test_conv_takes_any_input_size(shape, last):
     assert net(torch.rand(3, 2, *shape)).shape == (3, 2, 11)
 
 
+def test_conv_of_decolle_size():
+    """2 x 32 x 32, pools 2, 1, 2: 64 x 16 x 16, 128 x 16 x 16, 128 x 8 x 8 = 8192 inputs of the readout."""
+    net = Conv(channels=(64, 128, 128), kernel=7, padding="same", pool=(2, 1, 2)).build(
+        (2, 32, 32), 11, seed=0
+    )
+    assert names(net) == [
+        "conv1",
+        "lif1",
+        "pool1",
+        "conv2",
+        "lif2",
+        "conv3",
+        "lif3",
+        "pool3",
+        "flatten",
+        "fc1",
+        "lif4",
+    ]
+    assert net.fc1.in_features == 8192
+
+
 def test_conv_says_when_the_image_is_too_small():
     with pytest.raises(ValueError, match=r"^channels must leave a pixel of 8x8"):
         Conv().build((1, 8, 8), 10, seed=0)
@@ -63,6 +84,7 @@ def test_conv_says_when_the_image_is_too_small():
         (Conv, "padding", "half"),
         (Conv, "kernel", 0),
         (Conv, "pool", 0),
+        (Conv, "pool", [2, 2, 2]),
         (Conv, "hidden", [0]),
     ],
 )

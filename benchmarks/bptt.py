@@ -1,0 +1,244 @@
+"""One training step (forward, loss, backward, Adam) of the same net in three ways, interleaved in one run.
+
+    python benchmarks/bptt.py [--rounds 30] [--threads 1] [--only NET]
+
+* this project: chunks of time steps, layer by layer, one fused LIF scan per neuron layer
+* snnTorch: its own `Leaky` in the usual loop over time, the same weights and the same layers
+* SpikingJelly: multi-step layers and `LIFNode` (torch backend), the same weights; from the environment of
+  `make peers`, left out where that is missing
+
+Prints median milliseconds, ratios (median over rounds of the ratio within a round), what fake-quantizers and
+masks add, the share of a step that the bare matrix products would need at the measured speed of a large matrix
+product, and the share of data loading. Writes outputs/benchmarks/bptt.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.compress.prune import PruneWeights
+from pipeline.compress.quantize import QuantizeWeights
+from pipeline.data.digits import Digits
+from pipeline.data.encode import Direct
+from pipeline.nets.conv import Conv
+from pipeline.nets.feedforward import FeedForward
+from pipeline.nets.neurons import Leaky
+
+# name: (spec, input [T, B, C, H, W], classes, wanted against snnTorch)
+NETS: dict[str, tuple[Any, tuple[int, ...], int, float]] = {
+    "784-256-10": (FeedForward(hidden=256), (25, 128, 1, 28, 28), 10, 3.0),
+    "small conv": (Conv(), (16, 16, 2, 32, 32), 11, 1.8),
+    "five conv": (
+        Conv(channels=(32, 32, 32, 32, 32), kernel=3, padding="same", hidden=(128,)),
+        (16, 16, 2, 32, 32),
+        11,
+        1.4,
+    ),
+}
+Step = Callable[[], float]
+
+
+def trainer(
+    forward: Callable[[Tensor], Tensor], parameters: Sequence[Tensor], x: Tensor, classes: int
+) -> Step:
+    """A closure that does one training step and says how long it took, in seconds."""
+    optimizer = torch.optim.Adam(parameters, 1e-4, fused=True)
+    y = torch.arange(x.shape[1]) % classes
+
+    def step() -> float:
+        begin = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        functional.cross_entropy(forward(x).sum(0), y).backward()
+        optimizer.step()
+        return time.perf_counter() - begin
+
+    return step
+
+
+def snntorch_way(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+    layers = [
+        snn.Leaky(layer.beta, layer.threshold) if isinstance(layer, Leaky) else layer
+        for layer in net.children()
+    ]
+
+    def forward(x: Tensor) -> Tensor:
+        membranes: dict[int, Tensor] = {}
+        spikes = []
+        for current in x:
+            for at, layer in enumerate(layers):
+                if isinstance(layer, snn.Leaky):
+                    before = membranes[at] if at in membranes else torch.zeros_like(current)
+                    current, membranes[at] = layer(current, before)
+                else:
+                    current = layer(current)
+            spikes.append(current)
+        return torch.stack(spikes)
+
+    return forward, list(net.parameters())
+
+
+def spikingjelly_way(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]] | None:
+    """Decay 1 - 1/tau, input not decayed, soft reset; it resets in the same step, one sooner than snnTorch."""
+    try:
+        from spikingjelly.activation_based import functional as jelly
+        from spikingjelly.activation_based import layer as wrap
+        from spikingjelly.activation_based import neuron, surrogate
+    except ImportError:
+        return None
+    layers: list[nn.Module] = []
+    for layer in net.children():
+        if isinstance(layer, Leaky):
+            layers.append(
+                neuron.LIFNode(
+                    tau=1 / (1 - float(layer.beta)), decay_input=False, v_reset=None, detach_reset=True,
+                    surrogate_function=surrogate.ATan(), step_mode="m",
+                )
+            )  # fmt: skip
+        else:
+            layers.append(wrap.SeqToANNContainer(layer))
+    whole = nn.Sequential(*layers)
+
+    def forward(x: Tensor) -> Tensor:
+        jelly.reset_net(whole)
+        return whole(x)
+
+    return forward, list(net.parameters())
+
+
+def products(net: nn.Module, x: Tensor) -> float:
+    """Floating point operations of one step in matrix products: forward, weight gradient, input gradient."""
+    total = 0.0
+    first = True
+
+    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total, first
+        fan_in = layer.weight[0].numel()  # type: ignore[union-attr]
+        total += 2 * fan_in * output.numel() * (2 if first else 3)
+        first = False
+
+    hooks = [
+        each.register_forward_hook(count)
+        for each in net.modules()
+        if isinstance(each, (nn.Conv2d, nn.Linear))
+    ]
+    with torch.no_grad():
+        net.eval()(x)
+    net.train()
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def gemm_speed(side: int = 1536, rounds: int = 5) -> float:
+    """Floating point operations per second of a square float32 matrix product, the best of some."""
+    a, b = torch.rand(side, side), torch.rand(side, side)
+    best = float("inf")
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - begin)
+    return 2 * side**3 / best
+
+
+def loading_share(rounds: int) -> float:
+    """Loading and encoding of a batch of digits, as a share of a training step with it (64-64-10, T = 8)."""
+    data = Digits(timesteps=8, encoding=Direct()).load(0)
+    net = FeedForward(hidden=64).build(data.shape, data.classes, 0)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
+    load, learn = 0.0, 0.0
+    for turn in range(rounds):
+        begin = time.perf_counter()
+        for x, y in data.batches("train", 64, seed=turn, shuffle=True):
+            loaded = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            functional.cross_entropy(net(x).sum(0), y).backward()
+            optimizer.step()
+            done = time.perf_counter()
+            if turn > 0:
+                load, learn = load + loaded - begin, learn + done - loaded
+            begin = done
+    return load / (load + learn)
+
+
+def compare(name: str, rounds: int, speed: float) -> dict[str, Any]:
+    spec, shape, classes, wanted = NETS[name]
+    x = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+
+    def build() -> nn.Module:
+        return spec.build(shape[2:], classes, 0).train()
+
+    nets = {key: build() for key in ("ours", "snntorch", "spikingjelly", "compressed")}
+    PruneWeights(0.5).attach(nets["compressed"])
+    QuantizeWeights(4).attach(nets["compressed"])
+    steps = {
+        key: trainer(nets[key], list(nets[key].parameters()), x, classes) for key in ("ours", "compressed")
+    }
+    steps["snntorch"] = trainer(*snntorch_way(nets["snntorch"]), x, classes)
+    jelly = spikingjelly_way(nets["spikingjelly"])
+    if jelly is not None:
+        steps["spikingjelly"] = trainer(*jelly, x, classes)
+    times: dict[str, list[float]] = {key: [] for key in steps}
+    for turn in range(rounds + 3):
+        for key, step in steps.items():
+            spent = step()
+            if turn >= 3:
+                times[key].append(spent)
+    ratio = {
+        key: statistics.median(a / b for a, b in zip(spans, times["ours"], strict=True))
+        for key, spans in times.items()
+    }
+    median = {key: statistics.median(spans) for key, spans in times.items()}
+    return {
+        "net": name,
+        "ms": {key: 1e3 * value for key, value in median.items()},
+        "faster_than": {key: ratio[key] for key in ("snntorch", "spikingjelly") if key in ratio},
+        "wanted_snntorch": wanted,
+        "compression_adds": ratio["compressed"] - 1,
+        "gemm_limit_share": products(build(), x) / speed / median["ours"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=list(NETS))
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    sys.path += [str(path) for path in Path(".venv-peers").glob("lib/python*/site-packages")]
+    speed = gemm_speed()
+    print(f"matrix product {speed / 1e9:.0f} Gflop/s, {chosen.threads} thread(s), {chosen.rounds} rounds")
+    print(f"{'net':12} {'ours ms':>9} {'snnTorch':>9} {'S.Jelly':>9} {'+mask+4bit':>10} {'GEMM share':>10}")
+    rows = []
+    for name in [chosen.only] if chosen.only else NETS:
+        row = compare(name, chosen.rounds, speed)
+        rows.append(row)
+        faster = row["faster_than"]
+        cells = " ".join(
+            f"{faster[key]:8.2f}x" if key in faster else f"{'-':>9}" for key in ("snntorch", "spikingjelly")
+        )
+        print(f"{name:12} {row['ms']['ours']:9.1f} {cells}", end=" ")
+        print(f"{row['compression_adds']:+10.1%} {row['gemm_limit_share']:10.0%}")
+    share = loading_share(max(3, chosen.rounds // 3))
+    print(f"data loading: {share:.1%} of a step (digits, 64-64-10, T = 8)")
+    out = Path("outputs/benchmarks/bptt.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"gemm_gflops": speed / 1e9, "nets": rows, "loading_share": share}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
