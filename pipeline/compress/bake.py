@@ -15,6 +15,8 @@ from pipeline.compress.stdp_neurons import held, hold, is_stdp, numerics
 
 
 class Attachable(Protocol):
+    @property
+    def family(self) -> str: ...
     def attach(self, net: nn.Module) -> None: ...
 
 
@@ -51,7 +53,7 @@ def restore(net: nn.Module, steps: Mapping[str, Attachable], tensors: Mapping[st
         RuntimeError: a key is missing or unexpected, or a shape differs; the message names them.
     """
     spec = getattr(net, "spec", None)
-    for step in steps.values():
+    for step in sorted(steps.values(), key=lambda step: step.family != "prepare"):
         step.attach(net)
     bake(net)
     if is_stdp(net) and not all(grid_key(name) in tensors for name in ledger(net).constants):

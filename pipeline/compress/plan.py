@@ -14,7 +14,7 @@ from pipeline.types import Decode, Widths, require
 Scheme = Literal["ptq", "qat", "in_training"]
 Mode = Literal["isolated", "cumulative", "joint"]
 Order = Literal["prune_first", "quantize_first"]
-Family = Literal["prune", "quantize"]
+Family = Literal["prepare", "prune", "quantize"]
 Refit = Callable[[int | None, Callable[[float], None]], Decode]
 """``refit(epochs, on_progress)``: train on, with on_progress(share done) after each epoch; 0 only decodes."""
 
@@ -65,11 +65,19 @@ class Plan:
         require(not needs, "epochs", "be at least 1 with scheme=qat", self.epochs)
 
     def stages(self, steps: Mapping[str, Compression]) -> list[list[Compression]]:
-        """Active steps in the order in which they are attached; what isolated leaves out is missing."""
+        """Active steps in the order in which they are attached; what isolated leaves out is missing.
+
+        Preparing steps (folding) come with the first stage, before its other steps.
+
+        Raises:
+            ValueError: a preparing step of a net that is not trained yet.
+        """
         first: Family = "prune" if self.order == "prune_first" else "quantize"
         active = [step for step in steps.values() if step.active]
-        early = [step for step in active if step.family == first]
-        late = [step for step in active if step.family != first]
+        prepare = [step for step in active if step.family == "prepare"]
+        require(not prepare or self.scheme != "in_training", "scheme", "be ptq or qat to fold", self.scheme)
+        early = prepare + [step for step in active if step.family == first]
+        late = [step for step in active if step.family not in (first, "prepare")]
         stages = [early] if self.mode == "isolated" else [early, late]
         return [stage for stage in stages if stage]
 
