@@ -37,6 +37,16 @@ class Stored:
     def bits(self) -> float:
         return self.value_bits + self.metadata_bits
 
+    @property
+    def beside_bits(self) -> float:
+        """Metadata inside the entries, each beside its value."""
+        return max(self.entries * self.entry_bits - self.value_bits, 0.0)
+
+    @property
+    def apart_bits(self) -> float:
+        """Metadata in a stream of its own: bitmasks, row offsets."""
+        return max(self.metadata_bits - self.beside_bits, 0.0)
+
 
 def skips(encoding: EncodingName) -> bool:
     """Whether zeros cost no time: run lengths and coordinates name the next nonzero; a bitmask must be scanned, and

@@ -52,14 +52,17 @@ def shared(
 
 def _weights(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> None:
     """Values and metadata of the synapses that events reach."""
-    reads, metadata = load.mean.synops_event * load.weight_bits, 0.0
-    if drops_zeros(weights.encoding):
-        visits = load.mean.synops / max(load.nonzero, 1)
-        reads, metadata = visits * weights.value_bits, visits * weights.metadata_bits
+    if not drops_zeros(weights.encoding):
+        reads = load.mean.synops_event * load.weight_bits
+        shared(ledger, machine, shelf.weights, "weights", reads, 0.0, weights.entry_bits)
+        return
+    visits = load.mean.synops / max(load.nonzero, 1)
+    beside, apart = visits * weights.beside_bits, visits * weights.apart_bits
     if weights.encoding == "bitmask":
-        metadata = load.mean.synops_event
-    shared(ledger, machine, shelf.weights, "weights", reads, 0.0, weights.entry_bits)
-    shared(ledger, machine, shelf.weights, "metadata", metadata, 0.0, weights.entry_bits)
+        apart = load.mean.synops_event
+    shared(ledger, machine, shelf.weights, "weights", visits * weights.value_bits, 0.0, weights.entry_bits)
+    shared(ledger, machine, shelf.weights, "metadata", beside, 0.0, weights.entry_bits)
+    shared(ledger, machine, shelf.weights, "metadata", apart, 0.0, 0.0)
 
 
 def _state(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf) -> None:

@@ -172,23 +172,21 @@ def _weights(
     """Weights and their metadata from their home to the pads."""
     away = 1.0 - shelf.weights.on_chip if machine.dram is not None else 0.0
     through = 0.0 if machine.weights_pass_buffer else away
-    streams: tuple[tuple[What, float], ...] = (
-        ("weights", weights.value_bits),
-        ("metadata", weights.metadata_bits),
+    streams: tuple[tuple[What, float, float], ...] = (
+        ("weights", weights.value_bits, weights.entry_bits),
+        ("metadata", weights.beside_bits, weights.entry_bits),
+        ("metadata", weights.apart_bits, 0.0),
     )
-    pad = machine.weight_pad
-    for what, bits in streams:
+    for what, bits, entry in streams:
         moved = bits * fetches
-        ledger.move(machine.dram, "dram", what, moved * away, 0.0, weights.entry_bits)
+        ledger.move(machine.dram, "dram", what, moved * away, 0.0, entry)
         on_chip = moved * (1.0 - away + through), moved * through
-        ledger.move(machine.buffer, "buffer", what, *on_chip, weights.entry_bits, shelf.weights.scale)
-        if pad is not None:
-            words = (
-                bits / pad.word_bits
-                if what == "metadata"
-                else weights.entries * pad_words(load.weight_bits, pad)
-            )
-            ledger.charge("pads", what, words * fetches * cut.columns * pad.write_pj)
+        ledger.move(machine.buffer, "buffer", what, *on_chip, entry, shelf.weights.scale)
+    if machine.weight_pad is not None:
+        pad, copies = machine.weight_pad, fetches * cut.columns
+        words = weights.entries * pad_words(load.weight_bits, pad)
+        ledger.charge("pads", "weights", words * copies * pad.write_pj)
+        ledger.charge("pads", "metadata", weights.metadata_bits / pad.word_bits * copies * pad.write_pj)
     constants = float(load.parameter_bits * load.steps)
     event.shared(ledger, machine, shelf.weights, "parameters", constants, 0.0, 0.0)
 

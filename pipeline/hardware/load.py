@@ -7,7 +7,6 @@ product of the input's nonzero pattern with that map.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
+from pipeline.hardware.tally import Doubles, Floats, count_events, count_rows, count_runs
 from pipeline.hardware.workload import (
     Activity,
     Geometry,
@@ -36,6 +36,8 @@ STATES = ("mem", "syn", "syn_exc", "syn_inh")
 """snnTorch's names of what a neuron keeps between two steps."""
 NEURON_PARAMETERS = ("beta", "threshold", "alpha")
 COUNTS = 4
+ON_GRID = 1e-3
+"""How far, in steps, a value may be from a whole number of steps and still be one: float32 of counts / 255."""
 """Rows of the tally per sample: input events, effective operations, operations with all weights, output spikes."""
 
 
@@ -46,51 +48,67 @@ class Tally:
     kind: Kind
     module: nn.Module
     geometry: Geometry
-    fan_out: Tensor
-    """[3, inputs]: ones, nonzero synapses behind each input, all synapses behind each input."""
+    reach: tuple[Tensor, Tensor]
+    """Synapses behind each input entry, shaped like one sample's input: those that are not zero, all of them."""
     calls: int = 0
-    entries: int = 0
     samples: int = 0
-    total: Tensor = field(default_factory=lambda: torch.zeros(COUNTS, dtype=torch.float64))
-    worst: Tensor = field(default_factory=lambda: torch.zeros(COUNTS, dtype=torch.float64))
-    batch: Tensor = field(default_factory=lambda: torch.zeros(0, COUNTS, dtype=torch.float64))
-    scale: float = 0.0
+    total: Doubles = field(default_factory=lambda: np.zeros(COUNTS))
+    worst: Doubles = field(default_factory=lambda: np.zeros(COUNTS))
+    batch: Doubles = field(default_factory=lambda: np.zeros((0, COUNTS)))
+    unit: float = 1.0
+    """The value of one spike, or of one count; a constant scale costs nothing, it is folded into the weights."""
     input_bits: int = 1
     norm: str = ""
     neuron: str = ""
     neuron_entries: int = 0
+    layouts: dict[bool, tuple[Doubles, Doubles]] = field(default_factory=dict)
 
     def fold(self) -> None:
         """Take the finished batch [B, COUNTS] into the totals."""
         if len(self.batch):
             self.total += self.batch.sum(0)
-            self.worst = torch.maximum(self.worst, self.batch.amax(0))
+            self.worst = np.maximum(self.worst, self.batch.max(0))
             self.samples += len(self.batch)
             self.batch = self.batch[:0]
 
     def begin(self, samples: int) -> None:
-        if len(self.batch) != samples:
-            self.batch = torch.zeros(samples, COUNTS, dtype=torch.float64)
+        self.batch = np.zeros((samples, COUNTS))
+
+    def reach_in(self, last: bool) -> tuple[Doubles, Doubles]:
+        """The reach in the order of memory: channels first, or last."""
+        if last not in self.layouts:
+            first, second = (r.movedim(0, -1) if last else r for r in self.reach)
+            self.layouts[last] = (_doubles(first), _doubles(second))
+        return self.layouts[last]
+
+    def see(self, rows: Floats, odd: int, samples: int) -> None:
+        """Learn what the input's values are, from rows of which `odd` events are not `unit`.
+
+        Whether they are counts is looked at in the first time step of each call (an encoding does not change with
+        time); how large they grow, in all of them.
+        """
+        if not odd or self.input_bits == FLOAT_BITS:
+            return
+        if self.calls == 0:
+            self.unit = float(np.min(np.abs(rows), initial=np.inf, where=rows != 0))
+        first = rows[:samples] / np.float32(self.unit)
+        low, high = float(rows.min()) / self.unit, float(rows.max()) / self.unit
+        if np.abs(first - np.rint(first)).max(initial=0.0) > ON_GRID:
+            self.input_bits = FLOAT_BITS
+        elif low < -ON_GRID or high > 1 + ON_GRID:
+            self.input_bits = max(self.input_bits, 2, round(max(high, -low)).bit_length() + int(low < 0))
 
 
-def value_bits(x: Tensor) -> tuple[float, int]:
-    """(scale, bits) of the values in `x`: 1 bit when all nonzero values are one value, the bits of the largest
-    count when they are whole multiples of one scale (the smallest value, or 1/256), else `FLOAT_BITS`.
+def _doubles(x: Tensor) -> Doubles:
+    return np.ascontiguousarray(x.numpy(), dtype=np.float64).reshape(-1)
 
-    A constant scale costs nothing: it is folded into the weights.
-    """
-    top = float(x.max()) if x.numel() else 0.0
-    low = float(x.min()) if x.numel() else 0.0
-    if top == 0.0 and low == 0.0:
-        return 0.0, 1
-    if low >= 0.0 and not bool(torch.count_nonzero(x * (top - x))):
-        return top, 1
-    smallest = float(x.abs().masked_fill(x == 0, math.inf).min())
-    for scale in (smallest, 2.0**-8):
-        steps = x / scale
-        if bool((steps == steps.round()).all()):
-            return smallest, max(2, int(max(top, -low) / scale).bit_length() + int(low < 0.0))
-    return smallest, FLOAT_BITS
+
+def in_memory_order(x: Tensor, inputs: int) -> tuple[Floats, bool]:
+    """([rows, inputs] float32 without moving anything where that can be, whether channels come last)."""
+    x = x.detach()
+    last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    rows = x.permute(0, 2, 3, 1) if last else x
+    return rows.reshape(-1, inputs).float().cpu().numpy(), last
 
 
 def _conv_geometry(module: nn.Conv1d | nn.Conv2d, x: Tensor, y: Tensor) -> Geometry:
@@ -109,35 +127,33 @@ def _conv_geometry(module: nn.Conv1d | nn.Conv2d, x: Tensor, y: Tensor) -> Geome
     )
 
 
-def _conv_fan_out(module: nn.Conv1d | nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
-    """How many synapses lead away from each input position: the gradient of the sum of all outputs."""
-    require(module.padding_mode == "zeros", "padding_mode", "be 'zeros' to be counted", module.padding_mode)
-    convolve = nn.functional.conv1d if isinstance(module, nn.Conv1d) else nn.functional.conv2d
-    with torch.enable_grad():
-        probe = torch.zeros(1, *x.shape[1:], requires_grad=True)
-        out = convolve(probe, weight, None, module.stride, module.padding, module.dilation, module.groups)
-        (reach,) = torch.autograd.grad(out.sum(), probe)
-    return reach.flatten()
+def reach(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """How many synapses lead away from each input entry: (nonzero ones, all), shaped like one sample's input.
 
-
-def fan_out(module: nn.Module, x: Tensor) -> Tensor:
-    """[3, inputs] float32: ones, nonzero synapses, all synapses, per input entry of one sample and step."""
+    For a convolution it is the gradient of the sum of all outputs, so it is exact at the edges.
+    """
     weight = cast(Tensor, module.weight).detach()
     mask = (weight != 0).float().cpu()
-    if isinstance(module, CONVS):
-        rows = [_conv_fan_out(module, x[:1], m) for m in (mask, torch.ones_like(mask))]
-    else:
-        rows = [mask.sum(0), torch.full((mask.shape[1],), float(mask.shape[0]))]
-    return torch.stack([torch.ones_like(rows[0]), *rows])
+    if not isinstance(module, CONVS):
+        return mask.sum(0), torch.full((mask.shape[1],), float(mask.shape[0]))
+    require(module.padding_mode == "zeros", "padding_mode", "be 'zeros' to be counted", module.padding_mode)
+    convolve = nn.functional.conv1d if isinstance(module, nn.Conv1d) else nn.functional.conv2d
+    found = []
+    for kernel in (mask, torch.ones_like(mask)):
+        with torch.enable_grad():
+            probe = torch.zeros(1, *x.shape[1:], requires_grad=True)
+            out = convolve(probe, kernel, None, module.stride, module.padding, module.dilation, module.groups)
+            (gradient,) = torch.autograd.grad(out.sum(), probe)
+        found.append(gradient[0])
+    return found[0], found[1]
 
 
 def zero_runs(weight: Tensor) -> Runs:
     """Lengths of the runs of zeros before each nonzero weight, in storage order, with their counts."""
-    positions = np.flatnonzero(weight.detach().cpu().numpy().ravel())
-    if not len(positions):
-        return ()
-    lengths, counts = np.unique(np.diff(positions, prepend=-1) - 1, return_counts=True)
-    return tuple((int(n), int(c)) for n, c in zip(lengths, counts, strict=True))
+    flat = weight.detach().float().cpu().numpy().reshape(-1)
+    counts = np.zeros(flat.size + 1, dtype=np.int64)
+    longest = int(count_runs(flat, counts))
+    return tuple((int(n), int(counts[n])) for n in np.flatnonzero(counts[: longest + 1]))
 
 
 class Meter:
@@ -171,28 +187,25 @@ class Meter:
             tally.fold()
             tally.begin(self.samples)
 
-    def _per_sample(self, counts: Tensor) -> Tensor:
+    def _per_sample(self, counts: Doubles) -> Doubles:
         """[K * B, n], time outermost -> [B, n]; a layer that mixes samples is spread evenly."""
         if len(counts) % self.samples == 0:
-            return counts.view(-1, self.samples, counts.shape[1]).sum(0)
-        return counts.sum(0, keepdim=True).expand(self.samples, -1) / self.samples
+            return counts.reshape(-1, self.samples, counts.shape[1]).sum(0)
+        return np.broadcast_to(counts.sum(0) / self.samples, (self.samples, counts.shape[1]))
 
-    def _synapses(self, kind: Kind):  # type: ignore[no-untyped-def]
+    def _synapses(self, kind: Kind) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
-            x = args[0].detach()
             tally = self.tallies.get(module)
             if tally is None:
-                tally = self._first(module, kind, x, y)
-            rows = x.reshape(-1, tally.fan_out.shape[1])
-            scale, bits = value_bits(rows)
-            if bits > 1 or (tally.scale and scale and scale != tally.scale):
-                tally.input_bits = max(tally.input_bits, bits, 2)
-            tally.scale = tally.scale or scale
-            counts = (rows != 0).float() @ tally.fan_out.T.to(rows.device)
-            tally.batch[:, :3] += self._per_sample(counts.double().cpu())
+                tally = self._first(module, kind, args[0].detach(), y)
+            rows, last = in_memory_order(args[0], tally.reach[1].numel())
+            counts = np.empty((len(rows), 3))
+            tally.see(
+                rows, count_rows(rows, np.float32(tally.unit), *tally.reach_in(last), counts), self.samples
+            )
+            tally.batch[:, :3] += self._per_sample(counts)
             tally.calls += len(rows)
             self.rows = len(rows)
-            tally.entries += y.numel()
             if kind != "recurrent":
                 self.latest = tally
 
@@ -204,7 +217,7 @@ class Meter:
         else:
             linear = cast(nn.Linear, module)
             geometry = Geometry(linear.in_features, linear.out_features)
-        tally = Tally(kind, module, geometry, fan_out(module, x))
+        tally = Tally(kind, module, geometry, reach(module, x))
         tally.begin(self.samples)
         self.tallies[module] = tally
         return tally
@@ -224,8 +237,15 @@ class Meter:
         tally.neuron_entries += spikes.numel()
         b = self.samples
         chunk = spikes.ndim >= 2 and spikes.shape[1] == b and (spikes.shape[0] != b or self.rows == b * b)
-        by_sample = spikes.flatten(2) if chunk else spikes.reshape(1, b, -1)
-        tally.batch[:, 3] += torch.count_nonzero(by_sample, dim=(0, 2)).double().cpu()
+        steps = len(spikes) if chunk else 1
+        if not spikes.is_contiguous() and spikes.ndim == 5:
+            spikes = spikes.permute(0, 1, 3, 4, 2)
+        elif not spikes.is_contiguous() and spikes.ndim == 4:
+            spikes = spikes.permute(0, 2, 3, 1)
+        rows = spikes.reshape(steps * b, -1).float().cpu().numpy()
+        events = np.empty(len(rows))
+        count_events(rows, events)
+        tally.batch[:, 3] += events.reshape(steps, b).sum(0)
 
     def remove(self) -> None:
         for hook in self.hooks:
@@ -246,13 +266,13 @@ class Meter:
     def _load(self, name: str, tally: Tally) -> LayerLoad:
         weight = cast(Tensor, tally.module.weight).detach()
         updates = tally.neuron_entries / tally.samples
-        dense = float(tally.fan_out[2].sum()) * tally.calls / tally.samples
+        dense = float(tally.reach[1].double().sum()) * tally.calls / tally.samples
         parameters, parameter_bits = self._parameters(name, tally)
         neuron = self.net.get_submodule(tally.neuron) if tally.neuron else None
         states = [s for s in STATES if neuron is not None and hasattr(neuron, s)]
         mean, worst = tally.total / tally.samples, tally.worst
 
-        def activity(counts: Tensor) -> Activity:
+        def activity(counts: Doubles) -> Activity:
             events, effective, reached, spikes = counts.tolist()
             return Activity(events, spikes, effective, reached, dense, updates)
 
