@@ -151,6 +151,10 @@ class StdpNet(nn.Module):
         self.training_ops: Ops = np.zeros(COUNTERS, np.int64)
         """What learning did since the network was built."""
         self.inference_ops: Ops = np.zeros(COUNTERS, np.int64)
+        pixels = len(start)
+        self.training_pixels: Ops = np.zeros(pixels, np.int64)
+        """Spikes of each pixel in learning, and in inference: which rows of weights were read."""
+        self.inference_pixels: Ops = np.zeros(pixels, np.int64)
         self.trained_samples = self.shown_samples = 0
         self.steps = 0
 
@@ -208,6 +212,7 @@ class StdpNet(nn.Module):
             with ThreadPoolExecutor(parts) as pool:
                 self.inference_ops += sum(pool.map(part, edges[:-1], edges[1:]))
         self.shown_samples += samples
+        self.inference_pixels += np.bincount(pixels[starts[0] : starts[-1]], minlength=len(w))
         self.steps = steps
         return counts
 
@@ -243,6 +248,7 @@ class StdpNet(nn.Module):
         )  # fmt: skip
         self.seen += samples
         self.trained_samples += samples
+        self.training_pixels += np.bincount(pixels[starts[0] : starts[-1]], minlength=len(w))
         self.steps = steps
         return counts
 
@@ -283,6 +289,7 @@ class StdpNet(nn.Module):
     def forget_inference(self) -> None:
         """Set the counters of inference to zero; those of learning run from the first sample on."""
         self.inference_ops[:] = 0
+        self.inference_pixels[:] = 0
         self.shown_samples = 0
 
     def load(self, batches: Iterable[Batch], widths: Widths) -> tuple[Mapping[str, object], ...]:

@@ -99,24 +99,40 @@ def memory(inputs: int, neurons: int, layer: bool, refractory: int, widths: Widt
 
 def inference_load(net: StdpNet, widths: Widths) -> tuple[Mapping[str, object], ...]:
     """Fields of the hardware model's `LayerLoad`, per sample, of everything shown since `forget_inference`."""
-    return _loads(net, widths, per_sample(net.inference_ops, net.shown_samples), 0.0, 0.0, 0)
+    done = per_sample(net.inference_ops, net.shown_samples)
+    effective = _effective(net, net.inference_pixels, net.shown_samples)
+    return _loads(net, widths, done, effective, 0.0, 0.0, 0)
+
+
+def _effective(net: StdpNet, pixels: Ops, samples: int) -> float:
+    """Weights read per sample that are not zero now: pixels differ, and the silent ones hold most of the zeros."""
+    alive = torch.count_nonzero(net.weight.detach(), dim=1).numpy()
+    return float(pixels @ alive) / max(samples, 1)
 
 
 def training_load(net: StdpNet, widths: Widths, dense: bool) -> tuple[Mapping[str, object], ...]:
-    """The same while learning, weight and trace updates included."""
+    """The same while learning, updates of weights and traces included; neurons have traces for presynaptic updates only."""
     done = per_sample(net.training_ops, net.trained_samples)
     inputs, neurons = net.weight.shape
+    post = neurons if done.pre_writes else 0
     if dense:
         writes = done.dense_stdp_writes + done.norm_writes
-        traces = float(inputs + neurons) * net.steps
+        updates = float(inputs + post) * net.steps
     else:
         writes = done.stdp_writes + done.norm_writes
-        traces = done.input_spikes + done.spikes
-    return _loads(net, widths, done, writes, traces, inputs + neurons)
+        updates = done.input_spikes + (done.spikes if post else 0.0)
+    effective = _effective(net, net.training_pixels, net.trained_samples)
+    return _loads(net, widths, done, effective, writes, updates, inputs + post)
 
 
 def _loads(
-    net: StdpNet, widths: Widths, done: Counts, writes: float, trace_updates: float, traces: int
+    net: StdpNet,
+    widths: Widths,
+    done: Counts,
+    effective: float,
+    writes: float,
+    trace_updates: float,
+    traces: int,
 ) -> tuple[Mapping[str, object], ...]:
     weight = net.weight.detach()
     inputs, neurons = weight.shape
@@ -132,7 +148,7 @@ def _loads(
         "trace_bits": widths.get("trace", FLOAT_BITS), "traces": traces,
         "mean": {
             "events_in": done.input_spikes, "spikes_out": done.spikes,
-            "synops": done.synaptic_reads * alive / weight.numel(), "synops_event": done.synaptic_reads,
+            "synops": effective, "synops_event": done.synaptic_reads,
             "synops_dense": float(inputs) * neurons * steps, "updates": done.neuron_updates,
             "weight_updates": writes, "trace_updates": trace_updates,
         },

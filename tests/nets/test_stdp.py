@@ -8,10 +8,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.hardware.workload import load_from
 from pipeline.nets.stdp import Stdp
 from pipeline.nets.stdp_counts import memory, per_sample
 from pipeline.nets.stdp_kernel import events_of
 from pipeline.nets.stdp_plasticity import Rule
+from pipeline.types import Batch
 from tests.nets import stdp_reference as reference
 
 P, T = 30, 40
@@ -212,6 +214,22 @@ def test_counters_by_hand():
     assert (done.input_spikes, done.spikes, done.synaptic_reads) == (3, 1, 6)
     assert (done.pre_writes, done.post_writes, done.dense_post_writes) == (0, 2, 3)
     assert (done.neuron_updates, done.inhibitory_updates, done.inhibitions) == (10, 0, 1)
+    load = load_from(net.training_load({"weight": 8}, dense=False)[0])
+    # Pixels 0 and 1 read two weights each that are not zero, pixel 2 reads two zeros.
+    assert (load.mean.synops, load.mean.synops_event, load.mean.synops_dense) == (4, 6, 3 * 2 * 5)
+    assert (load.mean.weight_updates, load.mean.trace_updates, load.traces) == (2, 3, 3)
+    assert (load.nonzero, load.weight_bits) == (4, 8)
+
+
+def test_load_counts_inference_for_the_hardware_model():
+    net, x = network(), torch.from_numpy(spikes(6)).reshape(T, 6, 1, 5, 6)
+    first, second = (
+        load_from(report) for report in net.load([Batch(x, torch.zeros(6, dtype=torch.int64))], {})
+    )
+    assert first.mean.events_in == pytest.approx(float(x.sum()) / 6)
+    assert first.mean.spikes_out == pytest.approx(float(net(x).sum()) / 6)
+    assert (first.synapses, first.neurons, first.mean.updates) == (30 * 12, 12, 12 * T)
+    assert (second.neurons, second.mean.synops) == (12, pytest.approx(first.mean.spikes_out * 11, rel=0.2))
 
 
 def test_memory_as_published_and_as_stored():
