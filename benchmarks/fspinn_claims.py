@@ -143,9 +143,9 @@ def run(cell: Cell, root: str | None, accelerator: Accelerator) -> dict[str, Any
     net = cell.net().build(data.shape, data.classes, cell.seed)
     bits = VARIANTS[cell.variant][2]
     if bits < 32:
-        eps = 2.0 ** (1 - bits)
-        net.numerics["weight"] = (eps, -1.0, 1.0 - eps, "stochastic")  # two's complement Q0.7
-        net.numerics["membrane"] = (eps, -256.0, 256.0 - eps, "nearest")  # Q8.7: sums of weights are exact
+        eps, coarse = 2.0**-bits, 2.0**-7
+        net.numerics["weight"] = (eps, 0.0, 1.0 - eps, "stochastic")  # weights are never negative: no sign bit
+        net.numerics["membrane"] = (coarse, -256.0, 256.0 - coarse, "nearest")  # Q8.7
     seen: list[Mapping[str, float]] = []
     learner = Unsupervised(rule=cell.rule(), check_samples=500, label_samples=500)
     begin = time.perf_counter()

@@ -111,7 +111,7 @@ def _effective(net: StdpNet, pixels: Ops, samples: int) -> float:
 
 
 def training_load(net: StdpNet, widths: Widths, dense: bool) -> tuple[Mapping[str, object], ...]:
-    """The same while learning, updates of weights and traces included; neurons have traces for presynaptic updates only."""
+    """The same while learning, with updates of weights and traces; neurons have traces for presynaptic updates only."""
     done = per_sample(net.training_ops, net.trained_samples)
     inputs, neurons = net.weight.shape
     post = neurons if done.pre_writes else 0
