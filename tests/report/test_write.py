@@ -1,11 +1,9 @@
 """What a study leaves: whole files, right numbers, and no failure on the rows that real studies have."""
 
 import csv
-import importlib.util
 import io
 import json
 import math
-import sys
 from html import escape
 from pathlib import Path
 from types import ModuleType
@@ -27,18 +25,7 @@ from pipeline.report.tables import write_front_csv, write_summary
 from pipeline.report.writing import write_page
 from pipeline.types import Row
 
-
-def _studies() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("report_studies", Path(__file__).with_name("studies.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-studies = _studies()
+OBJECTIVES = ("validation_error", "memory_bits", "energy_pj")
 POINT = {"validation_error": 0.1, "memory_bits": 100.0, "energy_pj": 5.0}
 AWKWARD = {
     "no rows": [],
@@ -72,24 +59,26 @@ AWKWARD = {
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], dict[str, int], Path]:
+def written(
+    studies: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[Row], dict[str, int], Path]:
     """A whole study's report, written once for the tests that only read it."""
     rows = studies.study(40, seed=3)
     folder = tmp_path_factory.mktemp("report")
-    report.write(rows, studies.OBJECTIVES, studies.picks(rows), folder, studies.full_context(rows))
+    report.write(rows, OBJECTIVES, studies.picks(rows), folder, studies.full_context(rows))
     return rows, studies.picks(rows), folder
 
 
 @pytest.mark.parametrize(
     ("name", "objectives"),
     [
-        *((name, studies.OBJECTIVES) for name in AWKWARD),
+        *((name, OBJECTIVES) for name in AWKWARD),
         *((name, ("validation_error", "memory_bits")) for name in ("no rows", "zeros", "all the same")),
         *((name, ("validation_error",)) for name in ("no rows", "one row", "not numbers")),
     ],
 )
 def test_every_file_is_written_whatever_the_rows(
-    name: str, objectives: tuple[str, ...], tmp_path: Path
+    studies: ModuleType, name: str, objectives: tuple[str, ...], tmp_path: Path
 ) -> None:
     rows = AWKWARD[name]
     paths = report.write(rows, objectives, {"knee": 0}, tmp_path, studies.CONTEXT)
@@ -125,14 +114,14 @@ def test_the_front_in_the_files_is_the_front_of_the_rows(
 
 
 def test_the_same_rows_write_the_same_bytes(
-    written: tuple[list[Row], dict[str, int], Path], tmp_path: Path
+    studies: ModuleType, written: tuple[list[Row], dict[str, int], Path], tmp_path: Path
 ) -> None:
     rows, picks, folder = written
     context = studies.full_context(rows)
-    of = Report(rows, studies.OBJECTIVES, picks, context)
+    of = Report(rows, OBJECTIVES, picks, context)
     again = [
-        write_summary(rows, studies.OBJECTIVES, picks, context, tmp_path / "summary.json"),
-        *save(front.draw(rows, studies.OBJECTIVES, picks, context), tmp_path, "front"),
+        write_summary(rows, OBJECTIVES, picks, context, tmp_path / "summary.json"),
+        *save(front.draw(rows, OBJECTIVES, picks, context), tmp_path, "front"),
         write_page(of, tmp_path / "report.html", whole=True),
     ]
     for path in again:
@@ -149,10 +138,10 @@ def test_every_figure_of_the_page_is_also_a_picture(written: tuple[list[Row], di
         ElementTree.parse(folder / "figures" / f"{name}.svg")
 
 
-def test_the_charts_are_valid_plotly_and_hold_every_drawable_trial() -> None:
+def test_the_charts_are_valid_plotly_and_hold_every_drawable_trial(studies: ModuleType) -> None:
     rows = studies.study(60)
-    kinds = sort_out(rows, studies.OBJECTIVES)
-    of = Report(rows, studies.OBJECTIVES, studies.picks(rows), studies.full_context(rows))
+    kinds = sort_out(rows, OBJECTIVES)
+    of = Report(rows, OBJECTIVES, studies.picks(rows), studies.full_context(rows))
     charts = [chart for section in sections(of) for chart in section.charts]
     assert [chart.name for chart in charts][:3] == ["front-memory_bits", "front-energy_pj", "front-parallel"]
     assert len({chart.name for chart in charts}) == len(charts)
@@ -184,6 +173,7 @@ def test_the_pages_need_no_network(written: tuple[list[Row], dict[str, int], Pat
 
 
 def test_the_report_says_why_trials_ended_and_how_to_run_each_member_again(
+    studies: ModuleType,
     written: tuple[list[Row], dict[str, int], Path],
 ) -> None:
     rows, _, folder = written
@@ -198,7 +188,7 @@ def test_the_report_says_why_trials_ended_and_how_to_run_each_member_again(
         assert f"<h2>{heading}" in page
 
 
-def test_the_terminal_table_names_picks_and_leaves_out_what_nobody_measured() -> None:
+def test_the_terminal_table_names_picks_and_leaves_out_what_nobody_measured(studies: ModuleType) -> None:
     rows = studies.study(60)
     picks = studies.picks(rows)
     text = _printed(rows, picks)
@@ -229,7 +219,7 @@ def _printed(rows: list[Row], picks: dict[str, int]) -> str:
     return stream.getvalue()
 
 
-def test_a_row_is_reproduced_by_its_parameters_quoted_for_the_shell() -> None:
+def test_a_row_is_reproduced_by_its_parameters_quoted_for_the_shell(studies: ModuleType) -> None:
     row = Row(3, "complete", {"net.beta": 0.5, "net.sizes": [1, 2], "plan.mode": None, "data.augment": True})
     assert command_of(row, studies.CONTEXT) == (
         "python -m pipeline.run +experiment=quickstart study=single net.beta=0.5 'net.sizes=[1,2]' "
@@ -249,6 +239,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert [path.name for path in tmp_path.iterdir()] == ["front.csv"]
 
 
-def test_objectives_are_required(tmp_path: Path) -> None:
+def test_objectives_are_required(studies: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="objectives must name at least one metric"):
         report.write([], [], {}, tmp_path, studies.CONTEXT)

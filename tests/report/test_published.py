@@ -1,0 +1,52 @@
+"""The papers' own points: as published, with their source, drawn beside a study's front."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+
+import pytest
+
+from pipeline.report.charts import front_charts
+from pipeline.report.front import Scene, draw
+from pipeline.report.published import load, tables
+
+
+def test_every_table_names_its_source_and_has_points() -> None:
+    assert tables()
+    for name in tables():
+        table = load(name)
+        assert table is not None
+        assert table.source
+        assert table.note
+        for point in table.points:
+            assert 0 < point.metrics["test_accuracy"] <= 1
+
+
+def test_the_gesture_table_is_the_published_one() -> None:
+    table = load("dvs_gesture_schaefer_2023")
+    assert table is not None
+    joint = {point.name: point.metrics for point in table.points if point.name.startswith("joint")}
+    assert (len(joint), len(table.points)) == (40, 75)
+    ratio = joint["joint, 8 bit, 80% zeros"]["energy_pj"] / joint["joint, 2 bit, 0% zeros"]["energy_pj"]
+    assert ratio == pytest.approx(1.457, abs=5e-4)  # the abstract's 45 % more energy: 13.977 / 9.593
+    assert joint["joint, 4 bit, 95% zeros"]["test_accuracy"] == 0.8576
+
+
+def test_an_unknown_table_is_refused_with_the_known_ones() -> None:
+    assert load("") is None
+    with pytest.raises(ValueError, match="published must be one of dvs_gesture_schaefer_2023"):
+        load("nature_2030")
+
+
+def test_only_points_with_both_coordinates_are_drawn(studies: ModuleType) -> None:
+    rows = studies.study(30)
+    context = replace(studies.CONTEXT, published="dvs_gesture_schaefer_2023")
+    scene = Scene.of(rows, studies.OBJECTIVES, studies.picks(rows), context)
+    published = {
+        chart.name: [len(trace["x"]) for trace in chart.data if trace.get("name") == "published"]  # type: ignore[arg-type]
+        for chart in front_charts(scene)
+    }
+    assert published == {"front-memory_bits": [], "front-energy_pj": [40]}  # memory was not published
+    figure = draw(rows, studies.OBJECTIVES, studies.picks(rows), context)
+    assert any("published" in str(ax.get_legend_handles_labels()[1]) for ax in figure.axes)
