@@ -210,7 +210,7 @@ class Book:
     def add(self, key: str, result: dict[str, Any]) -> None:
         """Keep a result; cells that another process has finished meanwhile are kept too."""
         with FileLock(Path(tempfile.gettempdir()) / f"{self.path.stem}.lock"):
-            self.cells = {**self.cells, **Book(self.path).cells, key: result}
+            self.cells = {**Book(self.path).cells, key: result}
             self.save()
 
     def save(self) -> None:
@@ -223,7 +223,7 @@ class Book:
     def values(self, cell: Cell, name: str) -> dict[int, float]:
         """Seed -> one measured number, for the seeds that are done and ended well."""
         found = {s: self.cells.get(replace(cell, seed=s).key, {}) for s in SEEDS}
-        return {s: _get(record, name) for s, record in found.items() if "ended" not in record and record}
+        return {s: _get(record, name) for s, record in found.items() if name.split(".")[0] in record}
 
 
 def _get(record: Mapping[str, Any], name: str) -> float:
@@ -373,7 +373,7 @@ def _optimum(book: Book) -> Claim:
             curve[w] = float(np.mean(list(values.values())))
     if len(curve) < len(INHIBITIONS_MV):
         return Claim(
-            "F5", says, "inner maximum", f"{len(curve)} of {len(INHIBITIONS_MV)} strengths measured", None
+            "F5", says, "inner maximum", f"{len(curve)} of {len(INHIBITIONS_MV)} strengths measured", UNKNOWN
         )
     best = max(curve, key=lambda w: curve[w])
     inner = curve[best] > max(curve[INHIBITIONS_MV[0]], curve[INHIBITIONS_MV[-1]])
@@ -410,8 +410,8 @@ def _growth(book: Book) -> list[Claim]:
                 means[n] = list(values.values())
         text = ", ".join(f"n = {n}: {shown(v, 100)} %" for n, v in means.items()) or "not measured"
         order = [float(np.mean(v)) for v in means.values()]
-        holds = all(a < b for a, b in itertools.pairwise(order)) if len(order) > 1 else None
-        said = UNKNOWN if holds is None else YES if holds else NO
+        rises = all(a < b for a, b in itertools.pairwise(order))
+        said = UNKNOWN if len(order) < 2 else YES if rises else NO
         says = f"accuracy grows with n (FSpiNN with {BITS} bits, {which})"
         made.append(Claim("F9", says, "grows", text, said, min((len(v) for v in means.values()), default=0)))
     return made
