@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,9 @@ from pipeline.types import (
     Metrics,
     NetSpec,
     Report,
+    Split,
     SplitName,
+    TrialEnded,
     Widths,
 )
 
@@ -152,6 +155,20 @@ def check(experiment: Experiment) -> Dataset:
         except ValueError as error:
             raise ValueError(f"compression.{name}.{error}") from error
     return data
+
+
+def rehearse(experiment: Experiment, samples: int = 32) -> None:
+    """One epoch over a few samples and no result: what is imported, compiled or loaded once is so afterwards."""
+    data = experiment.data.load(experiment.seed)
+    train, validation = (
+        Split(split.x[:samples], split.y[:samples]) for split in (data.train, data.validation)
+    )
+    short = replace(data, train=train, validation=validation)
+    with torch.random.fork_rng(devices=[]), suppress(TrialEnded):
+        net = experiment.net.build(data.shape, data.classes, experiment.seed)
+        decode = experiment.learner.fit(net, short, lambda step, metrics: None, experiment.seed, epochs=1)
+        measured(net, decode, short, "validation", {})
+    SpikingNeuron.instances.clear()
 
 
 def measured(

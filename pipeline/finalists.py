@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import mean, stdev
@@ -10,82 +11,135 @@ from typing import cast
 
 import numpy as np
 import optuna
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from pipeline import checkpoint, experiment
+from pipeline.config import Plain
 from pipeline.experiment import Trained
-from pipeline.job import Job
-from pipeline.study import pareto
-from pipeline.types import DataError, Row, TrialEnded
+from pipeline.job import Job, build
+from pipeline.study import database, pareto, results
+from pipeline.types import DataError, Metrics, Row, TrialEnded
+
+log = logging.getLogger(__name__)
 
 CONFIDENCE = 0.95
 DRAWS = 2000
 
 
 def baseline(job: Job, study: optuna.Study) -> Row | None:
-    """The float model of `study.baseline`, trained once beside the budget; None where the study names none."""
-    if not job.study.baseline:
+    """The float model of `study.baseline`, trained once beside the budget; None where there is none to be had."""
+    params = job.study.baseline
+    if not params:
         return None
     stored = study.user_attrs.get("baseline")
     if stored is None:
-        trained = experiment.evaluate(
-            job.experiment(job.study.baseline), lambda step, metrics: None, job.pretrained(job.study.baseline)
-        )
-        stored = json.dumps(
-            {"metrics": dict(trained.metrics) | tested(job, trained), "detail": trained.detail}
-        )
+        try:
+            trained = experiment.evaluate(job.experiment(params), _unheard, job.pretrained(params))
+        except TrialEnded as ended:
+            log.warning("there is no float model to compare with: %s (%s)", ended, ended.state)
+            return None
+        metrics = dict(trained.metrics) | tested(job, trained, params)
+        stored = json.dumps({"metrics": metrics, "detail": trained.detail})
         study.set_user_attr("baseline", stored)
     record = json.loads(stored)
-    return Row(-1, "complete", job.study.baseline, record["metrics"], detail=record["detail"])
+    return Row(-1, "complete", params, record["metrics"], detail=record["detail"])
 
 
-def tested(job: Job, trained: Trained) -> dict[str, float]:
-    """The test split's accuracy."""
-    data = job.experiment({}).data.load(job.seed)
+def train_baseline(plain: Plain) -> None:
+    """`baseline` in a process of its own, beside the search."""
+    baseline(*_opened(plain))
+
+
+def rerun(plain: Plain, number: int, seed: int) -> None:
+    """One member under one seed, in a process of its own; the result is in the study."""
+    job, study = _opened(plain)
+    member = results.row(study.get_trials(deepcopy=False)[number], job.study)
+    _run(job, study, member, seed)
+
+
+def _opened(plain: Plain) -> tuple[Job, optuna.Study]:
+    job = build(plain)
+    return job, optuna.load_study(storage=database.connect(job.storage), study_name=job.name)
+
+
+def _unheard(_step: int, _metrics: Metrics) -> None:
+    """A report that nobody reads: re-runs are not stopped."""
+
+
+def tested(job: Job, trained: Trained, params: Mapping[str, object]) -> dict[str, float]:
+    """The test split's accuracy; `params` because the encoding may be searched, too."""
+    data = job.experiment(params).data.load(job.seed)
     metrics, _ = experiment.measured(trained.net, trained.decode, data, "test", trained.widths)
     return metrics
 
 
+Each = Callable[[Callable[..., None], Sequence[tuple[object, ...]], Callable[[], None]], None]
+
+
 def confirm(
-    job: Job, study: optuna.Study, rows: Sequence[Row], progress: Callable[[int, int], None]
+    job: Job,
+    study: optuna.Study,
+    rows: Sequence[Row],
+    progress: Callable[[int, int], None],
+    each: Each | None = None,
 ) -> list[Row]:
     """Rows with the front's members re-run: test accuracy, and over several seeds means and intervals.
 
-    A finished re-run is kept in the study and never done again; one that fails is left out and said in `reason`.
+    `each` (a crew's) does the re-runs side by side. A finished re-run is kept in the study and never done again;
+    one that fails is left out and said in `reason`.
     """
     members = [row for row in rows if row.on_front]
-    seeds = [job.seed + i for i in range(job.study.finalists)]
+    pairs = [(row, job.seed + i) for row in members for i in range(job.study.finalists)]
+
+    def missing() -> list[tuple[Row, int]]:
+        stored = study.user_attrs
+        return [(row, seed) for row, seed in pairs if _key(row, seed) not in stored]
+
+    # A saved model only has to see the test split, which is not worth a process.
+    wanted = [
+        (job.config, row.number, seed)
+        for row, seed in missing()
+        if seed != job.seed or not job.model_path(row.number).exists()
+    ]
+    if each is not None and len(wanted) > 1:
+        each(rerun, wanted, lambda: progress(len(pairs) - len(missing()), len(pairs)))
     runs: dict[int, list[dict[str, float]]] = {row.number: [] for row in members}
-    for done, (row, seed) in enumerate((row, seed) for row in members for seed in seeds):
-        progress(done, len(members) * len(seeds))
+    for done, (row, seed) in enumerate(pairs):
+        progress(done, len(pairs))
         runs[row.number].append(_run(job, study, row, seed))
-    progress(len(members) * len(seeds), len(members) * len(seeds))
+    progress(len(pairs), len(pairs))
     chances = front_probability([[*runs[row.number]] for row in members], job.study.objectives, job.seed)
     merged = {row.number: _merge(row, runs[row.number], p) for row, p in zip(members, chances, strict=True)}
     return [merged.get(row.number, row) for row in rows]
 
 
+def _key(row: Row, seed: int) -> str:
+    return f"final:{row.number}:{seed}"
+
+
 def _run(job: Job, study: optuna.Study, row: Row, seed: int) -> dict[str, float]:
     """One member under one seed; the trial's own seed takes its saved model instead of training again."""
-    key = f"final:{row.number}:{seed}"
+    key = _key(row, seed)
     stored = study.user_attrs.get(key)
-    if stored is None:
-        try:
-            trained = reload(job, row) if seed == job.seed else None
-            if trained is None:
-                seeded = {**row.params, "seed": seed}
-                trained = experiment.evaluate(
-                    job.experiment(seeded), lambda step, metrics: None, job.pretrained(seeded)
-                )
-                if seed == job.seed:
-                    job.keep(trained, row.params, row.number)
-            metrics = {**row.metrics, **trained.metrics} | tested(job, trained)
-        except TrialEnded as ended:
-            metrics = {"ended": 1.0}
-            study.set_user_attr(f"{key}:reason", f"{ended.state}: {ended}")
-        stored = json.dumps(metrics)
-        study.set_user_attr(key, stored)
-    return cast(dict[str, float], json.loads(stored))
+    if stored is not None:
+        return cast(dict[str, float], json.loads(stored))
+    try:
+        trained = reload(job, row) if seed == job.seed else None
+        if trained is None:
+            seeded = {**row.params, "seed": seed}
+            trained = experiment.evaluate(job.experiment(seeded), _unheard, job.pretrained(seeded))
+            if seed == job.seed:
+                job.keep(trained, row.params, row.number)
+        metrics = {**row.metrics, **trained.metrics} | tested(job, trained, row.params)
+    except TrialEnded as ended:
+        metrics = {"ended": 1.0}
+        study.set_user_attr(f"{key}:reason", f"{ended.state}: {ended}")
+    except (RuntimeError, ArithmeticError, MemoryError, OSError) as error:
+        # Bad luck of one re-run (memory, disk) costs neither the report nor the next attempt.
+        log.warning("trial %d with seed %d: %s: %s", row.number, seed, type(error).__name__, error)
+        return {"ended": 1.0}
+    study.set_user_attr(key, json.dumps(metrics))
+    return metrics
 
 
 def reload(job: Job, row: Row, number: int | None = None) -> Trained | None:
@@ -129,7 +183,7 @@ def _prices(runs: Sequence[Mapping[str, float]]) -> list[str]:
 
 def interval(values: Sequence[float]) -> float:
     """Half width of Student's 95 % confidence interval of the mean; needs two or more values."""
-    quantile = float(student.ppf(0.5 + CONFIDENCE / 2, len(values) - 1))
+    quantile = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2))
     return quantile * stdev(values) / len(values) ** 0.5
 
 

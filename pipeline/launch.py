@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Protocol
 
 import optuna
 import torch
 
-from pipeline import config, job
+from pipeline import config, experiment, job
 from pipeline.job import Job
+from pipeline.nursery import Nursery, Task
 from pipeline.study import database, search
+from pipeline.study.storage import WORKER
 from pipeline.types import Row, require
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 POLL_S = 0.3
+TIMEOUT_GRACE = 1.1
+"""A trial ends itself at its next report after `trial_timeout_s`; one that hangs is killed at this multiple."""
+
+Arguments = tuple[object, ...]
+
+
+class Crew(Protocol):
+    """Workers that are ready to search, and for whatever else can be done side by side."""
+
+    def search(
+        self, study: optuna.Study, after_trial: Callable[[Row], None], on_poll: Callable[[], None]
+    ) -> None:
+        """Run the study's trials until its budget is met."""
+        ...
+
+    def each(self, task: Task, arguments: Sequence[Arguments], on_poll: Callable[[], None]) -> None:
+        """Call `task` with each of the arguments, several at a time; what dies twice is left out."""
+        ...
+
+    def aside(self, task: Task, *arguments: object) -> bool:
+        """Start `task` beside the search; False where there is nobody to do it."""
+        ...
+
+
+class Launcher(Protocol):
+    """A config of where workers run."""
+
+    def open(self, here: Job) -> AbstractContextManager[Crew]: ...
 
 
 def work(
-    plain: config.Plain, index: int, threads: int, after_trial: Callable[[Row], None] = lambda row: None
+    plain: config.Plain,
+    index: int,
+    threads: int,
+    after_trial: Callable[[Row], None] = lambda row: None,
+    limit: int | None = None,
 ) -> None:
-    """One worker: open the study and run trials until the budget is met.
+    """One worker: open the study and run trials (at most `limit`) until the budget is met.
 
     The sampler's seed depends on the worker and on how many trials there are already, so that neither two workers
     nor a resumed study draw the same random points again.
@@ -36,69 +71,194 @@ def work(
     study = optuna.load_study(storage=storage, study_name=here.name)
     begun = len(study.get_trials(deepcopy=False))
     study.sampler = here.sampler.build(here.seed + 1_000_003 * index + 7919 * begun)
-    search.Worker(here.study, study, here.evaluate, here.fingerprint, here.stopper, after_trial).run()
+    worker = search.Worker(
+        here.study, study, here.evaluate, here.fingerprint, here.stopper, after_trial, here.bound
+    )
+    worker.run(limit)
 
 
-def _work_quietly(plain: config.Plain, index: int, threads: int) -> None:
-    """A worker process: the driver speaks for it; its own trial is given up when it is interrupted."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        work(plain, index, threads)
-    except KeyboardInterrupt:
-        os._exit(130)
+def work_apart(plain: config.Plain, index: int, threads: int, variables: Mapping[str, str]) -> None:
+    """A worker process of its own: `variables` (threads, GPU) are set before a library has read them."""
+    os.environ.update(variables)
+    work(plain, index, threads)
 
 
 @dataclass(frozen=True)
 class Local:
-    """Processes on this machine, `threads` compute threads each.
+    """Processes on this machine, `threads` compute threads each; null shares the cores out among the workers.
 
-    With one worker trials run in the calling process: the same seed gives the same trials. Measured on two cores:
-    two processes of one thread do 1.1 to 1.45 times the trials of one process with two threads.
+    With one worker trials run in the calling process: the same seed gives the same trials. GPUs, where there are
+    any, are dealt out in turn. Measured on two cores: two processes of one thread do 1.1 to 1.45 times the trials
+    of one process with two threads.
     """
 
-    threads: int = 1
+    threads: int | None = 1
 
     def __post_init__(self) -> None:
-        require(self.threads >= 1, "threads", "be >= 1", self.threads)
+        require(self.threads is None or self.threads >= 1, "threads", "be >= 1, or null", self.threads)
 
-    def run(
-        self, here: Job, study: optuna.Study, after_trial: Callable[[Row], None], on_poll: Callable[[], None]
-    ) -> None:
-        """Run the study's trials; a worker that dies is replaced while the study still makes progress."""
-        if here.workers == 1:
-            work(here.config, 0, self.threads, after_trial)
+    @contextmanager
+    def open(self, here: Job) -> Iterator[Crew]:
+        """Workers for `here`. To be opened early, before databases, threads and GPUs are in use: they are forked."""
+        threads = self.threads or max(1, (os.cpu_count() or 1) // here.workers)
+        if here.workers == 1 and here.study.trial_timeout_s is None:
+            yield Alone(here, threads)
             return
-        for name in THREAD_VARIABLES:
-            os.environ[name] = str(self.threads)  # spawned workers read these when their libraries load
-        team = [self._start(here.config, i) for i in range(here.workers)]
-        spawned, done = len(team), database.finished(study)
-        try:
-            while any(p.is_alive() for p in team):
-                time.sleep(POLL_S)
-                on_poll()
-                for i, process in enumerate(team):
-                    if process.exitcode not in (None, 0):
-                        database.reap(study)
-                        now = database.finished(study)
-                        # Without progress since the last replacement the workers cannot run at all.
-                        if now >= here.study.trials or (now == done and spawned >= 3 * here.workers):
-                            continue
-                        done = now
-                        team[i] = self._start(here.config, spawned)
-                        spawned += 1
-        finally:
-            for process in team:
-                if process.is_alive():
-                    process.terminate()
-            for process in team:
-                process.join(10)
-            database.reap(study)
+
+        def prepare() -> None:
+            os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+            torch.set_num_threads(threads)
+            database.rehearse(here.sampler.build(0))
+            if not visible_gpus():  # a GPU that was in use cannot be used after a fork
+                experiment.rehearse(here.experiment({}))
+
+        with Nursery(prepare) as nursery:
+            yield Team(here, threads, nursery)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """This process does everything, one thing after another."""
+
+    here: Job
+    threads: int
+
+    def search(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        after_trial: Callable[[Row], None],
+        on_poll: Callable[[], None],
+    ) -> None:
+        work(self.here.config, 0, self.threads, after_trial)
         on_poll()
 
-    def _start(self, plain: config.Plain, index: int) -> SpawnProcess:
-        process = multiprocessing.get_context("spawn").Process(
-            target=_work_quietly, args=(plain, index, self.threads), name=f"worker-{index}", daemon=True
-        )
-        process.start()
-        return process
+    def each(self, task: Task, arguments: Sequence[Arguments], on_poll: Callable[[], None]) -> None:
+        for given in arguments:
+            task(*given)
+            on_poll()
+
+    def aside(self, task: Task, *arguments: object) -> bool:  # noqa: ARG002
+        return False
+
+
+class Team:
+    """Processes from a nursery: a worker that dies is replaced while the study still makes progress."""
+
+    def __init__(self, here: Job, threads: int, nursery: Nursery) -> None:
+        self.here, self.threads, self.nursery = here, threads, nursery
+        self._aside: set[int] = set()
+
+    def search(
+        self,
+        study: optuna.Study,
+        after_trial: Callable[[Row], None],  # noqa: ARG002
+        on_poll: Callable[[], None],
+    ) -> None:
+        here = self.here
+        team = {self._start(index): index for index in range(here.workers)}
+        spawned, done, losses = len(team), database.finished(study), 0
+        watch = Watch(study, here.study.trial_timeout_s)
+        try:
+            while team or self._aside:
+                time.sleep(POLL_S)
+                for pid, code in self.nursery.ended():
+                    self._aside.discard(pid)
+                    if team.pop(pid, None) is None or code == 0:
+                        continue
+                    database.reap(study, here.study.retries)
+                    now = database.finished(study)
+                    losses = 0 if now > done or pid in watch.killed else losses + 1
+                    done = now
+                    # Without any progress in between, workers cannot run at all: enough has been tried.
+                    if now < here.study.trials and losses < 3 * here.workers:
+                        team[self._start(spawned)] = spawned
+                        spawned += 1
+                watch.look(team)
+                on_poll()
+        finally:
+            for pid in team:
+                _tell(pid, signal.SIGTERM)
+        on_poll()
+
+    def each(self, task: Task, arguments: Sequence[Arguments], on_poll: Callable[[], None]) -> None:
+        waiting = [(given, 0) for given in reversed(arguments)]
+        at_work: dict[int, tuple[Arguments, int]] = {}
+        try:
+            while waiting or at_work:
+                while waiting and len(at_work) < self.here.workers:
+                    given, tries = waiting.pop()
+                    at_work[self.nursery.start(_apart, self._variables(0), self.threads, task, given)] = (
+                        given,
+                        tries,
+                    )
+                time.sleep(POLL_S / 3)
+                for pid, code in self.nursery.ended():
+                    given, tries = at_work.pop(pid, ((), 2))
+                    if code != 0 and tries == 0:
+                        waiting.append((given, 1))
+                on_poll()
+        finally:
+            for pid in at_work:
+                _tell(pid, signal.SIGTERM)
+
+    def aside(self, task: Task, *arguments: object) -> bool:
+        self._aside.add(self.nursery.start(_apart, self._variables(0), self.threads, task, arguments))
+        return True
+
+    def _start(self, index: int) -> int:
+        return self.nursery.start(work_apart, self.here.config, index, self.threads, self._variables(index))
+
+    def _variables(self, index: int) -> dict[str, str]:
+        variables = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        gpus = visible_gpus()
+        if gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+        return variables
+
+
+class Watch:
+    """Kills workers whose trial takes longer than it may: one that hangs in a library never reports again.
+
+    Time is measured here, from when a trial is first seen, so that a clock that jumps kills nobody.
+    """
+
+    def __init__(self, study: optuna.Study, timeout_s: float | None) -> None:
+        self.study, self.timeout_s = study, timeout_s
+        self.killed: set[int] = set()
+        self._seen: dict[int, float] = {}
+
+    def look(self, team: Mapping[int, int]) -> None:
+        if self.timeout_s is None:
+            return
+        mine = {database.identity(pid): pid for pid in team}
+        now = time.monotonic()
+        for trial in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+            pid = mine.get(str(trial.user_attrs.get(WORKER)))
+            took = now - self._seen.setdefault(trial.number, now)
+            if pid is not None and took > self.timeout_s * TIMEOUT_GRACE:
+                reason = f"killed after {took:.0f} s without a report, more than trial_timeout_s = {self.timeout_s:g}"
+                if search.end(self.study, trial, search.TimedOut(reason)):
+                    self.killed.add(pid)
+                    _tell(pid, signal.SIGKILL)
+
+
+def _apart(variables: Mapping[str, str], threads: int, task: Task, arguments: Arguments) -> None:
+    os.environ.update(variables)
+    torch.set_num_threads(threads)
+    task(*arguments)
+
+
+def _tell(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, without touching one."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name.strip() and name != "-1"]
+    found = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    return sorted((name for name in found if name.isdigit()), key=int)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from typing import cast
@@ -13,11 +13,11 @@ import optuna
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pipeline import config, experiment, finalists, job
+from pipeline import config, experiment, finalists, interrupts, job
 from pipeline.config import ConfigError
 from pipeline.job import Job
-from pipeline.launch import Local
-from pipeline.overview import command, context
+from pipeline.launch import Crew, Launcher
+from pipeline.overview import command, context, with_portraits
 from pipeline.report.progress import StudyProgress
 from pipeline.report.tables import front_table
 from pipeline.report.units import show
@@ -35,9 +35,7 @@ SHOWN = ("validation_accuracy", "test_accuracy", "memory_bits", "energy_pj")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job that the command line describes; the exit code says how it ended."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # a scheduler's SIGTERM ends as cleanly as Ctrl-C
+    interrupts.listen()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     console = Console(stderr=True)
     try:
@@ -65,23 +63,22 @@ def run(cfg: DictConfig) -> int:
     """Search, confirm the front, write the report."""
     plain = config.plain(cfg)
     here = job.build(plain)
-    launcher = cast(Local, config.instantiate(plain["launcher"], "launcher"))
+    launcher = cast(Launcher, config.instantiate(plain["launcher"], "launcher"))
     tracker = cast(Tracker, config.instantiate(plain["tracking"], "tracking"))
     console = screen()
+    study = None
     try:
-        data = experiment.check(here.experiment({}))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    try:
-        here.folder.mkdir(parents=True, exist_ok=True)
-        study = _open_study(here)
-        _tell(console, here, study)
-        tracker.start(here.name, config.flatten(plain), {"command": command()})
-        reference = finalists.baseline(here, study)
-        _search(here, study, launcher, tracker, console)
-        return _finish(here, data, study, tracker, reference, console)
+        data = _checked(here)
+        with launcher.open(here) as crew:
+            here.folder.mkdir(parents=True, exist_ok=True)
+            study = _open_study(here)
+            _tell(console, here, study)
+            reference = _search(here, study, crew, tracker, console)
+            return _finish(here, data, study, tracker, reference, crew, console)
     except KeyboardInterrupt:
-        database.reap(study)
+        interrupts.heard()
+        if study is not None:
+            database.reap(study)
         console.print(f"\nInterrupted; finished trials are kept. Resume with: {command()}", highlight=False)
         return INTERRUPTED
     except OSError as error:
@@ -89,6 +86,13 @@ def run(cfg: DictConfig) -> int:
             raise
         console.print(f"cannot write below {here.folder}: {error}", style="red", markup=False)
         return NO_ROOM
+
+
+def _checked(here: Job) -> Dataset:
+    try:
+        return experiment.check(here.experiment({}))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def screen() -> Console:
@@ -127,11 +131,18 @@ def _tell(console: Console, here: Job, study: optuna.Study) -> None:
         )
 
 
-def _search(here: Job, study: optuna.Study, launcher: Local, tracker: Tracker, console: Console) -> None:
-    shown: set[int] = {row.number for row in results.rows(study, here.study)}
+def _search(here: Job, study: optuna.Study, crew: Crew, tracker: Tracker, console: Console) -> Row | None:
+    """Run the trials, and beside them the float model, which is given back."""
+    book = results.Book(study, here.study)
+    shown: set[int] = {row.number for row in book.rows()}
+
+    @functools.cache
+    def start_tracking() -> None:  # once workers are at work: opening the store takes seconds
+        tracker.start(here.name, config.flatten(here.config), {"command": command()})
 
     def look() -> None:
-        rows = results.rows(study, here.study)
+        start_tracking()
+        rows = book.rows()
         for row in rows:
             if row.number not in shown and row.state != "running":
                 shown.add(row.number)
@@ -139,16 +150,33 @@ def _search(here: Job, study: optuna.Study, launcher: Local, tracker: Tracker, c
         progress.update(rows)
 
     with StudyProgress(here.name, here.study.trials, console) as progress:
-        look()
-        if database.finished(study) < here.study.trials:
-            launcher.run(here, study, after_trial=lambda row: look(), on_poll=look)
+        progress.update(book.rows())
+        if database.finished(study) >= here.study.trials:
+            start_tracking()
+            return finalists.baseline(here, study)
+        beside = crew.aside(finalists.train_baseline, here.config)
+        reference = None if beside else finalists.baseline(here, study)
+        crew.search(study, after_trial=lambda row: look(), on_poll=look)
+    size = results.exhausted(study, here.study)
+    if size is not None:
+        console.print(f"{here.name}: the space is exhausted, all {size} points were tried", highlight=False)
+    return reference or finalists.baseline(here, study)
 
 
 def _finish(
-    here: Job, data: Dataset, study: optuna.Study, tracker: Tracker, reference: Row | None, console: Console
+    here: Job,
+    data: Dataset,
+    study: optuna.Study,
+    tracker: Tracker,
+    reference: Row | None,
+    crew: Crew,
+    console: Console,
 ) -> int:
     with console.status("reading the test split for the front"):
-        rows = finalists.confirm(here, study, results.rows(study, here.study), lambda done, of: None)
+        rows = finalists.confirm(
+            here, study, results.rows(study, here.study), lambda done, of: None, crew.each
+        )
+    rows = with_portraits(here, data, rows)
     front = [row for row in rows if row.on_front]
     picks = select.picks(front, reference, here.selectors)
     about = context(here, data, study, rows, reference, tracker.look)

@@ -47,6 +47,20 @@ def connect(url: str, patience_s: float = PATIENCE_S) -> Storage:
         raise DataError(f"the study database {shown(url)} cannot be opened: {reason}") from error
 
 
+def rehearse(sampler: optuna.samplers.BaseSampler) -> None:
+    """Ask a database in memory once: what is imported for the first trial is there for the next process."""
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    storage = Storage("sqlite://", identity())
+    study = optuna.create_study(storage=storage, sampler=sampler, directions=["minimize"] * 2)
+    study._thread_local.in_optimize_loop = True
+    for _ in range(2):
+        trial = study.ask()
+        x = trial.suggest_float("x", 0.0, 1.0)
+        study.tell(trial, (x, 1.0 - x))
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 def shown(url: str) -> str:
     """A database address without its password."""
     try:

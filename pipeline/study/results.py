@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -17,7 +18,8 @@ from pipeline.types import Row
 def row(trial: FrozenTrial, spec: Study) -> Row:
     """One stored trial as the report reads it."""
     record = json.loads(trial.user_attrs.get(RECORD, "{}"))
-    state = record.get("state") or ("running" if trial.state == TrialState.RUNNING else "lost")
+    # Until Optuna has been told, a trial runs: its record alone could still be given up.
+    state = "running" if trial.state == TrialState.RUNNING else record.get("state", "lost")
     metrics = record.get("metrics", {})
     feasible = trial.state == TrialState.COMPLETE and all(v <= 0 for v in spec.violations(metrics).values())
     history = tuple((int(step), values) for step, values in json.loads(trial.user_attrs.get(HISTORY, "[]")))
@@ -44,13 +46,56 @@ def _value(axis: object, value: object) -> object:
     return value
 
 
+class Book:
+    """The rows of a study, looked at again and again: a trial that has ended is read once."""
+
+    def __init__(self, study: optuna.Study, spec: Study) -> None:
+        self.study, self.spec = study, spec
+        self._ended: dict[int, Row] = {}
+        self._front: tuple[int, set[int]] = (0, set())
+
+    def rows(self) -> list[Row]:
+        """Every trial that holds a place in the budget, the feasible non-dominated ones marked."""
+        found = []
+        for trial in self.study.get_trials(deepcopy=False):
+            if not counted(trial):
+                continue
+            if trial.number not in self._ended:
+                here = row(trial, self.spec)
+                if not trial.state.is_finished():
+                    found.append(here)
+                    continue
+                self._ended[trial.number] = here
+            found.append(self._ended[trial.number])
+        members = self._members(found)
+        return [replace(r, on_front=True) if r.number in members else r for r in found]
+
+    def _members(self, found: Sequence[Row]) -> set[int]:
+        if self._front[0] != len(self._ended):
+            good = [r for r in found if r.feasible and r.state in ("complete", "cached")]
+            chosen = pareto.front([[r.metrics[name] for name in self.spec.objectives] for r in good])
+            self._front = len(self._ended), {good[i].number for i in chosen}
+        return self._front[1]
+
+
 def rows(study: optuna.Study, spec: Study) -> list[Row]:
     """Every trial that holds a place in the budget, the feasible non-dominated ones marked."""
-    all_rows = [row(t, spec) for t in study.get_trials(deepcopy=False) if counted(t)]
-    good = [r for r in all_rows if r.feasible and r.state in ("complete", "cached")]
-    members = pareto.front([[r.metrics[name] for name in spec.objectives] for r in good])
-    chosen = {good[i].number for i in members}
-    return [Row(**{**vars(r), "on_front": r.number in chosen}) for r in all_rows]
+    return Book(study, spec).rows()
+
+
+def exhausted(study: optuna.Study, spec: Study) -> int | None:
+    """How many different trials the space has, if all of them were tried; else None."""
+    size = spec.axes.size()
+    return size if size is not None and len(tried(study.get_trials(deepcopy=False))) >= size else None
+
+
+def tried(trials: Sequence[FrozenTrial]) -> set[str]:
+    """The fingerprints of what has ended and holds a place in the budget."""
+    return {
+        t.user_attrs["fingerprint"]
+        for t in trials
+        if "fingerprint" in t.user_attrs and t.state != TrialState.RUNNING and counted(t)
+    }
 
 
 def reference_point(rows: Sequence[Row], spec: Study, baseline: Row | None) -> tuple[float, ...]:

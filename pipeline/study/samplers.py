@@ -79,3 +79,11 @@ class Random:
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.RandomSampler(seed=seed)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every point of a discrete space once, in the order of a depth-first walk; for the papers' tables."""
+
+    def build(self, seed: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.BruteForceSampler(seed=seed)

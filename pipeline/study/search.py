@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Protocol
 
@@ -21,7 +23,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.study.database import HISTORY, RECORD, backend, counted, give_back, reap, verdict
-from pipeline.study.results import row
+from pipeline.study.results import row, tried
 from pipeline.study.rivals import Rivals
 from pipeline.study.spec import Study
 from pipeline.study.stopping import Never, Stopper
@@ -150,6 +152,7 @@ class Worker:
                 return False
             self._end(trial, _Attempt(self, trial).record())
         except (KeyboardInterrupt, SystemExit):
+            signal.setitimer(signal.ITIMER_REAL, 0)  # heard: whoever insists on it may stop
             frozen = self.storage.get_trial(trial._trial_id)
             give_back(self.study, frozen, self.spec.retries, blame=False)
             raise
@@ -177,15 +180,6 @@ class Worker:
         except optuna.exceptions.UpdateFinishedTrialError:
             # Given up by others (a stopped heartbeat, a clock that jumped): they have given it to someone else.
             log.warning("trial %d was given up by another worker; this result is left out", trial.number)
-
-
-def tried(trials: Sequence[FrozenTrial]) -> set[str]:
-    """The fingerprints of what holds a place in the budget."""
-    return {
-        t.user_attrs["fingerprint"]
-        for t in trials
-        if "fingerprint" in t.user_attrs and t.state != TrialState.RUNNING and counted(t)
-    }
 
 
 class _Attempt:
@@ -218,7 +212,8 @@ class _Attempt:
         before = self._same(key)
         if before is not None:
             return before
-        self._check_bound(worker.bound(params))
+        if self._bounded():
+            self._check_bound(worker.bound(params))
         begin = time.monotonic()
         outcome = worker.evaluate(params, self._report, trial.number)
         took = round(time.monotonic() - begin, 4)
@@ -255,10 +250,17 @@ class _Attempt:
             self._constrain(before["metrics"])  # type: ignore[arg-type]
         return {**before, "reason": f"same configuration as trial {other.number}", "evaluated_s": 0.0}
 
+    def _bounded(self) -> bool:
+        """Whether a bound can decide anything: something has a limit, or a trial is as good as any can be."""
+        errors = [i for i, name in enumerate(self.spec.objectives) if name.endswith("_error")]
+        floors = [self.spec.floors.get(self.spec.objectives[i], 0.0) for i in errors]
+        if any(self.spec.bound(name)[0] > 0 for name in self.spec.constraints):
+            return True
+        done = self.worker.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return any(all(t.values[i] <= f for i, f in zip(errors, floors, strict=True)) for t in done)
+
     def _check_bound(self, bound: Metrics) -> None:
         """End a trial that is beaten, or beyond a constraint, whatever training would make of it."""
-        if not bound:
-            return
         floor = {**dict.fromkeys(self.spec.objectives, 0.0), **self.spec.floors, **bound}
         for name in self.spec.constraints:
             sign, limit = self.spec.bound(name)
@@ -299,6 +301,18 @@ class _Attempt:
         self.history.append((step, now))
         self.trial.set_user_attr(HISTORY, json.dumps(self.history))
         self.worker.rivals.face(self.trial.number, self.history)
+
+
+def end(study: optuna.Study, trial: FrozenTrial, ended: TrialEnded) -> bool:
+    """End another worker's trial by name; False where it has ended itself meanwhile."""
+    storage = backend(study)
+    took = (datetime.now() - trial.datetime_start).total_seconds() if trial.datetime_start else 0.0
+    record = {"state": ended.state, "reason": str(ended), "duration_s": round(max(took, 0.0), 3)}
+    try:
+        storage.set_trial_user_attr(trial._trial_id, RECORD, json.dumps(record))
+        return storage.set_trial_state_values(trial._trial_id, *verdict(record, ()))
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False
 
 
 def repeatable(trial: FrozenTrial) -> bool:
