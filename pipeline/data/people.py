@@ -64,10 +64,10 @@ def user(number: int, seed: int) -> User:
     rng = np.random.default_rng((seed, 10, number))
     return User(
         size=rng.uniform(0.85, 1.25),
-        place=(rng.uniform(46, 82), rng.uniform(38, 62)),
+        place=(rng.uniform(44, 84), rng.uniform(36, 62)),
         speed=rng.uniform(0.85, 1.4),
         reach=rng.uniform(0.85, 1.15),
-        sway=rng.uniform(0.3, 1.5),
+        sway=rng.uniform(0.4, 2.5),
         shirt=rng.uniform(-1.9, -0.6),
         skin=rng.uniform(-0.5, -0.1),
         long_sleeves=bool(rng.random() < 0.4),
@@ -129,7 +129,7 @@ def _sided(side: int, moving: np.ndarray, idle: np.ndarray, elbow: np.ndarray | 
 def _idle(beat: Beat, habits: Rng, side: int) -> np.ndarray:
     """A hand that has nothing to do: hanging, on the hip, or before the chest."""
     x, y = ((17.0, 48.0), (13.0, 36.0), (6.0, 26.0))[habits.choice(3, p=(0.6, 0.2, 0.2))]
-    restless = habits.choice((0.6, 3.0))
+    restless = habits.uniform(0.6, 5.0)  # some gesticulate with the other hand
     return beat.still(side * (x + habits.uniform(-2, 2)), y + habits.uniform(-3, 3), restless)
 
 
@@ -207,8 +207,8 @@ def _guitar(beat: Beat, habits: Rng, reach: float) -> Hands:
 
 
 def _other(beat: Beat, habits: Rng, reach: float) -> Hands:
-    """Something else: each person makes up one of six movements that are none of the ten."""
-    kind = habits.integers(6)
+    """Something else: each person makes up one of eight movements that are none of the ten."""
+    kind = habits.integers(8)
     phase = beat.phase(habits.uniform(0.7, 1.6))
     side = int(habits.choice((-1, 1)))
     idle = _idle(beat, habits, -side)
@@ -232,6 +232,12 @@ def _other(beat: Beat, habits: Rng, reach: float) -> Hands:
         lift = 0.5 - 0.5 * np.cos(phase)
         hip, head = np.array([side * 18.0, 44]), np.array([side * 9.0, -12])
         return _sided(side, hip + lift[:, None] * (head - hip), idle)
+    if kind == 5:  # a raised forearm pumped up and down
+        pump = beat.still(side * 22, 0, 1.0) + np.stack([0 * phase, 11 * reach * np.sin(1.6 * phase)], axis=1)
+        return _sided(side, pump, idle)
+    if kind == 6:  # one hand turns a small wheel before the chest
+        wheel = 11 * reach * np.stack([np.cos(1.5 * phase), np.sin(1.5 * phase)], axis=1)
+        return _sided(side, np.array([side * 4.0, 26]) + wheel, idle)
     # both arms turn in mirrored circles
     x, y = 20 * reach * np.cos(phase), 20 * reach * np.sin(phase)
     return Hands(np.stack([-26 - x, 10 + y], axis=1), np.stack([26 + x, 10 + y], axis=1))

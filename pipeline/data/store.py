@@ -128,7 +128,7 @@ def _build(
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
-    logger.info(report_of(facts))
+    logger.info("%s: %s", folder, report_of(facts))
 
 
 def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_bad: bool) -> dict[str, Any]:
