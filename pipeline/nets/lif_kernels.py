@@ -17,21 +17,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
+EXACT, NEAREST, TRUNCATION = 0, 1, 2
+"""How a new membrane gets onto its grid; exact: it has none."""
 SUBTRACT, ZERO, NONE = 0, 1, 2  # snnTorch's own numbers: SpikingNeuron.reset_dict
 _BLOCK = 1024  # membranes per block: the state of a block stays in the first-level cache over all steps
 Kernel = Callable[..., None]
 
 
 @cache
-def forward_kernel(reset: int, delay: bool, vector: bool, keep: bool) -> Kernel:
-    """(x, start, spikes, kept, states, betas, thresholds): fills spikes, kept (v) and states."""
+def forward_kernel(reset: int, delay: bool, vector: bool, keep: bool, grid: int = EXACT) -> Kernel:
+    """(x, start, spikes, kept, states, betas, thresholds, format): fills spikes, kept (v) and states.
+
+    With a `grid` every new membrane is rounded to format = (step, lowest code, highest code) and saturates;
+    kept is the membrane before that.
+    """
 
     # One function per kernel, no inner ones: numba cannot find a closure over compiled functions on disk again.
     @numba.njit(nogil=True, cache=True, error_model="numpy")
-    def forward(x, start, spikes, kept, states, betas, thresholds):  # type: ignore[no-untyped-def]
+    def forward(x, start, spikes, kept, states, betas, thresholds, format):  # type: ignore[no-untyped-def]
         steps, size = x.shape
         period = len(betas) if vector else size
-        one, zero = x.dtype.type(1), x.dtype.type(0)
+        one, zero, half = x.dtype.type(1), x.dtype.type(0), x.dtype.type(0.5)
+        step, lowest, highest = format[0], format[1], format[2]
         buffer = np.empty(_BLOCK, x.dtype)
         for row in range(0, size, period):
             for low in range(0, period, _BLOCK):
@@ -54,10 +61,13 @@ def forward_kernel(reset: int, delay: bool, vector: bool, keep: bool) -> Kernel:
                         v = b * u + current[i]
                         if reset == SUBTRACT:
                             v = v - due * h
-                        s = one if v > h else zero
-                        spike[i] = s
                         if keep:
                             kept_t[i] = v
+                        if grid != EXACT:
+                            v = np.floor(v / step + half) if grid == NEAREST else np.floor(v / step)
+                            v = min(max(v, lowest), highest) * step
+                        s = one if v > h else zero
+                        spike[i] = s
                         if not delay and reset == SUBTRACT:
                             v = v - (s - due) * h
                         if not delay and reset == ZERO:
@@ -72,21 +82,32 @@ def forward_kernel(reset: int, delay: bool, vector: bool, keep: bool) -> Kernel:
 
 @cache
 def backward_kernel(
-    reset: int, delay: bool, detach: bool, vector: bool, params: bool, atan: bool, slope: float
+    reset: int,
+    delay: bool,
+    detach: bool,
+    vector: bool,
+    params: bool,
+    atan: bool,
+    slope: float,
+    grid: int = EXACT,
 ) -> Kernel:
-    """(kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds).
+    """(kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds, format).
 
     Fills g_x and g_start, adds to g_betas and g_thresholds, which are [membranes] (ignored unless `params`).
+    A grid passes the gradient straight through where it does not saturate.
     """
     peak, scale = slope / 2, math.pi / 2 * slope
     same_step = not delay and reset != NONE  # the membrane that is carried on is not v
 
     @numba.njit(nogil=True, cache=True, error_model="numpy")
-    def backward(kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds):  # type: ignore[no-untyped-def]
+    def backward(  # type: ignore[no-untyped-def]
+        kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds, format
+    ):
         steps, size = kept.shape
         period = len(betas) if vector else size
         number = kept.dtype.type
-        one, zero = number(1), number(0)
+        one, zero, half = number(1), number(0), number(0.5)
+        step, lowest, highest = format[0], format[1], format[2]
         a, c, k = number(peak), number(scale), number(slope)
         buffer = np.empty((steps, _BLOCK if same_step else 1), kept.dtype)
         for row in range(0, size, period):
@@ -103,6 +124,9 @@ def backward_kernel(
                             if vector:
                                 h = hs[i]
                             v = kept_t[i]
+                            if grid != EXACT:
+                                v = np.floor(v / step + half) if grid == NEAREST else np.floor(v / step)
+                                v = min(max(v, lowest), highest) * step
                             due = one if before[i] > h else zero
                             s = one if v > h else zero
                             after[i] = v - (s - due) * (h if reset == SUBTRACT else v)
@@ -125,6 +149,15 @@ def backward_kernel(
                         if vector:
                             b, h = bs[i], hs[i]
                         u, v, g_u, g_s = before[i], kept_t[i], carry[i], g_spike[i]
+                        passes = one
+                        if grid != EXACT:
+                            code = np.floor(v / step + half) if grid == NEAREST else np.floor(v / step)
+                            held = min(max(code, lowest), highest)
+                            passes = one if held == code else zero
+                            v = held * step
+                            if not same_step and t > 0:  # kept is what was there before the rounding
+                                u = np.floor(u / step + half) if grid == NEAREST else np.floor(u / step)
+                                u = min(max(u, lowest), highest) * step
                         due = one if u > h else zero
                         s = one if v > h else zero
                         left = one - due if reset == ZERO else one
@@ -139,7 +172,7 @@ def backward_kernel(
                         g_v = g_u
                         if same_step and reset == ZERO:
                             g_v = g_u * (one - (s - due))
-                        g_v = g_v + g_s * slant
+                        g_v = (g_v + g_s * slant) * passes
                         g_x_t[i] = g_v
                         carry[i] = b * g_v * left
                         if params:

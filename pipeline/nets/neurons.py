@@ -9,7 +9,7 @@ import snntorch as snn
 import torch
 from torch import Tensor
 
-from pipeline.nets.scan import Rule, SpikeGradient, lif_loop, lif_scan
+from pipeline.nets.scan import Rule, SpikeGradient, fusable, lif_loop, lif_scan
 from pipeline.types import require
 
 RESETS = tuple(snn.SpikingNeuron.reset_dict)  # subtract, zero, none
@@ -65,7 +65,9 @@ class Leaky(snn.Leaky):
         if mem is None:
             mem = torch.zeros_like(input_[0], dtype=torch.promote_types(input_.dtype, torch.float32))
         beta, threshold = self.beta, self.threshold
-        if self.state_quant:
+        if self.state_quant and fusable(self.state_quant, input_):
+            spikes, states = lif_scan(input_, mem, beta, threshold, self.rule, trace, self.state_quant)
+        elif self.state_quant:
             spikes, states = lif_loop(input_.to(mem.dtype), mem, beta, threshold, self.rule, self.state_quant)
         else:
             spikes, states = lif_scan(input_, mem, beta, threshold, self.rule, trace)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import snntorch.surrogate
@@ -26,8 +26,11 @@ import torch
 from torch import Tensor
 
 from pipeline.nets.lif_kernels import (
+    EXACT,
+    NEAREST,
     NONE,
     SUBTRACT,
+    TRUNCATION,
     ZERO,
     backward_kernel,
     backward_tensors,
@@ -35,6 +38,8 @@ from pipeline.nets.lif_kernels import (
     forward_tensors,
 )
 from pipeline.types import require
+
+GRIDS = {"nearest": NEAREST, "truncation": TRUNCATION}
 
 
 @dataclass(frozen=True)
@@ -105,17 +110,41 @@ def lif_loop(
     return torch.stack(spikes), torch.stack(states)
 
 
+class Gridded(Protocol):
+    """A fixed-point format of the membrane that the fused scan can apply: values {low, ..., high} * step."""
+
+    rounding: str
+    low: int
+    high: int
+    step: Tensor
+
+
+def fusable(quant: object, x: Tensor) -> bool:
+    """Whether the fused scan can do what the callable `quant` does: a format, without random rounding."""
+    return _compiled(x) and x.dtype == torch.float32 and getattr(quant, "rounding", "") in GRIDS
+
+
 def lif_scan(
-    x: Tensor, u: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, trace: bool = False
+    x: Tensor,
+    u: Tensor,
+    beta: Tensor,
+    threshold: Tensor,
+    rule: Rule,
+    trace: bool = False,
+    quant: Gridded | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The fused scan: ([K, B, ...] current, [B, ...] state) -> ([K, B, ...] spikes, states).
 
+    With `quant` (see `fusable`) every new membrane is put on its grid, as `lif_loop` does.
     States are [K, B, ...] with `trace`, else [1, B, ...], the last one only. `beta` and `threshold` are scalars
     or anything that broadcasts to one sample [...]. float32 or float64; half types are computed in float32.
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    spikes, states = _Scan.apply(x, u, beta.clamp(0, 1), threshold, rule, trace)  # type: ignore[no-untyped-call]
+    grid, form = EXACT, np.zeros(3, np.float32)
+    if quant is not None:
+        grid, form = GRIDS[quant.rounding], np.array([quant.step.item(), quant.low, quant.high], np.float32)
+    spikes, states = _Scan.apply(x, u, beta.clamp(0, 1), threshold, rule, trace, grid, form)  # type: ignore[no-untyped-call]
     return spikes, states
 
 
@@ -124,7 +153,15 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, u: Tensor, beta: Tensor, threshold: Tensor, rule: Rule, trace: bool
+        ctx: Any,
+        x: Tensor,
+        u: Tensor,
+        beta: Tensor,
+        threshold: Tensor,
+        rule: Rule,
+        trace: bool,
+        grid: int,
+        form: np.ndarray,
     ) -> tuple[Tensor, Tensor]:
         x, last = _dense(x)
         u = _like(u, last)
@@ -135,12 +172,13 @@ class _Scan(torch.autograd.Function):
         if _compiled(x):
             flat = [_flat(each, last) for each in (x, u[None], spikes, v, states)]
             b, h = _parameters(beta, threshold, x, last)
-            forward_kernel(rule.reset, rule.delay, len(b) > 1, keep)(*flat, b, h)
+            kernel = forward_kernel(rule.reset, rule.delay, len(b) > 1, keep, grid)
+            kernel(*flat, b, h, form.astype(b.dtype))
         else:
             forward_tensors(rule.reset, rule.delay, x, u, beta, threshold, spikes, v, states)
         if keep:
             ctx.save_for_backward(v, u, beta, threshold)
-            ctx.rule, ctx.last, ctx.trace = rule, last, trace
+            ctx.rule, ctx.last, ctx.grid, ctx.form = rule, last, grid, form
         return spikes, states
 
     @staticmethod
@@ -162,8 +200,8 @@ class _Scan(torch.autograd.Function):
             detach = (
                 rule.detach_reset and not rule.delay and rule.reset != NONE
             )  # else it compiles the same twice
-            kernel = backward_kernel(rule.reset, rule.delay, detach, len(b) > 1, params, atan, grad.slope)
-            kernel(*into, b, h, *ends)
+            fixed = rule.reset, rule.delay, detach, len(b) > 1, params, atan, grad.slope
+            backward_kernel(*fixed, ctx.grid)(*into, b, h, *ends, ctx.form.astype(b.dtype))
         else:
             backward_tensors(
                 rule.reset,
@@ -182,8 +220,7 @@ class _Scan(torch.autograd.Function):
             g_u,
             g_b.sum_to_size(beta.shape) if ctx.needs_input_grad[2] else None,
             g_h.sum_to_size(threshold.shape) if ctx.needs_input_grad[3] else None,
-            None,
-            None,
+            *(None,) * 4,
         )
 
 

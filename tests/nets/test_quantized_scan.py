@@ -1,0 +1,72 @@
+"""The fused scan with a membrane on a grid against the plain loop that calls the format at every step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.compress.quantize import QuantizeNeurons
+from pipeline.compress.snn_neurons import StateFormat
+from pipeline.nets.feedforward import FeedForward
+from pipeline.nets.neurons import Leaky
+from pipeline.nets.scan import Rule, fusable, lif_loop, lif_scan
+
+# Each rule is a kernel of its own to compile: a few that have every branch once.
+RULES = [(0, True, False, "nearest"), (0, False, True, "truncation"), (1, False, False, "nearest")]
+
+
+@pytest.mark.parametrize(("reset", "delay", "vector", "rounding"), RULES)
+@settings(max_examples=15, deadline=None)
+@given(bits=st.integers(3, 10), seed=st.integers(0, 999))
+def test_equal_to_the_loop_values_and_gradients(reset, delay, vector, rounding, bits, seed) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(7, 3, 5, generator=generator).requires_grad_()
+    u = (torch.randint(-4, 5, (3, 5), generator=generator) / 4).requires_grad_()
+    size = (5,) if vector else ()
+    beta = (torch.rand(size, generator=generator) * 0.4 + 0.5).requires_grad_()
+    threshold = (torch.rand(size, generator=generator) * 0.5 + 0.4).requires_grad_()
+    push = torch.randn(7, 3, 5, generator=generator)
+    quant = StateFormat(bits, 2.0 ** (2 - bits), rounding)  # saturates at +-2
+    rule = Rule(reset, delay)
+    answers = []
+    for run in (
+        lambda: lif_loop(x, u, beta, threshold, rule, quant),
+        lambda: lif_scan(x, u, beta, threshold, rule, True, quant),
+    ):
+        spikes, states = run()
+        grads = torch.autograd.grad(
+            (spikes * push).sum() + (states * push.flip(0)).sum(), [x, u, beta, threshold]
+        )
+        answers.append((spikes, states, *grads))
+    for plain, fused in zip(*answers, strict=True):
+        assert torch.allclose(fused, plain, atol=2e-4)
+    assert torch.equal(answers[0][0], answers[1][0])
+
+
+def test_only_what_can_be_fused_is() -> None:
+    x = torch.zeros(1)
+    assert fusable(StateFormat(8, 0.1), x)
+    assert not fusable(StateFormat(8, 0.1, "stochastic"), x)
+    assert not fusable(torch.round, x)
+    assert not fusable(StateFormat(8, 0.1), x.double())
+
+
+def test_a_network_answers_the_same_in_any_chunk() -> None:
+    outs = []
+    for chunk in (0, 3):
+        net = FeedForward(hidden=20, threshold=0.3, init_gain=3.0, chunk=chunk).build((1, 4, 4), 5, 0).eval()
+        QuantizeNeurons(membrane=6).attach(net)
+        with torch.no_grad():
+            outs.append(net(torch.rand(8, 6, 1, 4, 4, generator=torch.Generator().manual_seed(1))))
+        assert float(outs[-1].sum()) > 0
+    assert torch.equal(*outs)
+
+
+def test_the_neuron_uses_it() -> None:
+    neuron = Leaky(0.9, 0.5)
+    neuron.state_quant = StateFormat(6, 1 / 16)
+    x = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
+    _, states = neuron(x, None, trace=True)
+    assert torch.equal(states * 16, (states * 16).round())
