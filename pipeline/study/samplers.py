@@ -83,7 +83,9 @@ class Random:
 
 @dataclass(frozen=True)
 class Grid:
-    """Every point of a discrete space once, in the order of a depth-first walk; for the papers' tables."""
+    """Every point of a discrete space once, in random order: for the papers' tables. One worker; more may overlap."""
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.BruteForceSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.BruteForceSampler(seed=seed)

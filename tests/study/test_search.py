@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from pipeline.study import database, results
-from pipeline.study.samplers import Gp, Nsga2, Random, Tpe
+from pipeline.study.samplers import Gp, Grid, Nsga2, Random, Tpe
 from pipeline.study.search import Outcome, Worker
 from pipeline.study.spec import Study
 from pipeline.study.stopping import NonDominatedRank
@@ -144,6 +144,17 @@ def test_every_sampler_is_deterministic_for_one_worker(tmp_path, sampler):
         return [r.params for r in rows]
 
     assert once("a") == once("b")
+
+
+def test_the_grid_visits_every_point_once(storage):
+    space = {
+        "x": {"choices": [0.1, 0.9]},
+        "kind": {"choices": ["a", "b"]},
+        "n": {"low": 1, "high": 2, "when": {"kind": "b"}},
+    }
+    rows = run(storage, spec(trials=6, space=space), sampler=Grid().build(seed=0))
+    assert len({key(r.params) for r in rows}) == len(rows) == 6
+    assert all(r.state == "complete" for r in rows)
 
 
 def test_hypervolume_never_falls(storage):
