@@ -1,0 +1,36 @@
+"""The commands in the page on choosing from a front are ones that the command line takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/choosing-from-a-front.md"
+COMMANDS = re.findall(r"^ +python -m (pipeline\.run .+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_page_shows_commands() -> None:
+    assert len(COMMANDS) >= 4
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_composes(command: str, tmp_path: Path) -> None:
+    """`--cfg job` prints the composed config and runs nothing; the config is checked as before a run."""
+    asked = [sys.executable, "-m", *shlex.split(command), f"out={tmp_path}", "--cfg", "job"]
+    answer = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, timeout=100, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "objectives" in answer.stdout
+
+
+def test_every_selector_that_exists_is_explained() -> None:
+    source = (ROOT / "pipeline/study/select.py").read_text(encoding="utf-8")
+    selectors = re.findall(r"^class (\w+):\n(?:(?!^class ).*\n)*?    def pick\(", source, re.MULTILINE)
+    assert {"Knee", "Within", "Budget", "Reward", "OneStandardError"} <= set(selectors)
+    page = PAGE.read_text(encoding="utf-8")
+    assert not [name for name in selectors if f"`{name}`" not in page]
