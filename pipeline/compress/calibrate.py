@@ -38,6 +38,9 @@ def magnitude(x: Tensor, how: Calibrate, percentile: float, per_channel: bool, k
 
     `kept` (bool, shape of x) leaves pruned entries out: their zeros would pull a percentile down.
     """
+    if how != "percentile" and not per_channel and x.numel():
+        low, high = torch.aminmax(x.detach())  # one pass, and nothing to allocate
+        return torch.maximum(high, -low).clamp_min(_TINY)
     size = x.detach().abs()
     rows = channels(size) if per_channel else size.reshape(1, -1)
     if how == "percentile":
