@@ -9,7 +9,7 @@ membranes grow a longer fraction at each step, and no float32 network computes t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
@@ -71,24 +71,28 @@ def layers_of(net: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, net.get_submodule(name)) for name in names]
 
 
-def input_format(x: Tensor, shape: Shape) -> Input:
-    """The coarsest power-of-two grid that holds every value of x [T, B, C, H, W].
+def input_format(batches: Iterable[Tensor], shape: Shape) -> Input:
+    """The coarsest power-of-two grid that holds every value of the inputs [T, B, C, H, W].
 
     Raises:
         NotExact: some value needs more than 16 fraction bits, so it is no fixed-point number on purpose.
     """
-    values = (x[:1] if x.stride(0) == 0 else x).detach().double()
-    for exponent in range(17):
-        codes = values * 2.0**exponent
-        if bool((codes == codes.round()).all()):
-            top = int(codes.abs().max()) if codes.numel() else 1
-            return Input(shape, exponent, (1 << max(top, 1).bit_length()) - 1, bool((codes < 0).any()))
-    raise NotExact(
-        [
-            "the input lies on no power-of-two grid (an intensity divided by 255, for one): "
-            "use data/encoding=direct with data.encoding.white=256, or rate or latency."
-        ]
-    )
+    exponent = top = 0
+    signed = False
+    for x in batches:
+        values = (x[:1] if x.stride(0) == 0 else x).detach().double()
+        while not bool(((codes := values * 2.0**exponent) == codes.round()).all()):
+            exponent, top = exponent + 1, top * 2
+            if exponent > 16:
+                raise NotExact(
+                    [
+                        "the input lies on no power-of-two grid (an intensity divided by 255, for one): "
+                        "use data/encoding=direct with data.encoding.white=256, or rate or latency."
+                    ]
+                )
+        top = max(top, int(codes.abs().max()) if codes.numel() else 0)
+        signed |= bool((codes < 0).any())
+    return Input(shape, exponent, (1 << max(top, 1).bit_length()) - 1, signed)
 
 
 def lower(

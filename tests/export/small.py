@@ -31,7 +31,7 @@ class Model:
     shape: tuple[int, int, int]
 
     def program(self, accumulator: Accumulator | None = None) -> Program:
-        given = input_format(self.x, self.shape)
+        given = input_format([self.x], self.shape)
         return lower(self.net, grids(self.net), self.widths, given, len(self.x), CLASSES, accumulator)
 
     def batches(self, size: int = 16) -> list[Batch]:

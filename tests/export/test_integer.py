@@ -92,7 +92,7 @@ def test_strides_dilation_groups_and_average_pools():
     net = Stepped(layers)
     grids = net.round(fraction_bits=4)
     x = currents(MAP, batch=16)
-    program = lower(net, grids, {}, input_format(x, MAP), len(x), 3)
+    program = lower(net, grids, {}, input_format([x], MAP), len(x), 3)
     with torch.no_grad():
         ours, theirs = Engine(program).run(x), net(x)
     assert torch.equal(ours, theirs)
@@ -153,7 +153,7 @@ def test_a_bound_is_reached_and_never_passed():
     net.lif.state_quant = reference.Membrane(8, 2.0**-4)
     grid = {"fc.weight": reference.Grid(4, torch.tensor(0.25), -8, 7)}
     program = lower(
-        net, grid, {}, input_format(torch.tensor([255 / 256]).expand(1, 1, 1, 1, 2), (1, 1, 2)), 1, 1
+        net, grid, {}, input_format([torch.tensor([255 / 256]).expand(1, 1, 1, 1, 2)], (1, 1, 2)), 1, 1
     )
     (bound,) = bounds(program)
     assert bound.accumulator == 1275
@@ -196,9 +196,9 @@ def test_inexact_formats_are_refused_by_name(model, words):
 def test_batch_norm_must_be_folded_and_inputs_must_be_on_a_grid():
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), snn.Leaky(0.5))
     with pytest.raises(NotExact, match="fold"):
-        lower(net, {}, {}, input_format(torch.zeros(1, 1, 1, 1, 2), (1, 1, 2)), 1, 1)
+        lower(net, {}, {}, input_format([torch.zeros(1, 1, 1, 1, 2)], (1, 1, 2)), 1, 1)
     with pytest.raises(NotExact, match="white=256"):
-        input_format(torch.rand(2, 1, 1, 2, 2), (1, 2, 2))
+        input_format([torch.rand(2, 1, 1, 2, 2)], (1, 2, 2))
     engine = Engine(flat().program())
     with pytest.raises(NotExact, match="multiple of"):
         engine.codes(torch.full((6, 1, *FLAT), 1 / 3))
