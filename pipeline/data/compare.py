@@ -16,6 +16,14 @@ CLIPS = "dvs-gesture-clips/dvsgesture10.npz"
 """Ten real clips of 1.45 s below the data root: classes 1 to 10 in the authors' count, one each, one person."""
 
 
+LEGEND = (
+    "rate_khz: events per ms. on_share: share of ON events. same_ms, burst, pause: shares of a pixel's intervals "
+    "below 1 ms, 1 to 10 ms, above 50 ms. same_polarity: share of a pixel's successive events of one polarity. "
+    "active: share of pixels that fired. half: pixels that hold half of the events. spread_x, spread_y: standard "
+    "deviations of the events' places in pixels. Simulated: median (10th to 90th percentile) over recordings."
+)
+
+
 @dataclass(frozen=True)
 class Profile:
     """What a recording looks like to a sensor engineer."""
@@ -103,7 +111,7 @@ def table(real: Mapping[int, np.ndarray], simulated: Mapping[int, Sequence[np.nd
             low, middle, high = np.percentile([getattr(each, name) for each in profiles], (10, 50, 90))
             cells.append(f"{_short(middle)} ({_short(low)} to {_short(high)})")
         lines.append(f"| {NAMES[label]} | simulated, {len(profiles)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", LEGEND])
 
 
 def _short(value: float) -> str:
@@ -131,7 +139,7 @@ def picture(
             for moment in range(moments):
                 top, left = row * cell, group * (moments * cell + gap) + moment * cell
                 mosaic[top : top + SIDE, left : left + SIDE] = _window(events, moment, moments)
-    figure = Figure(figsize=(width / 110 + 1.6, len(mosaic) / 110 + 0.4), facecolor="white")
+    figure = Figure(figsize=(width / 110 + 2.4, len(mosaic) / 110 + 0.4), facecolor="white")
     axes = figure.subplots()
     axes.imshow(mosaic, interpolation="nearest")
     axes.set_frame_on(False)
