@@ -108,9 +108,25 @@ def confirm(
         progress(done, len(pairs))
         runs[row.number].append(_run(job, study, row, seed))
     progress(len(pairs), len(pairs))
-    chances = front_probability([[*runs[row.number]] for row in members], job.study.objectives, job.seed)
-    merged = {row.number: _merge(row, runs[row.number], p) for row, p in zip(members, chances, strict=True)}
-    return [merged.get(row.number, row) for row in rows]
+    return _with(job, rows, runs)
+
+
+def known(job: Job, study: optuna.Study, rows: Sequence[Row]) -> list[Row]:
+    """Rows with what re-runs have found so far; nothing is run."""
+    stored = study.user_attrs
+    runs: dict[int, list[dict[str, float]]] = {}
+    for row in (row for row in rows if row.on_front):
+        keys = [_key(row, job.seed + i) for i in range(job.study.finalists)]
+        found = [json.loads(stored[key]) for key in keys if key in stored]
+        if found:
+            runs[row.number] = found
+    return _with(job, rows, runs)
+
+
+def _with(job: Job, rows: Sequence[Row], runs: Mapping[int, list[dict[str, float]]]) -> list[Row]:
+    chances = front_probability(list(runs.values()), job.study.objectives, job.seed)
+    chance = dict(zip(runs, chances, strict=True))
+    return [_merge(row, runs[row.number], chance[row.number]) if row.number in runs else row for row in rows]
 
 
 def _key(row: Row, seed: int) -> str:

@@ -115,7 +115,7 @@ def create(storage: Storage, name: str, study: Study, config: Mapping[str, objec
                 made.set_metric_names(list(study.objectives))
             for point in study.warm_start:
                 made.enqueue_trial(study.axes.restrict(point), skip_if_exists=True)
-            made.set_user_attr("config", json.dumps(config, sort_keys=True))
+            made.set_user_attr("config", json.dumps(config))  # in its order: axes may depend on earlier ones
     return made
 
 
