@@ -136,15 +136,16 @@ def lif_scan(
     """The fused scan: ([K, B, ...] current, [B, ...] state) -> ([K, B, ...] spikes, states).
 
     With `quant` (see `fusable`) every new membrane is put on its grid, as `lif_loop` does.
-    States are [K, B, ...] with `trace`, else [1, B, ...], the last one only. `beta` and `threshold` are scalars
-    or anything that broadcasts to one sample [...]. float32 or float64; half types are computed in float32.
+    The states are all of them, [K, B, ...], with `trace`, else the last one, [B, ...]. `beta` and `threshold` are
+    scalars or anything that broadcasts to one sample [...]. float32 or float64; half types run in float32.
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
     grid, form = EXACT, np.zeros(3, np.float32)
     if quant is not None:
         grid, form = GRIDS[quant.rounding], np.array([quant.step.item(), quant.low, quant.high], np.float32)
-    spikes, states = _Scan.apply(x, u, beta.clamp(0, 1), threshold, rule, trace, grid, form)  # type: ignore[no-untyped-call]
+    fixed = rule, trace, grid, form
+    spikes, states = _Scan.apply(x, u, beta.clamp(0, 1), threshold, *fixed)  # type: ignore[no-untyped-call]
     return spikes, states
 
 
@@ -168,53 +169,50 @@ class _Scan(torch.autograd.Function):
         keep = any(ctx.needs_input_grad[:4])
         spikes = torch.empty_like(x)
         v = torch.empty_like(x) if keep else x[:0]
-        states = torch.empty_like(x if trace else x[:1])
+        states = torch.empty_like(x if trace else u)
+        rows = states if trace else states[None]
         if _compiled(x):
-            flat = [_flat(each, last) for each in (x, u[None], spikes, v, states)]
+            flat = [_flat(each, last) for each in (x, u[None], spikes, v, rows)]
             b, h = _parameters(beta, threshold, x, last)
             kernel = forward_kernel(rule.reset, rule.delay, len(b) > 1, keep, grid)
             kernel(*flat, b, h, form.astype(b.dtype))
         else:
-            forward_tensors(rule.reset, rule.delay, x, u, beta, threshold, spikes, v, states)
+            forward_tensors(rule.reset, rule.delay, x, u, beta, threshold, spikes, v, rows)
         if keep:
             ctx.save_for_backward(v, u, beta, threshold)
             ctx.rule, ctx.last, ctx.grid, ctx.form = rule, last, grid, form
+        ctx.set_materialize_grads(False)  # after the last chunk nobody asks for the membrane
         return spikes, states
 
     @staticmethod
-    def backward(ctx: Any, g_spikes: Tensor, g_states: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         v, u, beta, threshold = ctx.saved_tensors
         last, rule = ctx.last, ctx.rule
-        g_spikes, g_states = _like(g_spikes, last), _like(g_states, last)
+        g_spikes, g_states = _gradients(grads, v, last)
         params = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         g_x, g_u = torch.empty_like(v), torch.empty_like(u)
         g_b, g_h = (torch.zeros_like(u) if params else u[:0] for _ in range(2))
+        surrogate = rule.spike_grad
         if _compiled(v):
             b, h = _parameters(beta, threshold, v, last)
-            grad, into = (
-                rule.spike_grad,
-                [_flat(each, last) for each in (v, u[None], g_spikes, g_states, g_x)],
-            )
+            into = [_flat(each, last) for each in (v, u[None], g_spikes, g_states, g_x)]
             ends = [_flat(each[None], last)[0] for each in (g_u, g_b, g_h)]
-            atan = grad.kind == "atan"
-            detach = (
-                rule.detach_reset and not rule.delay and rule.reset != NONE
-            )  # else it compiles the same twice
-            fixed = rule.reset, rule.delay, detach, len(b) > 1, params, atan, grad.slope
-            backward_kernel(*fixed, ctx.grid)(*into, b, h, *ends, ctx.form.astype(b.dtype))
-        else:
-            backward_tensors(
+            # Where there is nothing to detach from, both ways are one kernel.
+            detach = rule.detach_reset and not rule.delay and rule.reset != NONE
+            fixed = (
                 rule.reset,
                 rule.delay,
-                rule.detach_reset,
-                rule.spike_grad.derivative,
-                v,
-                u,
-                beta,
-                threshold,
-                (g_spikes, g_states),
-                (g_x, g_u, g_b, g_h),
+                detach,
+                len(b) > 1,
+                params,
+                surrogate.kind == "atan",
+                surrogate.slope,
             )
+            backward_kernel(*fixed, ctx.grid)(*into, b, h, *ends, ctx.form.astype(b.dtype))
+        else:
+            kind = rule.reset, rule.delay, rule.detach_reset, surrogate.derivative
+            out = g_x, g_u, g_b, g_h
+            backward_tensors(*kind, v, u, beta, threshold, (g_spikes, g_states), out)
         return (
             g_x,
             g_u,
@@ -248,6 +246,15 @@ def _like(x: Tensor, last: bool) -> Tensor:
     *lead, c, h, w = range(x.dim())
     back = (*lead, x.dim() - 1, x.dim() - 3, x.dim() - 2)
     return x.permute(*lead, h, w, c).contiguous().permute(back)
+
+
+def _gradients(grads: tuple[Tensor | None, ...], v: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+    """Of the spikes, [K, B, ...], and of the states: [K, B, ...], [1, B, ...] or, where none came, [0, B, ...]."""
+    g_spikes, g_states = grads
+    g_spikes = torch.zeros_like(v) if g_spikes is None else _like(g_spikes, last)
+    if g_states is None:
+        return g_spikes, v[:0]
+    return g_spikes, _like(g_states if g_states.dim() == v.dim() else g_states[None], last)
 
 
 def _flat(x: Tensor, last: bool) -> np.ndarray:
