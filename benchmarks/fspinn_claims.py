@@ -144,7 +144,12 @@ def run(cell: Cell, root: str | None, accelerator: Accelerator) -> dict[str, Any
     bits = VARIANTS[cell.variant][2]
     if bits < 32:
         eps, coarse = 2.0**-bits, 2.0**-7
-        net.numerics["weight"] = (eps, 0.0, 1.0 - eps, "stochastic")  # weights are never negative: no sign bit
+        net.numerics["weight"] = (
+            eps,
+            0.0,
+            1.0 - eps,
+            "stochastic",
+        )  # weights are never negative: no sign bit
         net.numerics["membrane"] = (coarse, -256.0, 256.0 - coarse, "nearest")  # Q8.7
     seen: list[Mapping[str, float]] = []
     learner = Unsupervised(rule=cell.rule(), check_samples=500, label_samples=500)
@@ -183,7 +188,7 @@ def priced(net: StdpNet, bits: int, accelerator: Accelerator) -> dict[str, Any]:
     widths = {"weight": bits, "membrane": MEMBRANE_BITS} if bits < FLOAT_BITS else {}
     weights_only = {"weight": bits} if bits < FLOAT_BITS else {}
     layer = net.spec.inhibition == "layer"
-    held = memory(*net.weight.shape, layer, net.spec.cell().refractory, widths)
+    held = memory(len(net.weight), net.spec.neurons, layer, net.spec.cell().refractory, widths)
 
     def energy_pj(load: Sequence[Mapping[str, object]]) -> float:
         return cost(tuple(load_from(x) for x in load), accelerator).energy_pj

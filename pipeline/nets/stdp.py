@@ -293,10 +293,16 @@ class StdpNet(nn.Module):
         self.shown_samples = 0
 
     def load(self, batches: Iterable[Batch], widths: Widths) -> tuple[Mapping[str, object], ...]:
-        """What inference does per sample, measured on `batches`, for the hardware model."""
+        """What inference does per sample, measured on `batches`, for the hardware model.
+
+        Iterating may show the batches to this network already (to find its accuracy, say): those are not shown twice.
+        """
         self.forget_inference()
+        expected = 0
         for batch in batches:
-            self(batch.x)
+            expected += len(batch.y)
+            if self.shown_samples < expected:
+                self(batch.x)
         return inference_load(self, widths)
 
     def training_load(self, widths: Widths, dense: bool) -> tuple[Mapping[str, object], ...]:
@@ -304,16 +310,11 @@ class StdpNet(nn.Module):
         return training_load(self, widths, dense)
 
     def receptive_fields(self, most: int = 400) -> npt.NDArray[np.float32]:
-        """The neurons' weights as one picture [rows * H, columns * W] in [0, 1], `most` neurons at most."""
-        channels, height, width = self.shape
-        w = self.weight.detach()[:, :most].T.reshape(-1, channels, height, width).mean(1).numpy()
-        columns = math.ceil(math.sqrt(len(w)))
-        rows = math.ceil(len(w) / columns)
-        tiles = np.zeros((rows * columns, height, width), np.float32)
-        tiles[: len(w)] = w / max(float(w.max()), 1e-12)
-        return (
-            tiles.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
-        )
+        """The weights of at most `most` evenly spaced neurons as pictures [n, H, W] in [0, 1], mean over channels."""
+        count = min(most, self.spec.neurons)
+        chosen = np.linspace(0, self.spec.neurons - 1, count).round().astype(np.int64)
+        fields = self.weight.detach().numpy()[:, chosen].T.reshape(count, *self.shape).mean(1)
+        return cast(npt.NDArray[np.float32], fields / max(float(fields.max(initial=0.0)), 1e-12))
 
     def _parametrized(self) -> list[nn.Module]:
         if not parametrize.is_parametrized(self, "weight"):

@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.hardware.load import measure
 from pipeline.hardware.workload import load_from
 from pipeline.nets.stdp import Stdp
 from pipeline.nets.stdp_counts import memory, per_sample
@@ -229,6 +230,9 @@ def test_load_counts_inference_for_the_hardware_model():
     assert first.mean.events_in == pytest.approx(float(x.sum()) / 6)
     assert first.mean.spikes_out == pytest.approx(float(net(x).sum()) / 6)
     assert (first.synapses, first.neurons, first.mean.updates) == (30 * 12, 12, 12 * T)
+    loads = measure(net, [Batch(x, torch.zeros(6, dtype=torch.int64))], {}, observe=lambda batch, out: None)
+    assert loads[0].mean == first.mean  # an observer's pass is the measurement: nothing is counted twice
+    assert net.shown_samples == 6
     assert (second.neurons, second.mean.synops) == (12, pytest.approx(first.mean.spikes_out * 11, rel=0.2))
 
 
@@ -277,12 +281,11 @@ def test_settings_out_of_range_say_the_rule(change, said):
         Stdp(**change)
 
 
-def test_receptive_fields_are_one_picture_in_the_unit_range():
+def test_receptive_fields_are_pictures_in_the_unit_range():
     net = network(neurons=5)
-    picture = net.receptive_fields()
-    assert picture.shape == (2 * 5, 3 * 6)
-    assert picture.max() == 1
-    np.testing.assert_allclose(
-        picture[:5, :6] * float(net.weight.max()), net.weight[:, 0].reshape(5, 6), rtol=1e-6
-    )
-    assert picture[5:, 12:].max() == 0  # the sixth tile is empty
+    fields = net.receptive_fields(3)
+    assert fields.shape == (3, 5, 6)
+    assert fields.max() == 1
+    shown = net.weight[:, [0, 2, 4]]
+    np.testing.assert_allclose(fields[1].ravel() * float(shown.max()), shown[:, 1], rtol=1e-6)
+    assert net.receptive_fields(99).shape == (5, 5, 6)
