@@ -1,0 +1,161 @@
+"""Exports changed at random, hashes mended: every one is refused with a `DataError` or runs; nothing crashes or hangs.
+
+The quick run takes a few hundred inputs, ``-m slow`` at least 100,000.
+"""
+
+import copy
+import hashlib
+import json
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.export.folder import vectors, write
+from pipeline.export.integer import Engine
+from pipeline.export.manifest import Store
+from pipeline.types import DataError
+from pipeline.verify import verify
+from tests.export.small import MAP, convolutional, flat, spikes
+
+FILES = ("weights.bin", "vectors.safetensors")
+LONGEST_S = 20.0
+"""No input may take longer; nearly all take a few milliseconds. Some compile a kernel for other integer types."""
+
+numbers = st.one_of(
+    st.integers(-3, 70),
+    st.sampled_from(
+        [2**k + d for k in (7, 8, 15, 16, 20, 24, 31, 32, 40, 62, 63, 64, 100) for d in (-1, 0, 1)]
+    ),
+    st.sampled_from([-(2**k) for k in (0, 7, 31, 63, 64)]),
+)
+texts = st.sampled_from(
+    ["", "conv", "linear", "max", "sum", "zero", "none", "wrap", "rle", "uop", "shift", "float32", "/"]
+)
+values = st.one_of(
+    numbers, numbers, texts, st.none(), st.booleans(), st.floats(), st.lists(numbers, max_size=5), st.just({})
+)
+changes = st.lists(st.tuples(st.integers(0, 10_000), values), max_size=3)
+flips = st.lists(st.tuples(st.integers(0, 100_000), st.integers(1, 255)), max_size=3)
+
+
+def paths(node, here=()):
+    """Every place in a JSON tree."""
+    if here:
+        yield here
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in pairs:
+        yield from paths(child, (*here, key))
+
+
+def put(tree, path, value):
+    for key in path[:-1]:
+        tree = tree[key]
+    if value == {} and isinstance(tree, dict):
+        tree.pop(path[-1])
+    else:
+        tree[path[-1]] = value
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """Small exports of every shape, as (manifest, file bytes)."""
+    models = [
+        (flat(sparsity=0.6, bias=True), Store("smallest")),
+        (flat(x=spikes((1, 4, 5)), reset="zero", neurons={"beta": 4, "decay": "shift"}), Store("rle")),
+        (convolutional(sparsity=0.5, bias=True, weights={"granularity": "per_channel"}), Store("uop")),
+        (convolutional(x=spikes(MAP), reset_delay=False), Store("cp")),
+    ]
+    found = []
+    for i, (model, store) in enumerate(models):
+        folder = tmp_path_factory.mktemp("fuzz") / str(i)
+        program = model.program()
+        engine = Engine(program)
+        write(folder, program, store, vectors(engine, engine.codes(model.x), 1), {}, {})
+        found.append(
+            (
+                json.loads((folder / "manifest.json").read_text()),
+                {n: (folder / n).read_bytes() for n in FILES},
+            )
+        )
+    return found
+
+
+def attempt(folder, original, changed, flipped, cut):
+    """Write one hostile export and verify it; True where it was accepted."""
+    manifest, files = copy.deepcopy(original[0]), dict(original[1])
+    for place, byte in flipped:
+        name = FILES[place % 2]
+        data = bytearray(files[name])
+        data[place // 2 % len(data)] ^= byte
+        files[name] = bytes(data)
+    if cut:
+        name = FILES[cut % 2]
+        files[name] = files[name][: -cut % len(files[name])]
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    for place, value in changed:
+        everywhere = list(paths(manifest))
+        put(manifest, everywhere[place % len(everywhere)], value)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    began = time.monotonic()
+    try:
+        verify(folder)
+        accepted = True
+    except DataError:
+        accepted = False
+    assert time.monotonic() - began < LONGEST_S, manifest
+    return accepted
+
+
+inputs = given(
+    which=st.integers(0, 3), changed=changes, flipped=flips, cut=st.one_of(st.just(0), st.integers(1, 50))
+)
+anything = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+
+
+@settings(anything, max_examples=400)
+@inputs
+def test_any_change_is_refused_or_runs(originals, tmp_path_factory, which, changed, flipped, cut):
+    folder = tmp_path_factory.getbasetemp() / "fuzzed"
+    folder.mkdir(exist_ok=True)
+    accepted = attempt(folder, originals[which], changed, flipped, cut)
+    assert accepted or changed or flipped or cut, "an untouched export must be accepted"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(anything, max_examples=100_000, derandomize=False)
+@inputs
+def test_a_hundred_thousand_changes_are_refused_or_run(
+    originals, tmp_path_factory, which, changed, flipped, cut
+):
+    folder = tmp_path_factory.getbasetemp() / "fuzzed"
+    folder.mkdir(exist_ok=True)
+    attempt(folder, originals[which], changed, flipped, cut)
+
+
+@pytest.mark.parametrize(
+    "quick", [300, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_manifests_of_random_bytes(originals, tmp_path, quick):
+    """The manifest as bytes: some overwritten, some missing, some doubled."""
+
+    @settings(anything, max_examples=quick)
+    @given(st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(max_size=6)), min_size=1, max_size=4))
+    def run(edits):
+        text = bytearray(json.dumps(originals[0][0]).encode())
+        for at, data in edits:
+            at %= len(text)
+            text[at : at + len(data)] = data
+        (tmp_path / "manifest.json").write_bytes(text)
+        for name, data in originals[0][1].items():
+            (tmp_path / name).write_bytes(data)
+        try:
+            verify(tmp_path)
+        except DataError:
+            return
+
+    run()
