@@ -2,8 +2,8 @@
 
     python benchmarks/cost.py        writes outputs/benchmarks/cost.json, about a minute on one core
 
-The same network runs the same batches with and without the meter, in turns in one process; a row is the median of
-the ratios of neighbouring runs.
+The same network runs the same batches with and without the meter, in turns in one process of one thread; a row is the
+median of the ratios of neighbouring runs. Times are of the processor, so that a busy machine does not count.
 """
 
 from __future__ import annotations
@@ -45,28 +45,31 @@ def networks() -> dict[str, tuple[nn.Module, list[Batch]]]:
             for _ in range(count)
         ]
 
-    image = torch.rand(64, 1, 28, 28).mul(255).round().div(255)
+    image = torch.rand(256, 1, 28, 28).mul(255).round().div(255)
     return {
         "fully connected 784-400-10, images": (
             FeedForward(hidden=(400,)).build((1, 28, 28), 10, 0),
-            [Batch(image.expand(16, -1, -1, -1, -1), torch.zeros(64))] * 4,
+            [Batch(image.expand(16, -1, -1, -1, -1), torch.zeros(256))] * 4,
         ),
         "fully connected 784-400-10, spikes": (
             FeedForward(hidden=(400,)).build((1, 28, 28), 10, 0),
-            batches(16, 64, (1, 28, 28), 0.1, 4),
+            batches(16, 256, (1, 28, 28), 0.1, 4),
         ),
-        "convolutional 28x28, spikes": (Conv().build((1, 28, 28), 10, 0), batches(16, 64, (1, 28, 28), 0.1)),
+        "convolutional 28x28, spikes": (
+            Conv().build((1, 28, 28), 10, 0),
+            batches(16, 256, (1, 28, 28), 0.1, 2),
+        ),
         "convolutional 64-128-128, events 34x34": (
             Conv(channels=(64, 128, 128), kernel=3, padding="same").build((2, 34, 34), 10, 0),
-            batches(16, 16, (2, 34, 34), 0.04),
+            batches(16, 16, (2, 34, 34), 0.04, 6),
         ),
     }
 
 
 def timed(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     action()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def share(net: nn.Module, batches: list[Batch], rounds: int) -> tuple[float, float]:

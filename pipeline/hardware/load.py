@@ -1,4 +1,4 @@
-"""Counting what a network does, by forward hooks; the only file of the cost model that touches tensors.
+"""Counting what a network does, by forward hooks.
 
 The counts need no second convolution. An input position of a layer leads to a fixed number of synapses (its fan-out,
 smaller at the edges of a convolution, smaller again where weights are zero), so effective operations are one inner
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -17,143 +16,25 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-from pipeline.hardware.tally import Doubles, Floats, count_events, count_rows, count_runs
-from pipeline.hardware.workload import (
-    Activity,
-    Geometry,
-    Kind,
-    LayerLoad,
-    Loads,
-    ReportsLoad,
-    Runs,
-    load_from,
+from pipeline.hardware.kernels import Doubles, count_events, count_rows
+from pipeline.hardware.tally import (
+    CONVS,
+    Tally,
+    conv_geometry,
+    in_memory_order,
+    reach,
+    same_memory,
+    zero_runs,
 )
+from pipeline.hardware.workload import Activity, Geometry, Kind, LayerLoad, Loads, ReportsLoad, load_from
 from pipeline.types import FLOAT_BITS, Batch, Widths, require
 
-CONVS = (nn.Conv1d, nn.Conv2d)
+__all__ = ["LayerLoad", "Meter", "measure", "metering"]
+
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 STATES = ("mem", "syn", "syn_exc", "syn_inh")
 """snnTorch's names of what a neuron keeps between two steps."""
 NEURON_PARAMETERS = ("beta", "threshold", "alpha")
-COUNTS = 4
-ON_GRID = 1e-3
-"""How far, in steps, a value may be from a whole number of steps and still be one: float32 of counts / 255."""
-"""Rows of the tally per sample: input events, effective operations, operations with all weights, output spikes."""
-
-
-@dataclass
-class Tally:
-    """What one layer has seen so far; the last batch is folded in when the next begins."""
-
-    kind: Kind
-    module: nn.Module
-    geometry: Geometry
-    reach: tuple[Tensor, Tensor]
-    """Synapses behind each input entry, shaped like one sample's input: those that are not zero, all of them."""
-    calls: int = 0
-    samples: int = 0
-    total: Doubles = field(default_factory=lambda: np.zeros(COUNTS))
-    worst: Doubles = field(default_factory=lambda: np.zeros(COUNTS))
-    batch: Doubles = field(default_factory=lambda: np.zeros((0, COUNTS)))
-    unit: float = 1.0
-    """The value of one spike, or of one count; a constant scale costs nothing, it is folded into the weights."""
-    input_bits: int = 1
-    norm: str = ""
-    neuron: str = ""
-    neuron_entries: int = 0
-    layouts: dict[bool, tuple[Doubles, Doubles]] = field(default_factory=dict)
-
-    def fold(self) -> None:
-        """Take the finished batch [B, COUNTS] into the totals."""
-        if len(self.batch):
-            self.total += self.batch.sum(0)
-            self.worst = np.maximum(self.worst, self.batch.max(0))
-            self.samples += len(self.batch)
-            self.batch = self.batch[:0]
-
-    def begin(self, samples: int) -> None:
-        self.batch = np.zeros((samples, COUNTS))
-
-    def reach_in(self, last: bool) -> tuple[Doubles, Doubles]:
-        """The reach in the order of memory: channels first, or last."""
-        if last not in self.layouts:
-            first, second = (r.movedim(0, -1) if last else r for r in self.reach)
-            self.layouts[last] = (_doubles(first), _doubles(second))
-        return self.layouts[last]
-
-    def see(self, rows: Floats, odd: int, samples: int) -> None:
-        """Learn what the input's values are, from rows of which `odd` events are not `unit`.
-
-        Whether they are counts is looked at in the first time step of each call (an encoding does not change with
-        time); how large they grow, in all of them.
-        """
-        if not odd or self.input_bits == FLOAT_BITS:
-            return
-        if self.calls == 0:
-            self.unit = float(np.min(np.abs(rows), initial=np.inf, where=rows != 0))
-        first = rows[:samples] / np.float32(self.unit)
-        low, high = float(rows.min()) / self.unit, float(rows.max()) / self.unit
-        if np.abs(first - np.rint(first)).max(initial=0.0) > ON_GRID:
-            self.input_bits = FLOAT_BITS
-        elif low < -ON_GRID or high > 1 + ON_GRID:
-            self.input_bits = max(self.input_bits, 2, round(max(high, -low)).bit_length() + int(low < 0))
-
-
-def _doubles(x: Tensor) -> Doubles:
-    return np.ascontiguousarray(x.numpy(), dtype=np.float64).reshape(-1)
-
-
-def in_memory_order(x: Tensor, inputs: int) -> tuple[Floats, bool]:
-    """([rows, inputs] float32 without moving anything where that can be, whether channels come last)."""
-    x = x.detach()
-    last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    rows = x.permute(0, 2, 3, 1) if last else x
-    return rows.reshape(-1, inputs).float().cpu().numpy(), last
-
-
-def _conv_geometry(module: nn.Conv1d | nn.Conv2d, x: Tensor, y: Tensor) -> Geometry:
-    def pair(size: Iterable[int]) -> tuple[int, int]:
-        sides = tuple(size)
-        return (1, sides[0]) if len(sides) == 1 else (sides[0], sides[1])
-
-    return Geometry(
-        in_channels=module.in_channels,
-        out_channels=module.out_channels,
-        in_size=pair(x.shape[2:]),
-        out_size=pair(y.shape[2:]),
-        kernel=pair(module.kernel_size),
-        stride=pair(module.stride),
-        groups=module.groups,
-    )
-
-
-def reach(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """How many synapses lead away from each input entry: (nonzero ones, all), shaped like one sample's input.
-
-    For a convolution it is the gradient of the sum of all outputs, so it is exact at the edges.
-    """
-    weight = cast(Tensor, module.weight).detach()
-    mask = (weight != 0).float().cpu()
-    if not isinstance(module, CONVS):
-        return mask.sum(0), torch.full((mask.shape[1],), float(mask.shape[0]))
-    require(module.padding_mode == "zeros", "padding_mode", "be 'zeros' to be counted", module.padding_mode)
-    convolve = nn.functional.conv1d if isinstance(module, nn.Conv1d) else nn.functional.conv2d
-    found = []
-    for kernel in (mask, torch.ones_like(mask)):
-        with torch.enable_grad():
-            probe = torch.zeros(1, *x.shape[1:], requires_grad=True)
-            out = convolve(probe, kernel, None, module.stride, module.padding, module.dilation, module.groups)
-            (gradient,) = torch.autograd.grad(out.sum(), probe)
-        found.append(gradient[0])
-    return found[0], found[1]
-
-
-def zero_runs(weight: Tensor) -> Runs:
-    """Lengths of the runs of zeros before each nonzero weight, in storage order, with their counts."""
-    flat = weight.detach().float().cpu().numpy().reshape(-1)
-    counts = np.zeros(flat.size + 1, dtype=np.int64)
-    longest = int(count_runs(flat, counts))
-    return tuple((int(n), int(counts[n])) for n in np.flatnonzero(counts[: longest + 1]))
 
 
 class Meter:
@@ -167,6 +48,9 @@ class Meter:
         self.samples = 0
         self.steps = 0
         self.rows = 0
+        self.repeats = False
+        """The input is one image at every step, and no neuron has seen it yet."""
+        self.fired: tuple[Tensor, Tally] | None = None
         self.hooks = [net.register_forward_pre_hook(self._start)]
         recurrent = {m for n in net.modules() if isinstance(n, snn.SpikingNeuron) for m in n.modules()}
         for module in net.modules():
@@ -181,8 +65,10 @@ class Meter:
                 self.hooks.append(module.register_forward_hook(self._neuron))
 
     def _start(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._settle()
         self.steps, self.samples = args[0].shape[:2]
         self.latest = None
+        self.repeats = args[0].stride(0) == 0 and self.steps > 1
         for tally in self.tallies.values():
             tally.fold()
             tally.begin(self.samples)
@@ -199,13 +85,16 @@ class Meter:
             if tally is None:
                 tally = self._first(module, kind, args[0].detach(), y)
             rows, last = in_memory_order(args[0], tally.reach[1].numel())
+            self.rows, again = len(rows), 1
+            if self.repeats and len(rows) % self.samples == 0:
+                rows, again = rows[: self.samples], len(rows) // self.samples
             counts = np.empty((len(rows), 3))
-            tally.see(
-                rows, count_rows(rows, np.float32(tally.unit), *tally.reach_in(last), counts), self.samples
-            )
-            tally.batch[:, :3] += self._per_sample(counts)
-            tally.calls += len(rows)
-            self.rows = len(rows)
+            if count_rows(rows, np.float32(tally.unit), *tally.reach_in(last), counts):
+                first = rows[: self.samples]
+                tally.see(first if first.any() else rows, float(rows.min()), float(rows.max()))
+            tally.batch[:, :3] += self._per_sample(counts) * again
+            self._settle(args[0], counts)
+            tally.calls += self.rows
             if kind != "recurrent":
                 self.latest = tally
 
@@ -213,7 +102,7 @@ class Meter:
 
     def _first(self, module: nn.Module, kind: Kind, x: Tensor, y: Tensor) -> Tally:
         if isinstance(module, CONVS):
-            geometry = _conv_geometry(module, x, y)
+            geometry = conv_geometry(module, x, y)
         else:
             linear = cast(nn.Linear, module)
             geometry = Geometry(linear.in_features, linear.out_features)
@@ -227,6 +116,7 @@ class Meter:
             self.latest.norm = self.names[module]
 
     def _neuron(self, module: nn.Module, _args: tuple[Tensor, ...], y: Tensor | tuple[Tensor, ...]) -> None:
+        self.repeats = False
         spikes = (y if isinstance(y, Tensor) else y[0]).detach()
         tally = self.latest
         if tally is None:
@@ -235,13 +125,22 @@ class Meter:
             )
         tally.neuron = self.names[module]
         tally.neuron_entries += spikes.numel()
+        self._settle()
+        self.fired = (spikes, tally)
+
+    def _settle(self, seen: Tensor | None = None, counts: Doubles | None = None) -> None:
+        """Count the spikes of the latest neurons, unless the next layer has just read (`seen`) and counted them."""
+        if self.fired is None:
+            return
+        (spikes, tally), self.fired = self.fired, None
+        if seen is not None and counts is not None and same_memory(spikes, seen):
+            tally.batch[:, 3] += self._per_sample(counts[:, :1])[:, 0]
+            return
         b = self.samples
         chunk = spikes.ndim >= 2 and spikes.shape[1] == b and (spikes.shape[0] != b or self.rows == b * b)
         steps = len(spikes) if chunk else 1
-        if not spikes.is_contiguous() and spikes.ndim == 5:
-            spikes = spikes.permute(0, 1, 3, 4, 2)
-        elif not spikes.is_contiguous() and spikes.ndim == 4:
-            spikes = spikes.permute(0, 2, 3, 1)
+        if spikes.ndim >= 4 and not spikes.is_contiguous():
+            spikes = spikes.movedim(-3, -1)  # channels last in memory
         rows = spikes.reshape(steps * b, -1).float().cpu().numpy()
         events = np.empty(len(rows))
         count_events(rows, events)
@@ -253,6 +152,7 @@ class Meter:
 
     def loads(self) -> Loads:
         """One `LayerLoad` per synaptic layer, in the order they first ran."""
+        self._settle()
         for tally in self.tallies.values():
             tally.fold()
         require(

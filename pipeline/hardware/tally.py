@@ -1,61 +1,144 @@
-"""Counting in one pass over memory: what a layer's input leads to, and how many values it takes to write it down."""
+"""What one layer has seen, and the maps that turn its input into operations."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import cast
+
 import numpy as np
-import numpy.typing as npt
-from numba import njit
+import torch
+from torch import Tensor, nn
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
+from pipeline.hardware.kernels import Doubles, Floats, Reach, count_runs
+from pipeline.hardware.workload import Geometry, Kind, Runs
+from pipeline.types import FLOAT_BITS, require
+
+CONVS = (nn.Conv1d, nn.Conv2d)
+COUNTS = 4
+"""Columns of a tally: input events, effective operations, operations with all weights, output spikes."""
+ON_GRID = 1e-3
+"""How far, in steps, a value may be from a whole number of steps and still be one: float32 of counts / 255."""
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def count_rows(x, unit, nonzero_reach, all_reach, out):  # type: ignore[no-untyped-def]
-    """Per row of x [rows, inputs]: events, operations with nonzero weights, with all weights -> out [rows, 3].
+@dataclass
+class Tally:
+    """What one layer has seen so far; the last batch is folded in when the next begins."""
 
-    An event is an entry that is not zero; `nonzero_reach` and `all_reach` [inputs] are the synapses behind each
-    entry. Returns how many events are not `unit`: 0 says that x holds spikes.
+    kind: Kind
+    module: nn.Module
+    geometry: Geometry
+    reach: tuple[Tensor, Tensor]
+    """Synapses behind each input entry, shaped like one sample's input: those that are not zero, all of them."""
+    calls: int = 0
+    samples: int = 0
+    total: Doubles = field(default_factory=lambda: np.zeros(COUNTS))
+    worst: Doubles = field(default_factory=lambda: np.zeros(COUNTS))
+    batch: Doubles = field(default_factory=lambda: np.zeros((0, COUNTS)))
+    unit: float = 1.0
+    """The value of one spike, or of one count; a constant scale costs nothing, it is folded into the weights."""
+    input_bits: int = 1
+    norm: str = ""
+    neuron: str = ""
+    neuron_entries: int = 0
+    layouts: dict[bool, tuple[Reach, Reach]] = field(default_factory=dict)
+
+    def fold(self) -> None:
+        """Take the finished batch [B, COUNTS] into the totals."""
+        if len(self.batch):
+            self.total += self.batch.sum(0)
+            self.worst = np.maximum(self.worst, self.batch.max(0))
+            self.samples += len(self.batch)
+            self.batch = self.batch[:0]
+
+    def begin(self, samples: int) -> None:
+        self.batch = np.zeros((samples, COUNTS))
+
+    def reach_in(self, last: bool) -> tuple[Reach, Reach]:
+        """The reach in the order of memory: channels first, or last; in float32 where that is exact (twice as fast)."""
+        if last not in self.layouts:
+            exact: type[np.floating] = (
+                np.float32 if float(self.reach[1].double().sum()) < 2**24 else np.float64
+            )
+            nonzero, every = (r.movedim(0, -1) if last else r for r in self.reach)
+            self.layouts[last] = (
+                np.ascontiguousarray(nonzero.numpy(), dtype=exact).reshape(-1),
+                np.ascontiguousarray(every.numpy(), dtype=exact).reshape(-1),
+            )
+        return self.layouts[last]
+
+    def see(self, first: Floats, low: float, high: float) -> None:
+        """Learn what values the input holds where they are not spikes of one `unit`.
+
+        first: the rows of one time step, in which counts are told from real numbers (an encoding does not change
+        with time); low, high: the ends over all rows, which say how wide a count is.
+        """
+        if self.input_bits == FLOAT_BITS:
+            return
+        if self.calls == 0:
+            self.unit = float(np.min(np.abs(first), initial=np.inf, where=first != 0))
+        steps = first / np.float32(self.unit)
+        if not np.isfinite(self.unit) or np.abs(steps - np.rint(steps)).max(initial=0.0) > ON_GRID:
+            self.input_bits = FLOAT_BITS
+            return
+        bottom, top = round(low / self.unit), round(high / self.unit)
+        if bottom < 0 or top > 1:
+            self.input_bits = max(self.input_bits, 2, max(top, -bottom).bit_length() + int(bottom < 0))
+
+
+def in_memory_order(x: Tensor, inputs: int) -> tuple[Floats, bool]:
+    """([rows, inputs] float32 without moving anything where that can be, whether channels come last)."""
+    x = x.detach()
+    last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    rows = x.permute(0, 2, 3, 1) if last else x
+    return rows.reshape(-1, inputs).float().cpu().numpy(), last
+
+
+def same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are one block of memory, differently shaped."""
+    return a.data_ptr() == b.data_ptr() and a.numel() == b.numel() and a.is_contiguous() and b.is_contiguous()
+
+
+def conv_geometry(module: nn.Conv1d | nn.Conv2d, x: Tensor, y: Tensor) -> Geometry:
+    def pair(size: Iterable[int]) -> tuple[int, int]:
+        sides = tuple(size)
+        return (1, sides[0]) if len(sides) == 1 else (sides[0], sides[1])
+
+    return Geometry(
+        in_channels=module.in_channels,
+        out_channels=module.out_channels,
+        in_size=pair(x.shape[2:]),
+        out_size=pair(y.shape[2:]),
+        kernel=pair(module.kernel_size),
+        stride=pair(module.stride),
+        groups=module.groups,
+    )
+
+
+def reach(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """How many synapses lead away from each input entry: (nonzero ones, all), shaped like one sample's input.
+
+    For a convolution it is the gradient of the sum of all outputs, so it is exact at the edges.
     """
-    odd = 0
-    for row in range(x.shape[0]):
-        events = 0
-        strange = 0
-        effective = 0.0
-        every = 0.0
-        for i in range(x.shape[1]):
-            fires = x[row, i] != 0.0
-            strange += fires & (x[row, i] != unit)
-            events += fires
-            effective += nonzero_reach[i] if fires else 0.0
-            every += all_reach[i] if fires else 0.0
-        out[row, 0] = events
-        out[row, 1] = effective
-        out[row, 2] = every
-        odd += strange
-    return odd
+    weight = cast(Tensor, module.weight).detach()
+    mask = (weight != 0).float().cpu()
+    if not isinstance(module, CONVS):
+        return mask.sum(0), torch.full((mask.shape[1],), float(mask.shape[0]))
+    require(module.padding_mode == "zeros", "padding_mode", "be 'zeros' to be counted", module.padding_mode)
+    convolve = nn.functional.conv1d if isinstance(module, nn.Conv1d) else nn.functional.conv2d
+    found = []
+    for kernel in (mask, torch.ones_like(mask)):
+        with torch.enable_grad():
+            probe = torch.zeros(1, *x.shape[1:], requires_grad=True)
+            out = convolve(probe, kernel, None, module.stride, module.padding, module.dilation, module.groups)
+            (gradient,) = torch.autograd.grad(out.sum(), probe)
+        found.append(gradient[0])
+    return found[0], found[1]
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def count_events(x, out):  # type: ignore[no-untyped-def]
-    """Per row of x [rows, entries]: entries that are not zero -> out [rows]."""
-    for row in range(x.shape[0]):
-        events = 0
-        for i in range(x.shape[1]):
-            events += x[row, i] != 0.0
-        out[row] = events
-
-
-@njit(cache=True, nogil=True)
-def count_runs(weights, counts):  # type: ignore[no-untyped-def]
-    """Zeros before each nonzero weight of weights [size]: counts[n] += 1 for a run of n; returns the longest run."""
-    run = 0
-    longest = -1
-    for i in range(weights.shape[0]):
-        if weights[i] == 0.0:
-            run += 1
-            continue
-        counts[run] += 1
-        longest = max(longest, run)
-        run = 0
-    return longest
+def zero_runs(weight: Tensor) -> Runs:
+    """Lengths of the runs of zeros before each nonzero weight, in storage order, with their counts."""
+    flat = weight.detach().float().cpu().numpy().reshape(-1)
+    counts = np.zeros(flat.size + 1, dtype=np.int64)
+    longest = int(count_runs(flat, counts))
+    return tuple((int(n), int(counts[n])) for n in np.flatnonzero(counts[: longest + 1]))
