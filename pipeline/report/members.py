@@ -1,7 +1,8 @@
-"""The members of the front as an HTML table whose rows open a trial."""
+"""The picks and the members of the front as HTML tables whose rows open a trial."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -47,3 +48,53 @@ def _share(row: Row, metric: str, samples: int) -> str:
         return show(metric, value(row, metric))
     around = f"{100 * spread.low:.1f} to {100 * spread.high:.1f}"
     return f'{100 * spread.middle:.1f}% <span class="quiet">{around}</span>'
+
+
+def picks_table(rows: Sequence[Row], picks: Mapping[str, int], context: Context) -> str:
+    """What each selector chose, beside the float model where the study trained one: points lost, times smaller."""
+    by_number = {row.number: row for row in rows}
+    chosen = [(name, by_number[number]) for name, number in picks.items() if number in by_number]
+    if not chosen:
+        return ""
+    reference = context.baseline
+    lines = []
+    for name, row in chosen:
+        cells = [
+            _against(row, reference, "validation_accuracy"),
+            _against(row, reference, "test_accuracy"),
+            _against(row, reference, "memory_bits"),
+            _against(row, reference, "energy_pj"),
+        ]
+        lines.append(
+            f'<tr data-trial="{row.number}"><td class="text"><span class="mark">◆ {escape(name)}</span></td>'
+            f'<td><button type="button" class="trial" data-trial="{row.number}">#{row.number}</button></td>'
+            f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        )
+    if reference:
+        names = ("validation_accuracy", "test_accuracy", "memory_bits", "energy_pj")
+        cells = [show(name, value(reference, name)) for name in names]
+        lines.append(
+            f'<tr><td class="text">float model</td><td></td>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        )
+    heads = '<th class="text">pick</th>' + "".join(
+        f"<th>{name}</th>" for name in ("trial", "validation", "test", "memory", "energy")
+    )
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
+
+
+def _against(row: Row, reference: Row | None, metric: str) -> str:
+    """``94.2% <quiet>−1.3 points</quiet>`` or ``1.2 KiB <quiet>31× smaller</quiet>``; the number alone without
+    float."""
+    at = value(row, metric)
+    own = show(metric, at)
+    there = value(reference, metric) if reference else math.nan
+    if not (math.isfinite(at) and math.isfinite(there)):
+        return own
+    if metric.endswith("_accuracy"):
+        words = f"{100 * (at - there):+.1f} points".replace("-", "−")
+    elif at <= 0 or there <= 0:
+        return own
+    else:
+        words = f"{there / at:.3g}× less" if there >= at else f"{at / there:.3g}× more"
+    return f'{own} <span class="quiet">{words}</span>'

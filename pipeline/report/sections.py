@@ -28,7 +28,7 @@ from pipeline.report.influence import (
     sensitivity_charts,
 )
 from pipeline.report.layers import draw_stacks, draw_widths, stack_charts, width_charts
-from pipeline.report.members import members_table
+from pipeline.report.members import members_table, picks_table
 from pipeline.report.page import Section
 from pipeline.report.parallel import draw_parallel, parallel_charts
 from pipeline.report.points import Model, marks, models
@@ -103,6 +103,7 @@ def sections(of: Report) -> list[Section]:
     context, shown = of.context, of.models
     names = ", ".join(model.name for model in shown)
     return [
+        Section("short", "In short", html=picks_table(of.rows, of.picks, context)),
         front_section(of),
         Section(
             "accuracy",

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from pipeline.report import front
 from pipeline.report.context import command_of
 from pipeline.report.figures import save
 from pipeline.report.files import write_whole
+from pipeline.report.members import picks_table
 from pipeline.report.page import _plotly
 from pipeline.report.points import sort_out
 from pipeline.report.sections import FIGURES, Report, sections
@@ -186,6 +188,18 @@ def test_the_report_says_why_trials_ended_and_how_to_run_each_member_again(
     for heading in ("Front", "Accuracy", "Where the energy", "Bits and zeros", "Which classes", "Spikes", "Learning",
                     "How the search went", "What was stopped", "Published claims", "Run any of it again"):  # fmt: skip
         assert f"<h2>{heading}" in page
+
+
+def test_the_picks_are_said_against_the_float_model(studies: ModuleType) -> None:
+    small = {"validation_accuracy": 0.94, "memory_bits": 8192.0, "energy_pj": 100.0}
+    large = {"validation_accuracy": 0.97, "memory_bits": 32 * 8192.0, "energy_pj": 50.0}
+    rows = [Row(7, "complete", metrics=small, on_front=True)]
+    context = replace(studies.CONTEXT, baseline=Row(-1, "complete", metrics=large))
+    table = picks_table(rows, {"knee": 7, "gone": 8}, context)
+    for words in ("94.0%", "−3.0 points", "1 KiB", "32× less", "100 pJ", "2× more", "float model"):
+        assert words in table
+    assert "less" not in picks_table(rows, {"knee": 7}, studies.CONTEXT)
+    assert picks_table(rows, {}, context) == ""
 
 
 def test_the_terminal_table_names_picks_and_leaves_out_what_nobody_measured(studies: ModuleType) -> None:
