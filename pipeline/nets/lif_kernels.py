@@ -94,6 +94,7 @@ def backward_kernel(
     """(kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds, format).
 
     Fills g_x and g_start, adds to g_betas and g_thresholds, which are [membranes] (ignored unless `params`).
+    g_states has K rows, or one for the last state, or none.
     A grid passes the gradient straight through where it does not saturate.
     """
     peak, scale = slope / 2, math.pi / 2 * slope
@@ -229,7 +230,7 @@ def backward_tensors(
             extra = (u > threshold).to(u.dtype) - (before[t] > threshold).to(u.dtype)
             u = u - extra * (threshold if reset == SUBTRACT else u)
         before.append(u)
-    carry = torch.zeros_like(start) if len(g_states) > 1 else g_states[0]
+    carry = g_states[0] if len(g_states) == 1 else torch.zeros_like(start)
     for t in range(len(v) - 1, -1, -1):
         g_u = carry + g_states[t] if len(g_states) > 1 else carry
         due = (before[t] > threshold).to(v.dtype)

@@ -65,13 +65,10 @@ class Leaky(snn.Leaky):
         if mem is None:
             mem = torch.zeros_like(input_[0], dtype=torch.promote_types(input_.dtype, torch.float32))
         beta, threshold = self.beta, self.threshold
-        if self.state_quant and fusable(self.state_quant, input_):
-            spikes, states = lif_scan(input_, mem, beta, threshold, self.rule, trace, self.state_quant)
-        elif self.state_quant:
+        if self.state_quant and not fusable(self.state_quant, input_):
             spikes, states = lif_loop(input_.to(mem.dtype), mem, beta, threshold, self.rule, self.state_quant)
-        else:
-            spikes, states = lif_scan(input_, mem, beta, threshold, self.rule, trace)
-        return spikes, states if trace else states[-1]
+            return spikes, states if trace else states[-1]
+        return lif_scan(input_, mem, beta, threshold, self.rule, trace, self.state_quant or None)
 
 
 @dataclass(frozen=True, kw_only=True)
