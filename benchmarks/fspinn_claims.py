@@ -13,7 +13,6 @@ off goes on where it was; the table is made from the cells that are there, and s
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -27,8 +26,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from filelock import FileLock
+from fspinn_records import BITS, SEEDS, key, records
 from safetensors.torch import save_file
-from scipy.stats import t as student
 
 from pipeline.config import compose, instantiate, plain
 from pipeline.data.mnist import Mnist, Which
@@ -45,10 +44,8 @@ from pipeline.types import FLOAT_BITS, Dataset, Split, TrialEnded
 
 RESULTS = Path("docs/results/fspinn_claims.json")
 MODELS = Path("outputs/claims/fspinn")
-SEEDS = (0, 1, 2)
 STEPS = 250
 LABELS = 10_000
-BITS = 8
 MEMBRANE_BITS = 16
 """Of FSpiNN with 8-bit weights: the sum of many weights needs more bits than one."""
 SCALE: dict[int, tuple[float, float]] = {
@@ -93,7 +90,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        return "/".join(str(value) for value in asdict(self).values())
+        return key(**asdict(self))
 
     def net(self) -> Stdp:
         changes, _, _ = VARIANTS[self.variant]
@@ -221,214 +218,9 @@ class Book:
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        claims = [asdict(claim) for claim in verdicts(self)]
-        part.write_text(json.dumps({"claims": claims, "cells": self.cells}, indent=1) + "\n")
+        found = {"records": records(self.cells, INHIBITIONS_MV, FEW_IMAGES), "cells": self.cells}
+        part.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         part.replace(self.path)
-
-    def values(self, cell: Cell, name: str) -> dict[int, float]:
-        """Seed -> one measured number, for the seeds that are done and ended well."""
-        found = {s: self.cells.get(replace(cell, seed=s).key, {}) for s in SEEDS}
-        return {s: _get(record, name) for s, record in found.items() if name.split(".")[0] in record}
-
-
-def _get(record: Mapping[str, Any], name: str) -> float:
-    for part in name.split("."):
-        record = record[part]
-    return float(cast(float, record))
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A published claim, what was measured, and whether it holds: yes, no, open (the 95 % interval has the limit in
-    it), or not measured yet."""
-
-    name: str
-    says: str
-    published: str
-    measured: str
-    verdict: str
-    seeds: int = 0
-
-
-def interval(values: Sequence[float]) -> float:
-    """Half of the 95 % interval of a mean (Student); nan for fewer than two values."""
-    if len(values) < 2:
-        return math.nan
-    return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
-def shown(values: Sequence[float], scale: float = 1.0, unit: str = "") -> str:
-    """Mean and 95 % interval as text."""
-    half = interval(values) * scale
-    tail = f" ± {half:.2f}" if not math.isnan(half) else ""
-    return f"{np.mean(values) * scale:.2f}{tail}{unit}"
-
-
-YES, NO, UNKNOWN = "holds", "fails", "not measured"
-METRIC = "test_highest_mean"
-"""Accuracy by the published way to label; the JSON file has the other two beside it."""
-
-
-def paired(book: Book, one: Cell, other: Cell, name: str = METRIC) -> list[float]:
-    """one - other, seed by seed, where both are done."""
-    a, b = book.values(one, name), book.values(other, name)
-    return [a[s] - b[s] for s in a if s in b]
-
-
-def ratios(book: Book, one: Cell, other: Cell, name: str) -> list[float]:
-    a, b = book.values(one, name), book.values(other, name)
-    return [a[s] / b[s] for s in a if s in b]
-
-
-def at(which: str, neurons: int, variant: str, **changes: Any) -> Cell:
-    return Cell(cast(Which, which), neurons, variant, 0, **changes)
-
-
-def verdict(values: Sequence[float], least: float) -> str:
-    """Whether the mean of `values` is at least `least`, or is not beyond their interval."""
-    half, mean = interval(values), float(np.mean(values))
-    if mean >= least:
-        return YES
-    return "open" if mean + (0.0 if math.isnan(half) else half) >= least else NO
-
-
-def difference(name: str, says: str, published: str, values: list[float], least: float) -> Claim:
-    """A claim on a difference of accuracies, in points: at least `least`."""
-    if not values:
-        return Claim(name, says, published, "not measured", UNKNOWN)
-    return Claim(name, says, published, shown(values, 100, " points"), verdict(values, least), len(values))
-
-
-def verdicts(book: Book) -> list[Claim]:
-    """F1 to F9 from the cells that are there."""
-    base, direct = at("mnist", 400, "baseline"), at("mnist", 400, "direct")
-    fspinn = at("mnist", 400, "fspinn")
-    made = [
-        difference(
-            "F1", "direct inhibition against the layer, at most 1 point less (MNIST, n = 400)", ">= -1 point",
-            paired(book, direct, base), -0.01,
-        ),
-        *_memory(),
-        _writes(book, base, fspinn),
-        difference(
-            "F4", "one update per window is at least as accurate as one per event (direct, n = 400)", ">= 0",
-            paired(book, fspinn, direct), 0.0,
-        ),
-        _optimum(book),
-        difference(
-            "F6", f"adaptive k is at least as accurate as k = 1 after {FEW_IMAGES} images (n = 400)", ">= 0",
-            paired(
-                book, at("mnist", 400, "k_adaptive", images=FEW_IMAGES), at("mnist", 400, "k_one", images=FEW_IMAGES)
-            ),
-            0.0,
-        ),
-        *_energy(book),
-    ]  # fmt: skip
-    for which in ("mnist", "fashion_mnist"):
-        for n in (400, 1600, 4900):
-            made.append(
-                difference(
-                    "F8", f"{BITS} bits within 1 point of 32 ({which}, n = {n}; 32: the float baseline)", ">= -1 point",
-                    paired(book, at(which, n, "fspinn8"), at(which, n, "fspinn" if n == 400 else "baseline")),
-                    -0.01,
-                )
-            )  # fmt: skip
-    return [*made, *_growth(book)]
-
-
-def _memory() -> list[Claim]:
-    made = []
-    for n, published in ((400, 5.35), (4900, 7.45)):
-        big, small = memory(784, n, True, 5, {}), memory(784, n, False, 5, {"weight": BITS})
-        ratio, stored = big.dense_bits / small.dense_bits, big.stored_bits / small.stored_bits
-        text = f"{ratio:.2f}x of dense matrices, {stored:.2f}x of stored bits"
-        says = f"memory of the float baseline over that of FSpiNN with {BITS} bits, n = {n}"
-        made.append(
-            Claim("F2", says, f"{published}x (dense)", text, YES if abs(ratio - published) < 0.01 else NO)
-        )
-    return made
-
-
-def _writes(book: Book, base: Cell, fspinn: Cell) -> Claim:
-    says = "synaptic weight writes per image, per-event STDP over FSpiNN (n = 400)"
-    one, two = book.values(base, "training.pre_writes"), book.values(base, "training.post_writes")
-    ours = book.values(fspinn, "training.post_writes")
-    seeds = [s for s in one if s in ours]
-    if not seeds:
-        return Claim("F3", says, ">= 10x", "not measured", UNKNOWN)
-    event = [(one[s] + two[s]) / ours[s] for s in seeds]
-    full = [
-        (
-            book.values(base, "training.dense_pre_writes")[s]
-            + book.values(base, "training.dense_post_writes")[s]
-        )
-        / book.values(fspinn, "training.dense_post_writes")[s]
-        for s in seeds
-    ]
-    text = f"{shown(event)}x counting weights that change, {shown(full)}x counting whole rows and columns"
-    return Claim("F3", says, ">= 10x", text, verdict(full, 10), len(seeds))
-
-
-def _optimum(book: Book) -> Claim:
-    says = "accuracy over w_inh has an inner maximum (FSpiNN, n = 400, validation)"
-    curve = {}
-    for w in INHIBITIONS_MV:
-        values = book.values(at("mnist", 400, "fspinn", w_inh_mv=w), "validation_highest_mean")
-        if values:
-            curve[w] = float(np.mean(list(values.values())))
-    if len(curve) < len(INHIBITIONS_MV):
-        return Claim(
-            "F5", says, "inner maximum", f"{len(curve)} of {len(INHIBITIONS_MV)} strengths measured", UNKNOWN
-        )
-    best = max(curve, key=lambda w: curve[w])
-    inner = curve[best] > max(curve[INHIBITIONS_MV[0]], curve[INHIBITIONS_MV[-1]])
-    text = ", ".join(f"{w:g} mV {100 * value:.1f} %" for w, value in curve.items())
-    return Claim("F5", says, "inner maximum", text, YES if inner else NO, len(SEEDS))
-
-
-def _energy(book: Book) -> list[Claim]:
-    made = []
-    for which in ("mnist", "fashion_mnist"):
-        for n in (400, 1600, 4900):
-            base, small = at(which, n, "baseline"), at(which, n, "fspinn8")
-            for phase, least in (("training", 3.5), ("inference", 1.8)):
-                says = f"{phase} energy of the float baseline over FSpiNN with {BITS} bits ({which}, n = {n})"
-                values = ratios(book, base, small, f"{phase}_pj")
-                if not values:
-                    made.append(Claim("F7", says, f">= {least}x", "not measured", UNKNOWN))
-                    continue
-                alone = ratios(book, base, small, f"{phase}_weights_only_pj")
-                text = f"{shown(values)}x, {shown(alone)}x with float membranes"
-                if phase == "training":
-                    text += f"; {shown(ratios(book, base, small, 'training_dense_pj'))}x with whole rows and columns"
-                made.append(Claim("F7", says, f">= {least}x", text, verdict(values, least), len(values)))
-    return made
-
-
-def _growth(book: Book) -> list[Claim]:
-    made = []
-    for which, sizes in (("mnist", (100, 400, 1600, 4900)), ("fashion_mnist", (400, 1600, 4900))):
-        means = {}
-        for n in sizes:
-            values = book.values(at(which, n, "fspinn8"), METRIC)
-            if values:
-                means[n] = list(values.values())
-        text = ", ".join(f"n = {n}: {shown(v, 100)} %" for n, v in means.items()) or "not measured"
-        order = [float(np.mean(v)) for v in means.values()]
-        rises = all(a < b for a, b in itertools.pairwise(order))
-        said = UNKNOWN if len(order) < 2 else YES if rises else NO
-        says = f"accuracy grows with n (FSpiNN with {BITS} bits, {which})"
-        made.append(Claim("F9", says, "grows", text, said, min((len(v) for v in means.values()), default=0)))
-    return made
-
-
-def table(claims: Sequence[Claim]) -> str:
-    """One line per claim."""
-    return "\n".join(
-        f"{c.name}  {c.verdict:12}  {c.says}\n"
-        f"                  published {c.published}; measured {c.measured} ({c.seeds} seeds)"
-        for c in claims
-    )
 
 
 def main() -> None:
@@ -456,7 +248,9 @@ def main() -> None:
         )
     book = Book(given.results)
     book.save()
-    print(table(verdicts(book)))
+    for line in records(book.cells, INHIBITIONS_MV, FEW_IMAGES):
+        holds = {True: "holds", False: "does not", None: "undecided"}[cast(bool | None, line["holds"])]
+        print(f"{line['id']}  {holds:10} {line['data']}: {line['measured']}")
 
 
 if __name__ == "__main__":
