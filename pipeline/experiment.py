@@ -94,7 +94,8 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
             pretrain(net, lambda report: learner.fit(net, data, report, seed), clock.report)
 
         def refit(epochs: int | None, on_progress: Callable[[float], None]) -> Decode:
-            return learner.fit(net, data, clock.then(on_progress, epochs), seed + 1, epochs)
+            planned = getattr(learner, "epochs", None) if epochs is None else epochs
+            return learner.fit(net, data, clock.then(on_progress, planned), seed + 1, epochs)
 
         decode, widths = compress(net, experiment.compression, plan, refit, calibration(data, seed))
         metrics, loads = measured(net, decode, data, "validation", widths)
