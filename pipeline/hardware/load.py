@@ -52,17 +52,23 @@ class Meter:
         """The input is one image at every step, and no neuron has seen it yet."""
         self.fired: tuple[Tensor, Tally] | None = None
         self.hooks = [net.register_forward_pre_hook(self._start)]
-        recurrent = {m for n in net.modules() if isinstance(n, snn.SpikingNeuron) for m in n.modules()}
-        for module in net.modules():
+        self._hook()
+
+    def _hook(self) -> None:
+        inside = {m for n in self.net.modules() if isinstance(n, snn.SpikingNeuron) for m in n.modules()}
+        attending = [m for m in self.net.modules() if getattr(m, "all_timesteps", False)]
+        attention = {m for parent in attending for m in parent.modules()}
+        for module in self.net.modules():
             if isinstance(module, (nn.Linear, *CONVS)):
                 kind: Kind = "conv" if isinstance(module, CONVS) else "linear"
-                self.hooks.append(
-                    module.register_forward_hook(self._synapses("recurrent" if module in recurrent else kind))
-                )
+                kind = "recurrent" if module in inside else "attention" if module in attention else kind
+                self.hooks.append(module.register_forward_hook(self._synapses(kind)))
             elif isinstance(module, BATCH_NORMS):
                 self.hooks.append(module.register_forward_hook(self._norm))
             elif isinstance(module, snn.SpikingNeuron):
                 self.hooks.append(module.register_forward_hook(self._neuron))
+            elif module in attending:
+                self.hooks.append(module.register_forward_hook(self._gate))
 
     def _start(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._settle()
@@ -95,7 +101,7 @@ class Meter:
             tally.batch[:, :3] += self._per_sample(counts) * again
             self._settle(args[0], counts)
             tally.calls += self.rows
-            if kind != "recurrent":
+            if kind not in ("recurrent", "attention"):
                 self.latest = tally
 
         return hook
@@ -114,6 +120,12 @@ class Meter:
     def _norm(self, module: nn.Module, _args: tuple[Tensor, ...], _y: Tensor) -> None:
         if self.latest is not None:
             self.latest.norm = self.names[module]
+
+    def _gate(self, module: nn.Module, args: tuple[Tensor, ...], _y: Tensor) -> None:
+        """An attention multiplies each entry of its input that is not zero by a gate."""
+        last = [self.tallies[m] for m in module.modules() if m in self.tallies][-1:]
+        for tally in last:
+            tally.gated += int(torch.count_nonzero(args[0]))
 
     def _neuron(self, module: nn.Module, _args: tuple[Tensor, ...], y: Tensor | tuple[Tensor, ...]) -> None:
         self.repeats = False
@@ -188,7 +200,8 @@ class Meter:
             state_bits=sum(self.widths.get(f"{tally.neuron}.{s}", FLOAT_BITS) for s in states),
             parameters=parameters,
             parameter_bits=parameter_bits,
-            input_bits=tally.input_bits,
+            input_bits=min(tally.input_bits, self.widths.get(f"{name}.input", FLOAT_BITS)),
+            elementwise=tally.gated / tally.samples,
             mean=activity(mean),
             worst=activity(worst),
             runs=zero_runs(weight),
@@ -251,7 +264,8 @@ def measure(
     """What each layer of `net` does for one sample, mean and worst case over `batches`.
 
     Works on the network as it stands: masks and fake quantizers may still be attached, zero weights are not counted
-    as effective. `widths` gives stored bits by tensor name; what is absent counts as 32. A network with a method
+    as effective. `widths` gives stored bits by tensor name; what is absent counts as 32
+    (``conv5.input``: of a layer whose input is neither spikes nor counts). A network with a method
     ``load(batches, widths)`` answers for itself (`ReportsLoad`). `observe(batch, spikes)` sees each batch and the
     network's answer to it, so that accuracy needs no pass of its own.
     """

@@ -41,6 +41,8 @@ class Tally:
     norm: str = ""
     neuron: str = ""
     neuron_entries: int = 0
+    gated: int = 0
+    """Multiplications by an attention's gates."""
     layouts: dict[bool, tuple[Reach, Reach]] = field(default_factory=dict)
 
     def fold(self) -> None:
