@@ -74,8 +74,7 @@ class Layered(nn.Sequential):
         super().__init__(OrderedDict(layers))
         self.order = tuple(self._modules)  # others may hang bookkeeping modules on the net: those do not run
         self.chunk = chunk
-        if any(isinstance(layer, nn.Conv2d) for layer in self):
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.images = any(isinstance(layer, nn.Conv2d) for layer in self)
 
     def forward(self, input: Tensor) -> Tensor:
         """[T, B, C, H, W] -> [T, B, N] output spikes."""
@@ -83,7 +82,7 @@ class Layered(nn.Sequential):
         stops = [at for at, (_, layer) in enumerate(layers) if self._needs_all(layer)]
         steps = self.chunk or len(input)
         with parametrize.cached():
-            parts = input.split(steps)
+            parts = (_channels_last(input) if self.images else input).split(steps)
             for start, stop in pairwise([-1, *stops, len(layers)]):
                 if start >= 0:
                     parts = self._whole(layers[start][1], torch.cat(parts)).split(steps)
@@ -133,6 +132,21 @@ class Layered(nn.Sequential):
         if isinstance(layer, _BatchNorm):
             return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return layer(x)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """[T, B, C, H, W] stored as T, B, H, W, C; layers that see it hand the layout on. Stored weights stay as they are.
+
+    With one channel both layouts are the same numbers in the same order, and only the strides say which is meant.
+    """
+    if x.dim() != 5:
+        return x
+    steps, batch, channels, height, width = x.shape
+    if channels == 1 and x[0].is_contiguous():
+        return x.as_strided(x.shape, (x.stride(0), height * width, 1, width, 1))
+    if x.stride(0) == 0:  # a constant image stays one image
+        return x[0].contiguous(memory_format=torch.channels_last).expand(x.shape)
+    return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (steps, batch))
 
 
 def initialise(
