@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import snntorch as snn
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from pipeline.hardware.cost import cost
 from pipeline.hardware.load import measure
+from pipeline.hardware.workload import LayerLoad
+from pipeline.nets.conv import Conv
+from pipeline.nets.stdp import Stdp
+from pipeline.nets.tcja import Tcja
 from pipeline.types import Batch
+from tests.hardware.machines import MACHINES
 
 
 class Small(nn.Module):
@@ -84,3 +94,177 @@ def test_counts_equal_a_brute_force_count() -> None:
     assert fc.worst.synops == float((spikes @ reach).sum(0).max())
     assert not conv.multiplies
     assert not fc.multiplies
+
+
+class Stepped(nn.Module):
+    """One layer of synapses, then neurons, step by step."""
+
+    def __init__(self, neuron: nn.Module, layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.fc = layer or nn.Linear(6, 5, bias=False)
+        self.lif = neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.lif.reset_mem()
+        out = []
+        for step in x:
+            answer = self.lif(self.fc(step.flatten(1)))
+            out.append(answer[0] if isinstance(answer, tuple) else answer)
+        return torch.stack(out)
+
+
+def only(net: nn.Module, x: Tensor, widths: dict[str, int] | None = None) -> LayerLoad:
+    (load,) = measure(net, [Batch(x, torch.zeros(x.shape[1]))], widths or {})
+    return load
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"),
+    [
+        ([0.0, 1.0], 1),
+        ([0.0, 0.5], 1),  # a constant scale is folded into the weights
+        ([0.0, 1.0, 2.0, 3.0], 2),
+        ([0.0, 0.5, 1.0, 3.5], 3),  # up to 7 steps of 0.5
+        ([-1.0, 0.0, 1.0], 2),
+        ([0.0, 1 / 255, 128 / 255, 1.0], 8),  # an image as a current
+        ([0.0, 0.31, 0.77, 0.123], 32),
+    ],
+)
+def test_counts_and_real_numbers_are_told_from_spikes(values: list[float], bits: int) -> None:
+    x = torch.tensor(values).repeat(90)[: 4 * 7 * 6].reshape(4, 7, 1, 1, 6)
+    load = only(Stepped(snn.Leaky(0.9, init_hidden=True)), x)
+    assert load.input_bits == bits
+    assert load.multiplies == (bits > 1)
+    assert load.mean.events_in * 7 == int((x != 0).sum())
+
+
+def test_a_count_may_grow_in_a_later_batch() -> None:
+    small = torch.ones(4, 2, 1, 1, 6)
+    batches = [Batch(small * top, torch.zeros(2)) for top in (1, 1, 9)]
+    batches.insert(1, Batch(small.clone().index_fill_(0, torch.tensor([1]), 2.0), torch.zeros(2)))
+    (load,) = measure(Stepped(snn.Leaky(0.9, init_hidden=True)), batches, {})
+    assert load.input_bits == 4
+
+
+def test_an_image_that_stands_still_is_counted_at_every_step() -> None:
+    image = torch.rand(1, 3, 1, 2, 3).round()
+    net = Stepped(snn.Leaky(0.9, init_hidden=True))
+    still, moving = only(net, image.expand(5, -1, -1, -1, -1)), only(net, image.repeat(5, 1, 1, 1, 1))
+    assert still == moving
+
+
+def test_state_bits_follow_the_neuron_and_the_widths() -> None:
+    x = torch.ones(2, 3, 1, 1, 6)
+    leaky = only(Stepped(snn.Leaky(0.9, init_hidden=True)), x, {"lif.mem": 6})
+    synaptic = only(Stepped(snn.Synaptic(0.9, 0.8, init_hidden=True)), x, {"lif.mem": 6, "lif.syn": 5})
+    assert (leaky.state_bits, synaptic.state_bits) == (6, 11)
+    assert leaky.parameters == 2  # beta and threshold, both shared
+    assert leaky.parameter_bits == 64
+
+
+def test_recurrent_synapses_are_a_layer_of_their_own() -> None:
+    x = (torch.rand(6, 4, 1, 1, 6) < 0.7).float()
+    neuron = snn.RLeaky(0.9, threshold=0.1, linear_features=5, init_hidden=True)
+    feed, back = sorted(measure(Stepped(neuron), [Batch(x, torch.zeros(4))], {}), key=lambda load: load.kind)
+    assert (feed.name, back.name, back.kind) == ("fc", "lif.recurrent", "recurrent")
+    assert (back.synapses, back.neurons, feed.neurons) == (25, 0, 5)
+    assert back.mean.synops == back.mean.events_in * 5
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, bias=False)
+        self.norm = nn.BatchNorm2d(3)
+        self.lif = snn.Leaky(0.9, init_hidden=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.lif(self.norm(self.conv(step))).flatten(1) for step in x])
+
+
+def test_batch_norm_is_folded_into_one_bias_per_channel() -> None:
+    load = only(Normed(), torch.ones(2, 2, 1, 5, 5), {"norm.bias": 12})
+    assert load.parameters == 3 + 2
+    assert load.parameter_bits == 3 * 12 + 2 * 32
+    assert load.synapses == 27
+
+
+def test_what_cannot_be_counted_is_refused_by_name() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.LSTMCell(4, 4)
+
+    with pytest.raises(ValueError, match=r"cell\.weight_ih is a weight of LSTMCell"):
+        measure(Odd(), [], {})
+
+
+def test_zeros_by_a_mask_still_attached_are_not_counted() -> None:
+    class Mask(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight * (torch.arange(6) % 2)
+
+    net = Stepped(snn.Leaky(0.9, init_hidden=True))
+    parametrize.register_parametrization(net.fc, "weight", Mask())
+    load = only(net, torch.ones(2, 3, 1, 1, 6))
+    assert (load.synapses, load.nonzero) == (30, 15)
+    assert (load.mean.synops, load.mean.synops_event) == (2 * 15, 2 * 30)
+    assert load.runs == ((1, 15),)
+
+
+def test_chunks_and_steps_measure_the_same() -> None:
+    spec = Conv(channels=(4, 5), kernel=3, chunk=2)
+    x = (torch.rand(6, 3, 2, 12, 12) < 0.3).float()
+    chunked, whole = spec.build((2, 12, 12), 4, 0), replace(spec, chunk=0).build((2, 12, 12), 4, 0)
+    one_by_one = replace(spec, chunk=1).build((2, 12, 12), 4, 0)
+    loads = [measure(net, [Batch(x, torch.zeros(3))], {}) for net in (chunked, whole, one_by_one)]
+    assert loads[0] == loads[1] == loads[2]
+    assert loads[0][0].mean.spikes_out > 0
+
+
+def test_the_attention_network_is_counted_whole() -> None:
+    spec = Tcja(timesteps=4, channels=6, hidden=8, group=2, plain_blocks=1, attention_blocks=1, dropout=0.0)
+    net = spec.build((2, 12, 12), 3, 0)
+    with torch.no_grad():
+        net.conv1.weight.abs_()
+        net.conv2.weight.abs_()
+    x = torch.poisson(torch.full((4, 3, 2, 12, 12), 2.0), torch.Generator().manual_seed(0))
+    loads = {load.name: load for load in measure(net, [Batch(x, torch.zeros(3))], {})}
+    assert list(loads) == ["conv1", "conv2", "attention2.time", "attention2.channel", "fc1", "fc2"]
+    assert sum(load.synapses for load in loads.values()) == sum(
+        p.numel() for p in net.parameters() if p.ndim > 1
+    )
+    assert loads["conv1"].multiplies  # counts of events
+    assert not loads["conv2"].multiplies
+    assert loads["attention2.channel"].kind == "attention"
+    assert loads["conv2"].mean.spikes_out > 0
+    assert loads["attention2.channel"].elementwise == loads["conv2"].mean.spikes_out
+    assert loads["fc1"].input_bits == 32  # gated spikes are real numbers ...
+    measured = measure(net, [Batch(x, torch.zeros(3))], {"fc1.input": 8})
+    assert measured[-2].input_bits == 8  # ... unless a width says how they are stored
+
+
+def test_the_stdp_network_reports_its_own_load() -> None:
+    net = Stdp(neurons=20).build((1, 6, 6), 10, 0)
+    x = (torch.rand(30, 4, 1, 6, 6) < 0.4).float()
+    seen: list[Tensor] = []
+    loads = measure(
+        net, [Batch(x, torch.zeros(4))], {"weight": 8}, observe=lambda _, spikes: seen.append(spikes)
+    )
+    assert [load.kind for load in loads] == ["stdp", "stdp"]
+    assert (loads[0].synapses, loads[0].weight_bits) == (36 * 20, 8)
+    assert loads[0].mean.events_in * 4 <= float(x.sum())
+    assert len(seen) == 1
+    assert seen[0].shape == (30, 4, 20)
+    for name in ("embedded_45nm", "loihi"):
+        assert cost(loads, MACHINES[name]).energy_pj > 0
+
+
+def test_observe_sees_every_batch_with_its_answer() -> None:
+    net = Stepped(snn.Leaky(0.9, init_hidden=True))
+    batches = [Batch(torch.ones(2, size, 1, 1, 6), torch.zeros(size)) for size in (3, 2)]
+    seen: list[tuple[int, torch.Size]] = []
+    measure(net, batches, {}, observe=lambda batch, spikes: seen.append((len(batch.y), spikes.shape)))
+    assert seen == [(3, torch.Size([2, 3, 5])), (2, torch.Size([2, 2, 5]))]
+    assert not net.fc._forward_hooks
+    assert net.training
