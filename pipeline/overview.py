@@ -11,12 +11,15 @@ from typing import cast
 
 import optuna
 
-from pipeline import finalists
+from pipeline import claims, finalists
 from pipeline.job import Job
 from pipeline.portrait import portrait
 from pipeline.report.context import Context
 from pipeline.study import results
 from pipeline.types import Dataset, Row
+
+ONE_POINT = ("~study.space", "+study.space={}", "study.trials=1", "study.warm_start=[]", "name=again")
+"""Overrides that make of any study a single trial at the point that the other overrides name."""
 
 
 def command(arguments: Sequence[str] | None = None) -> str:
@@ -26,11 +29,10 @@ def command(arguments: Sequence[str] | None = None) -> str:
 
 
 def reproduce(arguments: Sequence[str] | None = None) -> str:
-    """The command that evaluates one point again; a row's ``key=value`` are appended to it."""
-    given = [
-        a for a in (sys.argv[1:] if arguments is None else arguments) if not a.startswith(("name=", "study"))
-    ]
-    return command([*given, "study=single", "name=again"])
+    """The command that evaluates one point again, as a study of one trial; a row's ``key=value`` are appended."""
+    given = sys.argv[1:] if arguments is None else arguments
+    kept = [a for a in given if not a.startswith(("name=", "study.trials=", "study.warm_start="))]
+    return command([*kept, *ONE_POINT])
 
 
 def context(
@@ -49,6 +51,10 @@ def context(
         test_samples=len(data.test),
         reference=bound,
         hypervolume=results.hypervolume_history(study, job.study, bound),
+        importance=results.importance(study, job.study, job.seed),
+        published="dvs_gesture_schaefer_2023" if "gesture" in data.name else "",
+        claims=tuple(claims.lines(claims.gather(claims.FOLDERS))),
+        baseline=reference,
     )
 
 

@@ -14,6 +14,8 @@ from pipeline.study.database import HISTORY, RECORD, counted
 from pipeline.study.spec import Study
 from pipeline.types import Row
 
+LEAST_FOR_FANOVA = 8
+
 
 def row(trial: FrozenTrial, spec: Study) -> Row:
     """One stored trial as the report reads it."""
@@ -138,3 +140,27 @@ def hypervolume_history(
         assert trial.datetime_complete is not None
         history.append((done, (trial.datetime_complete - start).total_seconds(), volume))
     return tuple(history)
+
+
+def importance(study: optuna.Study, spec: Study, seed: int) -> dict[str, dict[str, float]]:
+    """objective -> parameter -> share of the variance over the complete trials (fANOVA, Hutter et al. 2014).
+
+    Parameters that only some trials have are left out, as fANOVA needs one table. Empty below `LEAST_FOR_FANOVA`
+    complete trials or where an objective never changes.
+    """
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(done) < LEAST_FOR_FANOVA:
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for i, name in enumerate(spec.objectives):
+        if len({t.values[i] for t in done}) < 2:
+            continue
+        try:
+            found[name] = optuna.importance.get_param_importances(
+                study,
+                evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed),
+                target=lambda trial, i=i: trial.values[i],  # type: ignore[misc]
+            )
+        except (ValueError, RuntimeError):
+            continue  # nothing to explain: no parameter that all trials share, or none that varies
+    return found

@@ -202,3 +202,14 @@ def test_wrong_studies_are_refused_by_field():
         spec(space={"x": {"low": 2, "high": 1}})
     with pytest.raises(ValueError, match=r"constraints\.price must be a number"):
         spec(constraints={"price": {"below": 1}})
+
+
+def test_importance_finds_the_axis_that_matters(storage):
+    def one_axis(params, report, number):
+        return Outcome({"error": params["x"], "price": 1.0})
+
+    run(storage, spec(trials=20), one_axis)
+    study = optuna.load_study(storage=storage, study_name="s")
+    shares = results.importance(study, spec(), seed=0)
+    assert shares["error"]["x"] > 0.9
+    assert "price" not in shares, "an objective that never changes has nothing to explain"
