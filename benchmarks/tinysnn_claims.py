@@ -105,6 +105,7 @@ def cells() -> list[Cell]:
     first: tuple[Kind, ...] = ("float", "ordered")
     more: tuple[Kind, ...] = ("roundings", "significance", "in_training")
     made = [Cell("stdp", "mnist", 400, s, k) for s in SEEDS for k in first]
+    made += [Cell("stdp", "mnist", 400, 0, k) for k in more] + [Cell("stdp", "mnist", 400, 1, "roundings")]
     made += [Cell("conv", "mnist", 0, 0, k) for k in first]
     made += [Cell("stdp", "fashion_mnist", 400, 0, k) for k in first]
     made += [Cell("stdp", "mnist", 400, s, k) for s in SEEDS for k in more]
@@ -118,7 +119,7 @@ def cells() -> list[Cell]:
         made += [Cell("stdp", "mnist", 1600, s, k) for k in first]
         made += [Cell("conv", "fashion_mnist", 0, s, k) for k in first]
     made += [Cell("stdp", "fashion_mnist", 1600, s, k) for s in SEEDS for k in first]
-    return made
+    return list(dict.fromkeys(made))
 
 
 class Bench:
