@@ -7,6 +7,7 @@
 * SpikingJelly: multi-step layers and `LIFNode` (torch backend), the same weights; from the environment of
   `make peers`, left out where that is missing
 
+Time is processor time, so that other work on the machine counts as little as it can.
 Prints median milliseconds, ratios (median over rounds of the ratio within a round), what fake-quantizers and
 masks add, the share of a step that the bare matrix products would need at the measured speed of a large matrix
 product, and the share of data loading. Writes outputs/benchmarks/bptt.json.
@@ -31,14 +32,16 @@ from torch.nn import functional
 from pipeline.compress.prune import PruneWeights
 from pipeline.compress.quantize import QuantizeWeights
 from pipeline.data.digits import Digits
-from pipeline.data.encode import Direct
+from pipeline.data.encode import Direct, Frames
 from pipeline.nets.conv import Conv
 from pipeline.nets.feedforward import FeedForward
 from pipeline.nets.neurons import Leaky
+from pipeline.types import Dataset, Split
 
 # name: (spec, input [T, B, C, H, W], classes, wanted against snnTorch)
 NETS: dict[str, tuple[Any, tuple[int, ...], int, float]] = {
-    "784-256-10": (FeedForward(hidden=256), (25, 128, 1, 28, 28), 10, 3.0),
+    "784-256-10 image": (FeedForward(hidden=256), (25, 128, 1, 28, 28), 10, 3.0),
+    "784-256-10 spikes": (FeedForward(hidden=256), (25, 128, 1, 28, 28), 10, 3.0),
     "small conv": (Conv(), (16, 16, 2, 32, 32), 11, 1.8),
     "five conv": (
         Conv(channels=(32, 32, 32, 32, 32), kernel=3, padding="same", hidden=(128,)),
@@ -118,14 +121,18 @@ def spikingjelly_way(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[T
 
 
 def products(net: nn.Module, x: Tensor) -> float:
-    """Floating point operations of one step in matrix products: forward, weight gradient, input gradient."""
+    """Floating point operations of one step in matrix products: forward, weight gradient, input gradient.
+
+    A constant image passes the first layer once.
+    """
     total = 0.0
     first = True
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total, first
         fan_in = layer.weight[0].numel()  # type: ignore[union-attr]
-        total += 2 * fan_in * output.numel() * (2 if first else 3)
+        times = len(x) if first and x.stride(0) == 0 else 1
+        total += 2 * fan_in * output.numel() * (2 if first else 3) / times
         first = False
 
     hooks = [
@@ -152,15 +159,30 @@ def gemm_speed(side: int = 1536, rounds: int = 5) -> float:
     return 2 * side**3 / best
 
 
-def loading_share(rounds: int) -> float:
-    """Loading and encoding of a batch of digits, as a share of a training step with it (64-64-10, T = 8)."""
-    data = Digits(timesteps=8, encoding=Direct()).load(0)
-    net = FeedForward(hidden=64).build(data.shape, data.classes, 0)
+def loading_shares(rounds: int) -> dict[str, float]:
+    """Choosing, copying and encoding a batch, as a share of all of a training step: images, and stored event frames."""
+    generator = torch.Generator().manual_seed(0)
+    frames = (torch.rand(48, 16, 2, 32, 32, generator=generator) < 0.2).to(torch.uint8)
+    split = Split(frames, torch.arange(48) % 11)
+    events = Dataset("frames", 11, (2, 32, 32), 16, split, split, split, Frames(16), "none")
+    cases = {
+        "digits, 64-64-10, T 8, batch 64": (
+            Digits(timesteps=8, encoding=Direct()).load(0),
+            FeedForward(hidden=64),
+            64,
+        ),
+        "event frames 2x32x32, small conv, T 16, batch 16": (events, Conv(), 16),
+    }
+    return {name: loading_share(data, spec, size, rounds) for name, (data, spec, size) in cases.items()}
+
+
+def loading_share(data: Dataset, spec: Any, size: int, rounds: int) -> float:
+    net = spec.build(data.shape, data.classes, 0).train()
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
     load, learn = 0.0, 0.0
-    for turn in range(rounds):
+    for turn in range(rounds + 1):
         begin = time.process_time()
-        for x, y in data.batches("train", 64, seed=turn, shuffle=True):
+        for x, y in data.batches("train", size, seed=turn, shuffle=True):
             loaded = time.process_time()
             optimizer.zero_grad(set_to_none=True)
             functional.cross_entropy(net(x).sum(0), y).backward()
@@ -174,7 +196,13 @@ def loading_share(rounds: int) -> float:
 
 def compare(name: str, rounds: int, speed: float) -> dict[str, Any]:
     spec, shape, classes, wanted = NETS[name]
-    x = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    generator = torch.Generator().manual_seed(0)
+    if (
+        "image" in name
+    ):  # the same current at every step, as snnTorch's tutorials and this project's images have it
+        x = torch.rand(shape[1:], generator=generator).expand(shape)
+    else:
+        x = (torch.rand(shape, generator=generator) < 0.2).float()
 
     def build() -> nn.Module:
         return spec.build(shape[2:], classes, 0).train()
@@ -222,7 +250,7 @@ def main() -> None:
     sys.path += [str(path) for path in Path(".venv-peers").glob("lib/python*/site-packages")]
     speed = gemm_speed()
     print(f"matrix product {speed / 1e9:.0f} Gflop/s, {chosen.threads} thread(s), {chosen.rounds} rounds")
-    print(f"{'net':12} {'ours ms':>9} {'snnTorch':>9} {'S.Jelly':>9} {'+mask+4bit':>10} {'GEMM share':>10}")
+    print(f"{'net':18} {'ours ms':>9} {'snnTorch':>9} {'S.Jelly':>9} {'+mask+4bit':>10} {'GEMM share':>10}")
     rows = []
     for name in [chosen.only] if chosen.only else NETS:
         row = compare(name, chosen.rounds, speed)
@@ -231,13 +259,14 @@ def main() -> None:
         cells = " ".join(
             f"{faster[key]:8.2f}x" if key in faster else f"{'-':>9}" for key in ("snntorch", "spikingjelly")
         )
-        print(f"{name:12} {row['ms']['ours']:9.1f} {cells}", end=" ")
+        print(f"{name:18} {row['ms']['ours']:9.1f} {cells}", end=" ")
         print(f"{row['compression_adds']:+10.1%} {row['gemm_limit_share']:10.0%}")
-    share = loading_share(max(3, chosen.rounds // 3))
-    print(f"data loading: {share:.1%} of a step (digits, 64-64-10, T = 8)")
+    shares = loading_shares(max(3, chosen.rounds // 6))
+    for name, share in shares.items():
+        print(f"data loading: {share:.1%} of a step ({name})")
     out = Path("outputs/benchmarks/bptt.json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"gemm_gflops": speed / 1e9, "nets": rows, "loading_share": share}, indent=1))
+    out.write_text(json.dumps({"gemm_gflops": speed / 1e9, "nets": rows, "loading_share": shares}, indent=1))
 
 
 if __name__ == "__main__":
