@@ -12,12 +12,13 @@ from pipeline import checkpoint, config, experiment
 from pipeline.config import ConfigError, Plain
 from pipeline.experiment import Experiment, Trained
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
+from pipeline.study import database, results
 from pipeline.study.search import Outcome, Samplers
 from pipeline.study.select import Selector
 from pipeline.study.space import Axis
 from pipeline.study.spec import Study
 from pipeline.study.stopping import Stopper
-from pipeline.types import Report
+from pipeline.types import DataError, Report
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 JOB_KEYS = ("name", "workers", "out", "storage", "study", "sampler", "stopper", "tracking", "launcher")
@@ -63,6 +64,24 @@ class Job:
     def pretrained(self, params: Mapping[str, object]) -> Pretrained:
         """The float model that these params start from, shared by all trials that differ only in compression."""
         return Pretrained(self.folder / "float", config.fingerprint(self.params_config(params), FLOAT_KEYS))
+
+    def warm_points(self) -> list[dict[str, object]]:
+        """The fronts of the studies in `study.warm_start_from`, as far as they lie in this space.
+
+        Raises:
+            DataError: one of them is not there.
+        """
+        found = []
+        for other in self.study.warm_start_from:
+            url = self.storage
+            if url.startswith("sqlite"):
+                path = self.folder.parent / other / "study.db"
+                if not path.exists():
+                    raise DataError(f"study.warm_start_from: there is no study {other!r}: {path} is missing")
+                url = f"sqlite:///{path}"
+            points = results.front_params(database.connect(url), other)
+            found += [point for point in points if self.study.axes.holds(point)]
+        return found
 
     def bound(self, params: Mapping[str, object]) -> Mapping[str, float]:
         """What this suggestion costs at least, before it is trained."""

@@ -111,7 +111,8 @@ def _open_study(here: Job) -> optuna.Study:
             + "\n  ".join(changed)
             + f"\nGive the new one another name (name={here.name}-2), or start afresh: rm -r {here.folder}"
         )
-    study = database.create(storage, here.name, here.study, here.config)
+    more = [] if old else here.warm_points()
+    study = database.create(storage, here.name, here.study, here.config, more)
     database.reap(study)
     return study
 

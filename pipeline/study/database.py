@@ -99,8 +99,17 @@ def backend(study: optuna.Study) -> Storage:
     return inner
 
 
-def create(storage: Storage, name: str, study: Study, config: Mapping[str, object]) -> optuna.Study:
-    """Make (or open) the study, before any worker starts; a new one remembers its config and its warm starts."""
+def create(
+    storage: Storage,
+    name: str,
+    study: Study,
+    config: Mapping[str, object],
+    more: Sequence[Mapping[str, object]] = (),
+) -> optuna.Study:
+    """Make (or open) the study, before any worker starts; a new one remembers its config and its warm starts.
+
+    `more`: points tried after `study.warm_start`, from the fronts of other studies.
+    """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     with alone(storage.url):
         made = optuna.create_study(
@@ -113,7 +122,7 @@ def create(storage: Storage, name: str, study: Study, config: Mapping[str, objec
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # marked so since 3.2
                 made.set_metric_names(list(study.objectives))
-            for point in study.warm_start:
+            for point in [*study.warm_start, *more]:
                 made.enqueue_trial(study.axes.restrict(point), skip_if_exists=True)
             made.set_user_attr("config", json.dumps(config))  # in its order: axes may depend on earlier ones
     return made

@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.study import pareto
 from pipeline.study.database import HISTORY, RECORD, counted
 from pipeline.study.spec import Study
-from pipeline.types import Row
+from pipeline.study.storage import Storage
+from pipeline.types import DataError, Row
 
 LEAST_FOR_FANOVA = 8
 
@@ -83,6 +84,21 @@ class Book:
 def rows(study: optuna.Study, spec: Study) -> list[Row]:
     """Every trial that holds a place in the budget, the feasible non-dominated ones marked."""
     return Book(study, spec).rows()
+
+
+def front_params(storage: Storage, name: str) -> list[dict[str, object]]:
+    """What the members of another study's front are made of, best first objective first.
+
+    Raises:
+        DataError: there is no such study.
+    """
+    try:
+        study = optuna.load_study(storage=storage, study_name=name)
+    except KeyError as error:
+        known = ", ".join(optuna.get_all_study_names(storage)) or "none"
+        raise DataError(f"warm_start_from: there is no study {name!r}; there are: {known}") from error
+    members = sorted(study.best_trials, key=lambda t: t.values)
+    return [dict(t.params) for t in members]
 
 
 def exhausted(study: optuna.Study, spec: Study) -> int | None:

@@ -22,18 +22,19 @@ class Rivals:
         self.study, self.stopper = study, stopper
         self._ended: dict[int, History] = {}
 
-    def face(self, number: int, history: History) -> None:
-        """Look at trial `number` after its last report.
+    def mark(self, history: History) -> float | None:
+        """The rung that the last report has reached, if any."""
+        if isinstance(self.stopper, Never):
+            return None
+        before = self._place(history[-2]) if len(history) > 1 else 0.0
+        return self.stopper.mark(before, self._place(history[-1]))
+
+    def face(self, number: int, now: Metrics, mark: float) -> None:
+        """Set trial `number` against its rivals at a rung.
 
         Raises:
             TrialEnded: the rule finds it hopeless.
         """
-        if isinstance(self.stopper, Never):
-            return
-        before = self._place(history[-2]) if len(history) > 1 else 0.0
-        mark = self.stopper.mark(before, self._place(history[-1]))
-        if mark is None:
-            return
         rivals = []
         for other in self.study.get_trials(deepcopy=False):
             if other.number != number and HISTORY in other.user_attrs:
@@ -43,7 +44,7 @@ class Rivals:
                 )
                 if there is not None:
                     rivals.append(there)
-        if self.stopper.hopeless(history[-1][1], rivals):
+        if self.stopper.hopeless(now, rivals):
             raise self.stopper.ended(mark)
 
     def _place(self, report: tuple[int, Metrics]) -> float:

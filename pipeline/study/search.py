@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 WAIT_S = (0.1, 5.0)
 """Shortest and longest pause of a worker that waits for others."""
+TELL_S = 1.0
+"""Metrics of a running trial are written at every rung, and otherwise so often."""
 REPEATABLE = ("stopped:silent", "stopped:saturated", "stopped:dominated", "stopped:bound", "failed:nan")
 """Ends that the same configuration meets again: a repeat costs nothing. Crashes and time-outs may be bad luck."""
 BOUND_SCALE = 1 - 1e-9
@@ -147,10 +150,11 @@ class Worker:
         trial = self.study.ask()
         self._current = trial._trial_id
         try:
-            if not self._admitted(trial):
+            earlier = [t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number]
+            if not self._admitted(earlier):
                 self._end(trial, {"state": "refused"})
                 return False
-            self._end(trial, _Attempt(self, trial).record())
+            self._end(trial, _Attempt(self, trial, earlier).record())
         except (KeyboardInterrupt, SystemExit):
             signal.setitimer(signal.ITIMER_REAL, 0)  # heard: whoever insists on it may stop
             frozen = self.storage.get_trial(trial._trial_id)
@@ -163,9 +167,8 @@ class Worker:
             self.after_trial(row(ended, self.spec))
         return True
 
-    def _admitted(self, trial: optuna.Trial) -> bool:
+    def _admitted(self, earlier: Sequence[FrozenTrial]) -> bool:
         """Whether there is a place left: by number, so that of two workers at the door the earlier one enters."""
-        earlier = [t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number]
         return sum(counted(t) or t.state == TrialState.WAITING for t in earlier) < self.spec.trials
 
     def _end(self, trial: optuna.Trial, record: Mapping[str, object]) -> None:
@@ -185,10 +188,11 @@ class Worker:
 class _Attempt:
     """One suggestion, from asking for it to its record."""
 
-    def __init__(self, worker: Worker, trial: optuna.Trial) -> None:
-        self.worker, self.trial, self.spec = worker, trial, worker.spec
-        self.begin = time.monotonic()
+    def __init__(self, worker: Worker, trial: optuna.Trial, earlier: Sequence[FrozenTrial]) -> None:
+        self.worker, self.trial, self.spec, self.earlier = worker, trial, worker.spec, earlier
+        self.begin = self._told = time.monotonic()
         self.history: list[tuple[int, dict[str, float]]] = []
+        self._heard = 0
 
     def record(self) -> dict[str, object]:
         """What happened, by name; never raises but for an interrupt."""
@@ -202,6 +206,9 @@ class _Attempt:
             record |= {"state": f"failed:{name}", "reason": str(error)}
             log.warning("trial %d failed: %s: %s", self.trial.number, type(error).__name__, error)
         record["duration_s"] = round(time.monotonic() - self.begin, 3)
+        if len(self.history) > self._heard:
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):  # given up by others: `_end` says so
+                self._tell()
         return record
 
     def _result(self) -> dict[str, object]:
@@ -227,8 +234,8 @@ class _Attempt:
         pause = WAIT_S[0]
         while True:
             running = False
-            for other in self.worker.study.get_trials(deepcopy=False):
-                if other.number >= self.trial.number or other.user_attrs.get("fingerprint") != key:
+            for other in self.earlier:
+                if other.user_attrs.get("fingerprint") != key:
                     continue
                 if (
                     other.state == TrialState.RUNNING
@@ -242,6 +249,8 @@ class _Attempt:
             time.sleep(pause)
             pause = min(2 * pause, WAIT_S[1])
             reap(self.worker.study, self.spec.retries)
+            trials = self.worker.study.get_trials(deepcopy=False)
+            self.earlier = [t for t in trials if t.number < self.trial.number]
 
     def _repeat(self, other: FrozenTrial) -> dict[str, object]:
         before: dict[str, object] = json.loads(other.user_attrs[RECORD])
@@ -256,8 +265,10 @@ class _Attempt:
         floors = [self.spec.floors.get(self.spec.objectives[i], 0.0) for i in errors]
         if any(self.spec.bound(name)[0] > 0 for name in self.spec.constraints):
             return True
-        done = self.worker.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return any(all(t.values[i] <= f for i, f in zip(errors, floors, strict=True)) for t in done)
+        return any(all(t.values[i] <= f for i, f in zip(errors, floors, strict=True)) for t in self._done())
+
+    def _done(self) -> list[FrozenTrial]:
+        return [t for t in self.earlier if t.state == TrialState.COMPLETE]
 
     def _check_bound(self, bound: Metrics) -> None:
         """End a trial that is beaten, or beyond a constraint, whatever training would make of it."""
@@ -268,7 +279,7 @@ class _Attempt:
                 self.trial.set_constraint(name, floor[name] - limit)
                 raise Bounded(f"{name} is at least {floor[name]:.4g}, beyond the constraint {limit:.4g}")
         here = [floor[name] * BOUND_SCALE for name in self.spec.objectives]
-        for other in self.worker.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        for other in self._done():
             beaten = all(v <= h for v, h in zip(other.values, here, strict=True))
             if beaten and row(other, self.spec).feasible:
                 said = ", ".join(f"{name} >= {floor[name]:.4g}" for name in self.spec.objectives)
@@ -299,8 +310,16 @@ class _Attempt:
         if "validation_accuracy" in now:
             now.setdefault("validation_error", 1.0 - now["validation_accuracy"])  # rules minimise
         self.history.append((step, now))
+        mark = self.worker.rivals.mark(self.history)
+        if mark is not None or time.monotonic() - self._told > TELL_S:
+            self._tell()
+        if mark is not None:
+            self.worker.rivals.face(self.trial.number, self.history[-1][1], mark)
+
+    def _tell(self) -> None:
+        """Where all workers see it; not at every epoch of a fast trial, whose writing would cost more than it."""
         self.trial.set_user_attr(HISTORY, json.dumps(self.history))
-        self.worker.rivals.face(self.trial.number, self.history)
+        self._told, self._heard = time.monotonic(), len(self.history)
 
 
 def end(study: optuna.Study, trial: FrozenTrial, ended: TrialEnded) -> bool:

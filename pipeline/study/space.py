@@ -74,6 +74,13 @@ class Axis:
             return tuple(self.low + i * self.step for i in range(count))
         return (self.low,) if self.low == self.high else None
 
+    def holds(self, value: object) -> bool:
+        """Whether `value` is one that this axis may take."""
+        values = self.values()
+        if values is not None and not (self.step and not self.integer):
+            return value in values or value in [_label(v) for v in values]
+        return isinstance(value, int | float) and _within(value, self.low, self.high)
+
     def suggest(self, trial: optuna.Trial) -> object:
         if self.choices:
             label = trial.suggest_categorical(self.path, [_label(c) for c in self.choices])
@@ -122,6 +129,16 @@ class Space:
             if axis.path in params and axis.active(kept):
                 kept[axis.path] = params[axis.path]
         return {path: _label(value) if self._axis(path).choices else value for path, value in kept.items()}
+
+    def holds(self, params: Mapping[str, object]) -> bool:
+        """Whether a point of another study gives every active axis a value that this space has."""
+        kept: dict[str, object] = {}
+        for axis in self.axes:
+            if axis.active(kept):
+                if axis.path not in params or not axis.holds(params[axis.path]):
+                    return False
+                kept[axis.path] = params[axis.path]
+        return True
 
     def size(self) -> int | None:
         """How many different trials there are, or None for a continuum (or for more than 100,000)."""
@@ -182,6 +199,10 @@ def _axes(space: Mapping[str, object], above: str = "") -> Iterator[tuple[str, o
             yield from _axes(given, f"{path}.")
         else:
             yield path, given
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return low is not None and high is not None and low <= value <= high
 
 
 def _label(value: object) -> Scalar:

@@ -13,7 +13,7 @@ from pipeline.study.samplers import Gp, Grid, Nsga2, Random, Tpe
 from pipeline.study.search import Outcome, Worker
 from pipeline.study.spec import Study
 from pipeline.study.stopping import NonDominatedRank
-from pipeline.types import Diverged, Silent
+from pipeline.types import DataError, Diverged, Silent
 
 SPACE = {"x": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}}
 
@@ -117,6 +117,23 @@ def test_infeasible_trials_stay_off_the_front(storage):
 def test_warm_starts_come_first(storage):
     rows = run(storage, spec(warm_start=({"x": 0.25, "kind": "b"},)))
     assert rows[0].params == {"x": 0.25, "kind": "b"}
+
+
+def test_another_study_s_front_is_tried_first_as_far_as_it_fits(tmp_path):
+    other = database.connect(f"sqlite:///{tmp_path}/other.db")
+    before = run(other, spec(trials=12))
+    members = [r.params for r in before if r.on_front]
+    points = results.front_params(other, "s")
+    assert sorted(map(key, points)) == sorted(map(key, members))
+    narrow = spec(space={"x": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a"]}})
+    fitting = [p for p in points if narrow.axes.holds(p)]
+    assert fitting == [p for p in points if p["kind"] == "a"]
+    study = database.create(database.connect(f"sqlite:///{tmp_path}/new.db"), "s", narrow, {}, fitting)
+    Worker(narrow, study, price, key).run()
+    rows = results.rows(study, narrow)
+    assert [r.params for r in rows[: len(fitting)]] == fitting[:8]
+    with pytest.raises(DataError, match="there is no study 'nothing'"):
+        results.front_params(other, "nothing")
 
 
 def test_rank_stopping_ends_the_worse_ones_by_name(storage):

@@ -1,0 +1,180 @@
+"""What a trial costs beside its training: Optuna and MLflow, per trial, with two workers; and no-op trials a second.
+
+    python benchmarks/bookkeeping.py                                      SQLite, two workers, MLflow on
+    python benchmarks/bookkeeping.py --load 1 8 32 --storage postgresql://user@host/db
+                                                                          trials a second, no-op trials
+
+Bookkeeping is everything between two evaluations in a worker (claim, ask, suggest, record, tell) plus the driver's
+time to write the trial to MLflow. The space is that of the quickstart; every trial reports ten epochs of six metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+
+import optuna
+
+from pipeline import config, job
+from pipeline.nursery import Nursery
+from pipeline.study import database, results
+from pipeline.study.search import Outcome, Worker
+from pipeline.study.spec import Study
+from pipeline.tracking import Mlflow
+from pipeline.types import Report
+
+EPOCHS, TRAINING_S = 10, 0.3
+METRICS = (
+    "loss",
+    "train_accuracy",
+    "validation_accuracy",
+    "validation_error",
+    "firing_rate",
+    "learning_rate",
+)
+
+
+def trained(params: Mapping[str, object], report: Report, number: int) -> Outcome:
+    """Stands for training: sleeps, reports, and costs nothing that could be mistaken for bookkeeping."""
+    for epoch in range(EPOCHS):
+        report(epoch + 1, dict.fromkeys(METRICS, 1.0 / (epoch + 1)))
+    time.sleep(TRAINING_S)
+    hidden = params["net.hidden"]
+    assert isinstance(hidden, int)
+    return Outcome(
+        {"validation_error": 1 / hidden, "memory_bits": hidden * 100.0, "energy_pj": hidden + number / 7}
+    )
+
+
+def serve(url: str, name: str, index: int, trials: int) -> None:
+    """One worker with the quickstart's space and sampler; its times go to the study."""
+    plain = config.plain(config.compose(["+experiment=quickstart"]))
+    here = job.build(plain)
+    spec = Study(trials=trials, objectives=here.study.objectives, space=here.study.space)
+    storage = database.connect(url)
+    study = optuna.load_study(storage=storage, study_name=name)
+    study.sampler = here.sampler.build(index)
+    spent: list[float] = []
+    last, begun = time.perf_counter(), time.process_time()
+
+    def timed(params: Mapping[str, object], report: Report, number: int) -> Outcome:
+        nonlocal last
+        before = time.perf_counter() - last
+        begin = time.perf_counter()
+        outcome = trained(params, report, number)
+        spent.append(before + time.perf_counter() - begin - TRAINING_S)
+        last = time.perf_counter()
+        return outcome
+
+    Worker(spec, study, timed, lambda p: json.dumps(p, sort_keys=True, default=str)).run()
+    study.set_user_attr(f"spent:{index}", json.dumps(spent))
+    study.set_user_attr(f"cpu:{index}", (time.process_time() - begun) / max(len(spent), 1))
+
+
+def noop(params: Mapping[str, object], report: Report, number: int) -> Outcome:  # noqa: ARG001
+    """A trial that takes no time."""
+    x = params["x"]
+    assert isinstance(x, float)
+    return Outcome({"error": x, "price": 1.0 - x})
+
+
+LOAD = {"x": {"low": 0.0, "high": 1.0}, "y": {"low": 1, "high": 100}, "z": {"choices": ["a", "b", "c"]}}
+
+
+def hurry(url: str, name: str, index: int, trials: int) -> None:
+    """One worker of the load test."""
+    spec = Study(trials=trials, objectives=("error", "price"), space=LOAD)
+    study = optuna.load_study(storage=database.connect(url), study_name=name)
+    study.sampler = optuna.samplers.RandomSampler(seed=index)
+    Worker(spec, study, noop, lambda p: json.dumps(p, sort_keys=True)).run()
+
+
+def bookkeeping(folder: Path, url: str, trials: int) -> dict[str, object]:
+    """Median and 90th percentile of what two workers and the driver spend per trial."""
+    plain = config.plain(config.compose(["+experiment=quickstart"]))
+    here = job.build(plain)
+    spec = Study(trials=trials, objectives=here.study.objectives, space=here.study.space)
+    study = database.create(database.connect(url), "bookkeeping", spec, {"made": time.time()})
+    tracker = Mlflow(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"))
+    tracker.start("bookkeeping", config.flatten(plain), {})
+    book, shown, written = results.Book(study, spec), set[int](), list[float]()
+    cpu = 0.0
+    with Nursery() as nursery:
+        team = {nursery.start(serve, url, "bookkeeping", i, trials) for i in range(2)}
+        while team:
+            time.sleep(0.1)
+            team -= {pid for pid, _ in nursery.ended()}
+            for row in book.rows():
+                if row.state != "running" and row.number not in shown:
+                    shown.add(row.number)
+                    begin, before = time.perf_counter(), time.process_time()
+                    tracker.trial(row)
+                    cpu += time.process_time() - before
+                    written.append(time.perf_counter() - begin)
+    optuna_s = [s for i in range(2) for s in json.loads(study.user_attrs.get(f"spent:{i}", "[]"))]
+    return {
+        "trials": len(shown),
+        "optuna_ms": 1e3 * median(optuna_s),
+        "mlflow_ms": 1e3 * median(written),
+        "sum_ms": 1e3 * (median(optuna_s) + median(written)),
+        "optuna_cpu_ms": 1e3 * max(study.user_attrs[f"cpu:{i}"] for i in range(2)),
+        "mlflow_cpu_ms": 1e3 * cpu / max(len(written), 1),
+        "optuna_p90_ms": 1e3 * sorted(optuna_s)[int(0.9 * len(optuna_s))],
+    }
+
+
+def load(url: str, workers: int, trials: int) -> dict[str, object]:
+    """No-op trials a second with `workers` processes, from the first claim to the last verdict."""
+    name = f"load-{workers}-{time.time_ns()}"
+    spec = Study(trials=trials, objectives=("error", "price"), space=LOAD)
+    study = database.create(database.connect(url), name, spec, {"made": name})
+    with Nursery() as nursery:
+        team = {nursery.start(hurry, url, name, i, trials) for i in range(workers)}
+        while team:
+            time.sleep(0.05)
+            team -= {pid for pid, _ in nursery.ended()}
+    done = [t for t in study.get_trials(deepcopy=False) if database.counted(t)]
+    first = min(t.datetime_start for t in done if t.datetime_start)
+    last = max(t.datetime_complete for t in done if t.datetime_complete)
+    seconds = (last - first).total_seconds()
+    return {"workers": workers, "trials": len(done), "trials_per_s": len(done) / seconds}
+
+
+def main() -> None:
+    """Measure, print, and write outputs/benchmarks/bookkeeping.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--storage", default=None, help="default: a new SQLite file")
+    parser.add_argument("--load", type=int, nargs="*", default=[], help="numbers of workers")
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as temporary:
+        url = given.storage or f"sqlite:///{temporary}/study.db"
+        kind = url.partition(":")[0]
+        if given.load:
+            found: list[dict[str, object]] = [load(url, workers, given.trials) for workers in given.load]
+        else:
+            found = [bookkeeping(Path(temporary), url, given.trials)]
+    for line in found:
+        print(kind, {k: round(v, 1) if isinstance(v, float) else v for k, v in line.items()})
+    given.out.mkdir(parents=True, exist_ok=True)
+    name = f"bookkeeping{'-load' if given.load else ''}-{kind}.json"
+    record = {
+        "storage": kind,
+        "machine": platform.platform(),
+        "load_average": Path("/proc/loadavg").read_text().split()[0],
+    }
+    (given.out / name).write_text(json.dumps({**record, "results": found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
