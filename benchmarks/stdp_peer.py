@@ -44,11 +44,11 @@ def show(net, spikes, monitor, first, count, learn, batch):
     counts, seconds = [], 0.0
     for start in range(first, first + count, batch):
         x = spikes[start : start + batch].transpose(0, 1).reshape(spikes.shape[1], -1, 1, 28, 28).contiguous()
-        begin = time.perf_counter()
+        begin = time.process_time()
         net.run(inputs={"X": x}, time=spikes.shape[1])
         counts.append(monitor.get("s").sum(0).reshape(x.shape[1], -1).numpy().astype(int))
         net.reset_state_variables()
-        seconds += time.perf_counter() - begin
+        seconds += time.process_time() - begin
     counts = np.concatenate(counts)
     return {
         "seconds": seconds,
