@@ -82,7 +82,7 @@ class Layered(nn.Sequential):
         stops = [at for at, (_, layer) in enumerate(layers) if self._needs_all(layer)]
         steps = self.chunk or len(input)
         with parametrize.cached():
-            parts = (_channels_last(input) if self.images else input).split(steps)
+            parts = input.split(steps)
             for start, stop in pairwise([-1, *stops, len(layers)]):
                 if start >= 0:
                     parts = self._whole(layers[start][1], torch.cat(parts)).split(steps)
@@ -99,6 +99,7 @@ class Layered(nn.Sequential):
         for part in parts:
             steps, batch = part.shape[:2]
             rows = (part if constant is None else constant.expand(steps, *constant.shape)).flatten(0, 1)
+            rows = _channels_last(rows) if self.images else rows
             for name, layer in layers[skip:]:
                 if isinstance(layer, (Leaky, Dropout)):
                     out, state[name] = layer(rows.unflatten(0, (-1, batch)), state.get(name))
@@ -118,7 +119,7 @@ class Layered(nn.Sequential):
         ahead = next(stop, len(layers))
         if not self.training or x.stride(0) != 0 or ahead == 0:
             return None, 0
-        rows = x[0]
+        rows = _channels_last(x[0]) if self.images else x[0]
         for _, layer in layers[:ahead]:
             rows = layer(rows)
         return rows, ahead
@@ -134,19 +135,17 @@ class Layered(nn.Sequential):
         return layer(x)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    """[T, B, C, H, W] stored as T, B, H, W, C; layers that see it hand the layout on. Stored weights stay as they are.
+def _channels_last(rows: Tensor) -> Tensor:
+    """[N, C, H, W] stored as N, H, W, C; layers that see it hand the layout on. Stored weights stay as they are.
 
     With one channel both layouts are the same numbers in the same order, and only the strides say which is meant.
     """
-    if x.dim() != 5:
-        return x
-    steps, batch, channels, height, width = x.shape
-    if channels == 1 and x[0].is_contiguous():
-        return x.as_strided(x.shape, (x.stride(0), height * width, 1, width, 1))
-    if x.stride(0) == 0:  # a constant image stays one image
-        return x[0].contiguous(memory_format=torch.channels_last).expand(x.shape)
-    return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (steps, batch))
+    if rows.dim() != 4:
+        return rows
+    if rows.shape[1] > 1:
+        return rows.contiguous(memory_format=torch.channels_last)
+    height, width = rows.shape[2:]
+    return rows.contiguous().as_strided(rows.shape, (height * width, 1, width, 1))
 
 
 def initialise(

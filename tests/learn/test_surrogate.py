@@ -194,5 +194,5 @@ def test_mnist_with_2000_images_reaches_93_percent():
         pytest.skip("PIPELINE_DATA does not name a folder with MNIST")
     data = Mnist(timesteps=10, encoding=Direct(), root=root, limit=2000, validation=1000).load(0)
     net = FeedForward(hidden=512, dropout=0.5).build(data.shape, 10, 0)
-    net, decode, _ = train(Surrogate(epochs=25), data, net)
+    net, decode, _ = train(Surrogate(epochs=20, learning_rate=2e-3, label_smoothing=0.1), data, net)
     assert accuracy(net, decode, data.batches("test", 500, seed=0)) >= 0.93

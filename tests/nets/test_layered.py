@@ -199,3 +199,26 @@ def test_membrane_quantizer_sees_every_step():
     spikes, last = ours(x)
     assert torch.equal(spikes, torch.stack(expected))
     assert torch.equal(last, membrane)
+
+
+@pytest.mark.parametrize("spec", [FC, CONV], ids=["feedforward", "conv"])
+def test_half_precision_touches_synapses_and_not_membranes(spec):
+    """Automatic mixed precision: spikes and gradients stay float32 and close to those of full precision."""
+    net = spec.build((2, 12, 12), 10, seed=1)
+    full = net(frames())
+    with torch.autocast("cpu", torch.bfloat16):
+        half = net(frames())
+    half.sum().backward()
+    assert half.dtype == torch.float32
+    assert all(p.grad.dtype == torch.float32 for p in net.parameters())
+    assert (half != full).float().mean() < 0.05
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_convolutional_net_runs_channels_last_and_saves_as_it_is(channels):
+    net = CONV.build((channels, 12, 12), 10, seed=1)
+    seen = {}
+    net.conv2.register_forward_hook(lambda m, i, o: seen.update(into=i[0], out=o))
+    net(torch.rand(4, 3, channels, 12, 12))
+    assert all(rows.is_contiguous(memory_format=torch.channels_last) for rows in seen.values())
+    assert all(p.is_contiguous() for p in net.parameters())
