@@ -29,6 +29,8 @@ from pipeline.export.program import (
 )
 
 _BATCH = 64
+_FEW = 16
+"""Outputs for which a dot product is faster than events."""
 _SPIKES = 1 << 26
 """Samples whose spikes of one layer are held at a time, and their neurons times steps."""
 
@@ -72,14 +74,14 @@ class Engine:
         given = self.program.input
         if x.stride(0) == 0:
             x = x[:1]
-        scaled = x.permute(1, 0, 3, 4, 2) * 2.0**given.exponent
-        kind = torch.uint8 if given.high <= 255 and not given.signed else torch.int32
-        codes = scaled.to(kind)
-        if not torch.equal(codes.to(scaled.dtype), scaled) or bool((codes > given.high).any()):
+        flat = x.permute(1, 0, 3, 4, 2).to(torch.float32).contiguous().flatten(2).numpy()
+        codes = np.empty(flat.shape, np.uint8 if given.high <= 255 and not given.signed else np.int32)
+        ends = np.float32(given.low), np.float32(given.high)
+        if not kernels.to_codes(flat.reshape(-1), np.float32(2.0**given.exponent), *ends, codes.reshape(-1)):
             raise NotExact(
                 [f"the input has a value that is no multiple of 2^-{given.exponent} up to {given.high}."]
             )
-        return np.ascontiguousarray(codes.flatten(2).numpy())
+        return codes
 
     def run(self, x: Tensor) -> Tensor:
         """[T, B, C, H, W] float32 on the input's grid -> [T, B, N] float32 output spikes."""
@@ -127,7 +129,7 @@ class Engine:
 
 def _pooled(pool: Pool, x: np.ndarray) -> np.ndarray:
     channels, rows, columns = pool.in_shape
-    maps = x.reshape(-1, rows, columns, channels)
+    maps = x.reshape(-1, rows, columns * channels)
     kind = x.dtype if pool.kind == "max" else np.int32
     out = np.empty((len(maps), *pool.out_shape[1:], channels), kind)
     run = kernels.pool_max if pool.kind == "max" else kernels.pool_sum
@@ -144,6 +146,7 @@ def _prepare(stage: Stage, input_exponent: int, bound: Bounds) -> _Ready:
     half = (1 << down) >> 1 if neurons.rounding == "nearest" else 0
     mode, register = _register(stage, bound)
     kind = _kind(synapses, mode)
+    narrow = bound.accumulator_bits <= 16 and kind in (kernels.LINEAR, kernels.CONV)
     channels, rows, columns = synapses.out_shape
     linear = synapses.kind == "linear"
     in_map = (
@@ -155,7 +158,7 @@ def _prepare(stage: Stage, input_exponent: int, bound: Bounds) -> _Ready:
     )  # fmt: skip
     lifts, biases = _alignment(synapses, fine, input_exponent).astype(work)
     arguments = (
-        kind, _arranged(synapses, kind), shape, np.array(synapses.stride), np.array(synapses.dilation),
+        kind, narrow, _arranged(synapses, kind), shape, np.array(synapses.stride), np.array(synapses.dilation),
         synapses.groups, register, mode, lifts, biases, _constants(stage, fine).astype(work),
         work(half), work(down), work(neurons.low), work(neurons.high),
     )  # fmt: skip
@@ -205,7 +208,9 @@ def _kind(synapses: Synapses, mode: int) -> int:
     plain = synapses.stride == (1, 1) and synapses.dilation == (1, 1) and synapses.groups == 1
     if mode != kernels.EXACT or not plain:
         return kernels.ANY
-    return kernels.LINEAR if synapses.kind == "linear" else kernels.CONV
+    if synapses.kind == "linear":
+        return kernels.FEW if synapses.out_shape[0] <= _FEW else kernels.LINEAR
+    return kernels.CONV
 
 
 def _arranged(synapses: Synapses, kind: int) -> np.ndarray:
@@ -215,6 +220,7 @@ def _arranged(synapses: Synapses, kind: int) -> np.ndarray:
         channels, rows, columns = synapses.in_shape
         maps = codes.reshape(-1, channels, rows, columns).transpose(2, 3, 1, 0)
         w = maps.reshape(-1, len(codes))
+        w = w.T if kind == kernels.FEW else w
     elif kind == kernels.CONV:
         w = codes.transpose(1, 2, 3, 0)[:, :, ::-1].reshape(codes.shape[1] * codes.shape[2], -1)
     else:

@@ -14,76 +14,99 @@ EXACT, SATURATE, WRAP = 0, 1, 2
 
 
 @njit(cache=True, nogil=True)
-def add_linear(x, w, acc, events):  # type: ignore[no-untyped-def]
-    """acc [n] += sum of x[i] * w[i, :] over the nonzero x [inputs]; w [inputs, n]."""
-    n = acc.shape[0]
+def gather(x, events):  # type: ignore[no-untyped-def]
+    """Places of the nonzero x [inputs] into events [inputs + 1]; returns (how many, whether any is not 1).
+
+    Without a branch per entry, which a processor would guess wrong at every event; eight empty bytes are one test.
+    """
     count = 0
-    graded = False
-    for i in range(x.shape[0]):
-        if x[i] != 0:
-            events[count] = i
-            graded |= x[i] != 1
-            count += 1
+    largest = 0
+    done = 0
+    if x.itemsize == 1 and x.shape[0] % 8 == 0:
+        words = x.view(np.uint64)
+        for k in range(words.shape[0]):
+            if words[k] != 0:
+                for i in range(8 * k, 8 * k + 8):
+                    events[count] = i
+                    count += x[i] != 0
+                    largest |= x[i]
+        done = x.shape[0]
+    for i in range(done, x.shape[0]):
+        events[count] = i
+        count += x[i] != 0
+        largest |= x[i]
+    return count, largest != 0 and largest != 1
+
+
+@njit(cache=True, nogil=True)
+def add_linear(x, w, acc, events):  # type: ignore[no-untyped-def]
+    """acc [n] += sum of x[i] * w[i, :] over the nonzero x [inputs]; w [inputs, n]. acc int16 only for spikes."""
+    number = acc.dtype.type
+    n = acc.shape[0]
+    count, graded = gather(x, events)
     e = 0
     while e + 4 <= count:
         i, j, k, m = events[e], events[e + 1], events[e + 2], events[e + 3]
         a, b, c, d = w[i], w[j], w[k], w[m]
         if graded:
-            p, q, r, s = x[i], x[j], x[k], x[m]
+            p, q, r, s = number(x[i]), number(x[j]), number(x[k]), number(x[m])
             for at in range(n):
-                acc[at] += (
-                    np.int32(a[at]) * p + np.int32(b[at]) * q + np.int32(c[at]) * r + np.int32(d[at]) * s
-                )
+                acc[at] += number(a[at]) * p + number(b[at]) * q + number(c[at]) * r + number(d[at]) * s
         else:
             for at in range(n):
-                acc[at] += np.int32(a[at]) + np.int32(b[at]) + np.int32(c[at]) + np.int32(d[at])
+                acc[at] += number(a[at]) + number(b[at]) + number(c[at]) + number(d[at])
         e += 4
     while e < count:
-        a, p = w[events[e]], x[events[e]]
+        a, p = w[events[e]], number(x[events[e]])
         for at in range(n):
-            acc[at] += np.int32(a[at]) * p
+            acc[at] += number(a[at]) * p
         e += 1
 
 
 @njit(cache=True, nogil=True)
-def add_conv(x, w, acc, shape):  # type: ignore[no-untyped-def]
+def add_few(x, w, acc):  # type: ignore[no-untyped-def]
+    """As `add_linear` for a handful of outputs, w [n, inputs]: a dot product is sooner done than events are found."""
+    for j in range(w.shape[0]):
+        of = w[j]
+        total = np.int32(0)
+        for i in range(x.shape[0]):
+            total += np.int32(of[i]) * np.int32(x[i])
+        acc[j] = total
+
+
+@njit(cache=True, nogil=True)
+def add_conv(x, w, acc, shape, events):  # type: ignore[no-untyped-def]
     """Stride 1, dilation 1, one group. x [rows * columns * C], acc [out rows * out columns * N].
 
     w [C * kernel rows, kernel columns * N], columns from right to left: an event's row of synapses is contiguous.
     shape: rows, columns, C, out rows, out columns, N, kernel rows, kernel columns, padding above, padding left.
     """
-    rows, columns, channels, out_rows, out_columns, n = (
-        shape[0],
-        shape[1],
-        shape[2],
-        shape[3],
-        shape[4],
-        shape[5],
-    )
+    number = acc.dtype.type
+    columns, channels, out_rows, out_columns, n = shape[1], shape[2], shape[3], shape[4], shape[5]
     kernel_rows, kernel_columns, above, left = shape[6], shape[7], shape[8], shape[9]
-    at = -1
-    for y in range(rows):
-        for column in range(columns):
-            first = column + left - (kernel_columns - 1)
-            start, stop = max(0, -first), min(kernel_columns, out_columns - first)
-            for c in range(channels):
-                at += 1
-                scale = x[at]
-                if scale == 0 or stop <= start:
-                    continue
-                length = (stop - start) * n
-                for k in range(kernel_rows):
-                    row = y + above - k
-                    if row < 0 or row >= out_rows:
-                        continue
-                    to = acc[(row * out_columns + first + start) * n :][:length]
-                    of = w[c * kernel_rows + k, start * n :][:length]
-                    if scale == 1:
-                        for j in range(length):
-                            to[j] += np.int32(of[j])
-                    else:
-                        for j in range(length):
-                            to[j] += np.int32(of[j]) * scale
+    count, _ = gather(x, events)
+    for e in range(count):
+        at = events[e]
+        scale = number(x[at])
+        pixel, c = at // channels, at % channels
+        y, column = pixel // columns, pixel % columns
+        first = column + left - (kernel_columns - 1)
+        start, stop = max(0, -first), min(kernel_columns, out_columns - first)
+        length = (stop - start) * n
+        if length <= 0:
+            continue
+        for k in range(kernel_rows):
+            row = y + above - k
+            if row < 0 or row >= out_rows:
+                continue
+            to = acc[(row * out_columns + first + start) * n :][:length]
+            of = w[c * kernel_rows + k, start * n :][:length]
+            if scale == 1:
+                for j in range(length):
+                    to[j] += number(of[j])
+            else:
+                for j in range(length):
+                    to[j] += number(of[j]) * scale
 
 
 @njit(cache=True, nogil=True)
@@ -107,7 +130,7 @@ def add_any(x, w, acc, shape, stride, dilation, groups, low, high, mode):  # typ
         for column in range(columns):
             for c in range(channels):
                 at += 1
-                scale = x[at]
+                scale = np.int64(x[at])
                 if scale == 0:
                     continue
                 begin = c // (channels // groups) * share
@@ -186,81 +209,92 @@ def fire(current, u, out, constants, half, down, low, high):  # type: ignore[no-
         u[j] = number(v * number(one - number(s * step_zeroed)))
 
 
-LINEAR, CONV, ANY = 0, 1, 2
+LINEAR, CONV, ANY, FEW = 0, 1, 2, 3
 
 
 @njit(cache=True, nogil=True)
 def run_stage(  # type: ignore[no-untyped-def]
-    x,
-    kind,
-    w,
-    shape,
-    stride,
-    dilation,
-    groups,
-    register,
-    mode,
-    lifts,
-    biases,
-    constants,
-    half,
-    down,
-    low,
-    high,
-    out,
-):
+    x, kind, narrow, w, shape, stride, dilation, groups, register, mode, lifts, biases, constants, half, down,
+    low, high, out,
+):  # fmt: skip
     """All samples and steps of one stage.
 
-    x [B, T or 1 (the same at every step), inputs], register (low, high), out [B, T, neurons] uint8. One compiled
-    function per combination of integer types; everything else is an argument.
+    x [B, T or 1 (the same at every step), inputs], register (low, high), out [B, T, neurons] uint8. `narrow`: the
+    sums are proven to fit 16 bits. One compiled function per combination of integer types.
     """
     samples, steps, n = out.shape
-    acc = np.zeros(n, np.int32)
+    acc = np.zeros(1 if narrow else n, np.int32)
+    short = np.zeros(n if narrow else 1, np.int16)
     u = np.zeros(n, constants.dtype)
     current = np.zeros(n, constants.dtype)
-    events = np.empty(x.shape[2], np.int32)
-    row = np.empty(x.shape[2], np.int32)
+    events = np.empty(x.shape[2] + 1, np.int32)
     same = x.shape[1] == 1
     for b in range(samples):
         u[:] = 0
         for t in range(steps):
             if t == 0 or not same:
-                row[:] = x[b, t]
-                if kind == LINEAR:
-                    add_linear(row, w, acc, events)
+                if kind == LINEAR and narrow:
+                    add_linear(x[b, t], w, short, events)
+                elif kind == LINEAR:
+                    add_linear(x[b, t], w, acc, events)
+                elif kind == CONV and narrow:
+                    add_conv(x[b, t], w, short, shape, events)
                 elif kind == CONV:
-                    add_conv(row, w, acc, shape)
+                    add_conv(x[b, t], w, acc, shape, events)
+                elif kind == FEW:
+                    add_few(x[b, t], w, acc)
                 else:
-                    add_any(row, w, acc, shape, stride, dilation, groups, register[0], register[1], mode)
-                align(acc, lifts, biases, current)
+                    add_any(x[b, t], w, acc, shape, stride, dilation, groups, register[0], register[1], mode)
+                if narrow:
+                    align(short, lifts, biases, current)
+                else:
+                    align(acc, lifts, biases, current)
             fire(current, u, out[b, t], constants, half, down, low, high)
 
 
 @njit(cache=True, nogil=True)
 def pool_max(x, out, kernel, stride):  # type: ignore[no-untyped-def]
-    """x [M, rows, columns, C] -> out [M, out rows, out columns, C], the largest of each window."""
+    """x [M, rows, columns * C] -> out [M, out rows, out columns, C], the largest of each window."""
+    channels = out.shape[3]
     for m in range(x.shape[0]):
         for i in range(out.shape[1]):
+            tall = x[m, i * stride[0]].copy()  # whole rows first: long loops
+            for k in range(1, kernel[0]):
+                of = x[m, i * stride[0] + k]
+                for j in range(tall.shape[0]):
+                    tall[j] = max(tall[j], of[j])
             for j in range(out.shape[2]):
-                to = out[m, i, j]
-                to[:] = x[m, i * stride[0], j * stride[1]]
-                for k in range(kernel[0]):
-                    for h in range(kernel[1]):
-                        of = x[m, i * stride[0] + k, j * stride[1] + h]
-                        for c in range(x.shape[3]):
-                            to[c] = max(to[c], of[c])
+                for c in range(channels):
+                    at = j * stride[1] * channels + c
+                    largest = tall[at]
+                    for h in range(1, kernel[1]):
+                        largest = max(largest, tall[at + h * channels])
+                    out[m, i, j, c] = largest
 
 
 @njit(cache=True, nogil=True)
 def pool_sum(x, out, kernel, stride):  # type: ignore[no-untyped-def]
     """As `pool_max`, the sum of each window."""
+    channels = out.shape[3]
     for m in range(x.shape[0]):
         for i in range(out.shape[1]):
             for j in range(out.shape[2]):
-                to = out[m, i, j]
-                to[:] = 0
-                for k in range(kernel[0]):
-                    for h in range(kernel[1]):
-                        of = x[m, i * stride[0] + k, j * stride[1] + h]
-                        for c in range(x.shape[3]):
-                            to[c] += of[c]
+                for c in range(channels):
+                    total = 0
+                    for k in range(kernel[0]):
+                        for h in range(kernel[1]):
+                            total += x[m, i * stride[0] + k, (j * stride[1] + h) * channels + c]
+                    out[m, i, j, c] = total
+
+
+@njit(cache=True, nogil=True)
+def to_codes(x, scale, low, high, out):  # type: ignore[no-untyped-def]
+    """out [n] = x [n] float32 * scale as integers; False where one is no integer in [low, high]."""
+    wrong = 0
+    for i in range(x.shape[0]):
+        value = x[i] * scale
+        held = min(max(value, low), high)
+        code = np.int32(held)
+        out[i] = code
+        wrong += np.float32(code) != value
+    return wrong == 0
