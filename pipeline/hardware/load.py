@@ -139,13 +139,16 @@ class Meter:
         tally.neuron_entries += spikes.numel()
         self._settle()
         self.fired = (spikes, tally)
+        if tally.read_on is False:
+            self._settle()  # while the spikes are still in the cache
 
     def _settle(self, seen: Tensor | None = None, counts: Doubles | None = None) -> None:
         """Count the spikes of the latest neurons, unless the next layer has just read (`seen`) and counted them."""
         if self.fired is None:
             return
         (spikes, tally), self.fired = self.fired, None
-        if seen is not None and counts is not None and same_memory(spikes, seen):
+        tally.read_on = seen is not None and same_memory(spikes, seen)
+        if tally.read_on and counts is not None:
             tally.batch[:, 3] += self._per_sample(counts[:, :1])[:, 0]
             return
         b = self.samples

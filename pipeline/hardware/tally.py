@@ -41,6 +41,8 @@ class Tally:
     norm: str = ""
     neuron: str = ""
     neuron_entries: int = 0
+    read_on: bool | None = None
+    """Whether the next layer reads this one's spikes as they are, and so counts them; None: not seen yet."""
     gated: int = 0
     """Multiplications by an attention's gates."""
     layouts: dict[bool, tuple[Reach, Reach]] = field(default_factory=dict)
