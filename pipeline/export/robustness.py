@@ -1,0 +1,122 @@
+"""How a proven network bears what a device and a sensor do to it; every number over several seeds.
+
+    drop     an input event is lost, with a probability per event
+    noise    an input event appears where there is none, with a probability per entry and step
+    jitter   every input event comes one step early or late, with a probability per event
+    flip     a stored bit of the weights is inverted, with a probability per bit
+
+A constant current has no events in time: an entry lost or lit is so at every step, and there is nothing to jitter.
+All of it acts on integers and runs in the integer engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+
+import numpy as np
+
+from pipeline.export.integer import Engine
+from pipeline.export.program import Fixed, Program
+from pipeline.types import require
+
+Codes = np.ndarray
+"""Input integers [B, T or 1, inputs]."""
+
+
+@dataclass(frozen=True)
+class Stress:
+    """What to try: probabilities, swept, and how many seeds each."""
+
+    drop: Sequence[float] = (0.1, 0.3)
+    noise: Sequence[float] = (0.01, 0.05)
+    jitter: Sequence[float] = (0.5,)
+    flip: Sequence[float] = (1e-4, 1e-3, 1e-2)
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("drop", "noise", "jitter", "flip"):
+            rates = getattr(self, name)
+            require(all(0 <= rate <= 1 for rate in rates), name, "be probabilities in [0, 1]", rates)
+        require(self.seeds >= 1, "seeds", "be at least 1", self.seeds)
+
+
+def drop(codes: Codes, rate: float, rng: np.random.Generator) -> Codes:
+    """Events lost."""
+    return np.where(rng.random(codes.shape) < rate, 0, codes).astype(codes.dtype)
+
+
+def noise(codes: Codes, rate: float, rng: np.random.Generator, high: int) -> Codes:
+    """Events of the largest code where there was none."""
+    lit = (rng.random(codes.shape) < rate) & (codes == 0)
+    return np.where(lit, high, codes).astype(codes.dtype)
+
+
+def jitter(codes: Codes, rate: float, rng: np.random.Generator, high: int) -> Codes:
+    """Events moved by one step; those that meet are added up, held at `high`; none leaves the window."""
+    moves = rng.random(codes.shape) < rate
+    later = rng.random(codes.shape) < 0.5
+    steps = codes.shape[1]
+    out = np.where(moves, 0, codes).astype(np.int64)
+    for shift in (-1, 1):
+        moved = np.where(moves & (later == (shift > 0)), codes, 0).astype(np.int64)
+        for t in range(steps):
+            out[:, min(max(t + shift, 0), steps - 1)] += moved[:, t]
+    return np.clip(out, -high, high).astype(codes.dtype)
+
+
+def flip(program: Program, rate: float, rng: np.random.Generator) -> Program:
+    """The program with bits of its stored weights inverted (in every stored weight, pruned ones too)."""
+    return replace(
+        program,
+        stages=tuple(
+            replace(
+                stage, synapses=replace(stage.synapses, weight=_flipped(stage.synapses.weight, rate, rng))
+            )
+            for stage in program.stages
+        ),
+    )
+
+
+def _flipped(weight: Fixed, rate: float, rng: np.random.Generator) -> Fixed:
+    bits = weight.bits
+    mask = np.zeros(weight.codes.shape, np.int64)
+    for bit in range(bits):
+        mask |= (rng.random(mask.shape) < rate).astype(np.int64) << bit
+    raw = (weight.codes & ((1 << bits) - 1)) ^ mask
+    signed = weight.form != "unsigned"
+    codes = np.where(raw >> (bits - 1), raw - (1 << bits), raw) if signed else raw
+    return replace(weight, codes=codes)
+
+
+def robustness(
+    engine: Engine, codes: Codes, labels: np.ndarray, stress: Stress, seed: int
+) -> dict[str, float]:
+    """Accuracy under each stress: ``robust_drop_0.1`` (mean over seeds) and ``..._deviation``.
+
+    Args:
+        codes, labels: the test split as integers [B, T or 1, inputs] and its labels [B].
+        seed: of the first draw; the others follow.
+    """
+    high = engine.program.input.high
+    found: dict[str, float] = {}
+
+    def under(name: str, rate: float, disturbed: Callable[[np.random.Generator], float]) -> None:
+        # Neighbouring seeds and rates must not share draws.
+        draws = [disturbed(np.random.default_rng((seed, i, round(rate * 1e9)))) for i in range(stress.seeds)]
+        found[f"robust_{name}_{rate:g}"] = mean(draws)
+        found[f"robust_{name}_{rate:g}_deviation"] = stdev(draws) if len(draws) > 1 else 0.0
+
+    def accuracy(of: Engine, given: Codes) -> float:
+        return float((of.labels(given) == labels).mean())
+
+    for rate in stress.drop:
+        under("drop", rate, lambda rng, rate=rate: accuracy(engine, drop(codes, rate, rng)))  # type: ignore[misc]
+    for rate in stress.noise:
+        under("noise", rate, lambda rng, rate=rate: accuracy(engine, noise(codes, rate, rng, high)))  # type: ignore[misc]
+    for rate in stress.jitter if codes.shape[1] > 1 else ():
+        under("jitter", rate, lambda rng, rate=rate: accuracy(engine, jitter(codes, rate, rng, high)))  # type: ignore[misc]
+    for rate in stress.flip:
+        under("flip", rate, lambda rng, rate=rate: accuracy(Engine(flip(engine.program, rate, rng)), codes))  # type: ignore[misc]
+    return found
