@@ -201,6 +201,8 @@ class _Attempt:
             record |= self._result()
         except TrialEnded as ended:
             record |= {"state": ended.state, "reason": str(ended)}
+        except optuna.exceptions.StorageInternalError:
+            raise  # not the trial's fault: the worker ends, and the trial is done again
         except Exception as error:
             name = "memory" if out_of_memory(error) else type(error).__name__
             record |= {"state": f"failed:{name}", "reason": str(error)}
