@@ -150,9 +150,8 @@ def picture(
     axes.xaxis.tick_top()
     starts = [group * (moments * cell + gap) for group in range(len(titles))]
     axes.set_xticks(starts, titles, ha="left")
-    figure.tight_layout(pad=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
 
 
 def _window(events: np.ndarray, moment: int, moments: int, width_ms: int = 60) -> np.ndarray:

@@ -58,9 +58,9 @@ LIGHTS = (
 class Pixels:
     """The camera: one chip, the same for every recording."""
 
-    theta_on: float = 0.16
+    theta_on: float = 0.13
     """Rise of log intensity that makes an ON event."""
-    theta_off: float = 0.16
+    theta_off: float = 0.13
     """Fall of log intensity that makes an OFF event."""
     mismatch: float = 0.02
     """Standard deviation of both thresholds over the pixels."""
@@ -68,7 +68,7 @@ class Pixels:
     """Shortest interval between two events of a pixel; changes that come sooner are lost."""
     echo: float = 0.40
     """Probability that an ON event is read out twice (real clips: 13 % of all intervals are below 2 us)."""
-    rebound: tuple[float, float] = (0.25, 0.45)
+    rebound: tuple[float, float] = (0.15, 0.4)
     """Probability of an event of the other polarity within 1 ms of an OFF and of an ON event."""
     spill: float = 0.12
     """Probability that an event brings a stray one somewhere near in its row, as the real clips' streaks show."""

@@ -156,7 +156,7 @@ def _wave(beat: Beat, habits: Rng, reach: float, side: int) -> Hands:
 
 
 def _circle(beat: Beat, habits: Rng, reach: float, side: int, turn: int) -> Hands:
-    phase = turn * beat.phase(habits.uniform(0.75, 1.3))
+    phase = turn * beat.phase(habits.uniform(0.6, 1.0))
     radius = habits.uniform(0.4, 0.95) * (UPPER + FORE) * reach
     centre = np.array([side * habits.uniform(13, 26), 7.0 + habits.uniform(-8, 14)])
     width, tilt = habits.uniform(0.75, 1.0), habits.uniform(-0.5, 0.5)
@@ -264,7 +264,7 @@ def scene(label: int, person: User, steps: int, seed: int) -> Scene:
     nod = np.stack([0.6 * beat.drift(1.1), 0.4 * beat.drift(1.3)], axis=1)
     shirt, skin = person.shirt, person.skin
     sleeve = shirt if person.long_sleeves else skin
-    weave = rng.uniform(0.1, 0.3)
+    weave = rng.uniform(0.0, 0.1)
     shapes: list[np.ndarray] = []
     tones: list[tuple[float, float, float]] = []
 
