@@ -13,7 +13,9 @@ from torch import nn
 
 from pipeline.checkpoint import Saved
 from pipeline.compress.bake import restore
+from pipeline.compress.calibrate import Grid
 from pipeline.compress.plan import Compression, Plan, compress
+from pipeline.compress.stack import grids
 from pipeline.hardware.accelerator import Accelerator
 from pipeline.hardware.budget import floor
 from pipeline.hardware.cost import Cost, cost
@@ -119,6 +121,11 @@ def reload(experiment: Experiment, saved: Saved) -> Trained:
     except (RuntimeError, KeyError) as error:
         raise DataError(f"{saved.path} does not fit its config: {error}") from error
     return Trained(net, saved.decode(DECODES), saved.widths, {}, {}, ())
+
+
+def grids_of(trained: Trained) -> Mapping[str, Grid]:
+    """Where each compressed tensor of a baked network lives: value = code x step."""
+    return grids(trained.net)
 
 
 def bound(experiment: Experiment) -> dict[str, float]:

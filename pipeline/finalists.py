@@ -16,6 +16,8 @@ from scipy.special import stdtrit
 from pipeline import checkpoint, experiment
 from pipeline.config import Plain
 from pipeline.experiment import Trained
+from pipeline.export.finalist import device_columns
+from pipeline.export.robustness import Stress
 from pipeline.job import Job, build
 from pipeline.study import database, pareto, results
 from pipeline.types import DataError, Metrics, Row, TrialEnded
@@ -71,6 +73,13 @@ def tested(job: Job, trained: Trained, params: Mapping[str, object]) -> dict[str
     data = job.experiment(params).data.load(job.seed)
     metrics, _ = experiment.measured(trained.net, trained.decode, data, "test", trained.widths)
     return metrics
+
+
+def on_device(job: Job, trained: Trained, params: Mapping[str, object]) -> dict[str, float]:
+    """The same model in integers: whether every spike of the test split is equal, and how it bears stress."""
+    data = job.experiment(params).data.load(job.seed)
+    found = experiment.grids_of(trained)
+    return device_columns(trained.net, found, trained.widths, trained.decode, data, job.seed, Stress())
 
 
 Each = Callable[[Callable[..., None], Sequence[tuple[object, ...]], Callable[[], None]], None]
@@ -147,6 +156,8 @@ def _run(job: Job, study: optuna.Study, row: Row, seed: int) -> dict[str, float]
             if seed == job.seed:
                 job.keep(trained, row.params, row.number)
         metrics = {**row.metrics, **trained.metrics} | tested(job, trained, row.params)
+        if seed == job.seed:
+            metrics |= on_device(job, trained, row.params)
     except TrialEnded as ended:
         metrics = {"ended": 1.0}
         study.set_user_attr(f"{key}:reason", f"{ended.state}: {ended}")
@@ -183,6 +194,9 @@ def _merge(row: Row, runs: Sequence[Mapping[str, float]], probability: float) ->
         extra["test_accuracy"] = mean(run["test_accuracy"] for run in good)
         extra["test_samples"] = good[0]["test_samples"]
         extra["front_probability"] = probability
+        extra |= {k: v for k, v in good[0].items() if k.startswith(("integer_", "robust_"))}
+        if good[0].get("integer_exact") == 0.0:
+            reason = "its integer re-run differs from the network: python -m pipeline.export says where"
     if len(good) > 1:
         for name in ("validation_accuracy", "test_accuracy", *_prices(good)):
             values = [run[name] for run in good]

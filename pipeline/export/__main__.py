@@ -17,22 +17,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import numpy as np
+
 from pipeline import checkpoint, config, experiment
 from pipeline.compress.stack import grids
 from pipeline.config import ConfigError
 from pipeline.experiment import EVALUATION_BATCH, Experiment, Trained
 from pipeline.export import nir_graph
 from pipeline.export.c_code import c_files, map_bits, refusals, state_bits
+from pipeline.export.finalist import program_of_model
 from pipeline.export.folder import STREAM, Vectors, vectors, write
 from pipeline.export.integer import Engine
-from pipeline.export.lower import input_format, lower
 from pipeline.export.manifest import Json, Store
 from pipeline.export.program import Accumulator, NotExact, Program, bounds
 from pipeline.export.proof import Proof, prove
+from pipeline.export.robustness import Stress, robustness
 from pipeline.hardware.cost import Cost, cost
-from pipeline.learn.decode import RateDecode
 from pipeline.study import database
-from pipeline.types import DataError, Dataset, SplitName
+from pipeline.types import DataError, Dataset
 
 OK, FAILED, USAGE, NOT_EXACT = 0, 1, 2, 3
 _PACKAGES = ("snn-pipeline", "torch", "snntorch", "numpy", "numba")
@@ -81,23 +83,6 @@ def _knee(folder: Path) -> int:
         ) from error
 
 
-def lowered(member: Member, accumulator: Accumulator) -> Program:
-    """The member as integers.
-
-    Raises:
-        NotExact: with everything that is in the way.
-    """
-    trained, data = member.trained, member.data
-    if not isinstance(trained.decode, RateDecode):
-        raise NotExact([f"{type(trained.decode).__name__} is a decoding without an integer form here."])
-    splits: tuple[SplitName, ...] = ("validation", "test")
-    seen = (batch.x for split in splits for batch in data.batches(split, EVALUATION_BATCH, seed=0))
-    given = input_format(seen, data.shape)
-    return lower(
-        trained.net, grids(trained.net), trained.widths, given, data.timesteps, data.classes, accumulator
-    )
-
-
 def priced(member: Member) -> tuple[dict[str, float], Cost]:
     """Test accuracy, and the price of the work that was measured there."""
     trained = member.trained
@@ -121,9 +106,10 @@ def export(
         NotExact: the model cannot be run in integers.
         DataError: the files would not have the size that the cost model claims.
     """
-    program = lowered(member, accumulator)
-    engine = Engine(program)
     trained, data = member.trained, member.data
+    spaces = grids(trained.net)
+    program = program_of_model(trained.net, spaces, trained.widths, trained.decode, data, accumulator)
+    engine = Engine(program)
     proof = prove(trained.net, engine, trained.decode, data.batches("test", EVALUATION_BATCH, seed=0))
     metrics, price = priced(member)
     machine = member.experiment.accelerator
@@ -132,6 +118,8 @@ def export(
     shipped = vectors(engine, engine.codes(first), samples)
     others, notes = _others(program, store, shipped)
     about = _about(member, program, proof, metrics, price)
+    codes = np.concatenate([engine.codes(b.x) for b in data.batches("test", EVALUATION_BATCH, seed=0)])
+    about["robustness"] = robustness(engine, codes, data.test.y.numpy(), Stress(), member.experiment.seed)
     about["nir"] = {"missing": nir_graph.missing(program)}
     write(folder, program, store, shipped, about, others)
     notes += _same_size(folder, program, price)
