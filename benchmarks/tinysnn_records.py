@@ -50,6 +50,10 @@ Take = Callable[[str], BySeed]
 def finished(record: dict[str, object], data: str) -> dict[str, object]:
     value = record.get("value")
     record.setdefault("holds", None if value is None else BY_ID[str(record["id"])].judge(float(value)))  # type: ignore[arg-type]
+    if record["id"] == "T3" and "STDP" in data:
+        record["note"] = (
+            "no full-precision copy behind the quantized weights: a step is larger than an update"
+        )
     return {**record, "data": data, "n": 10_000, "command": COMMAND, "date": date.today().isoformat()}
 
 
@@ -115,7 +119,7 @@ def memory_of_neurons(take: Take) -> dict[str, object] | None:
 
 
 def roundings(take: Take) -> dict[str, object] | None:
-    """T2: range of the roundings' means over the spread between seeds, at the width where it is largest."""
+    """T2: range of the roundings' means over the spread between seeds (of all widths together), where it is largest."""
     found = take("roundings")
     if len(found) < 2:
         return None
@@ -124,12 +128,12 @@ def roundings(take: Take) -> dict[str, object] | None:
         for asked in cell["points"]:
             at = int(asked["point"]["weights"]), str(asked["point"]["rounding"])
             table.setdefault(at, []).append(float(asked["validation"]))
+    noise = float(np.sqrt(np.mean([np.var(v, ddof=1) for v in table.values()])))
     best = (0.0, 0, "")
     better = {}
     for bits in sorted({b for b, _ in table}):
         values = {r: table[b, r] for b, r in table if b == bits}
         means = {r: float(np.mean(v)) for r, v in values.items()}
-        noise = float(np.sqrt(np.mean([np.var(v, ddof=1) for v in values.values()])))
         ratio = (max(means.values()) - min(means.values())) / max(noise, 1e-9)
         better[bits] = max(means["nearest"], means["stochastic"]) >= means["truncation"]
         shown = ", ".join(f"{r} {100 * m:.1f}" for r, m in means.items())
