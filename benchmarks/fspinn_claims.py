@@ -54,6 +54,8 @@ SCALE: dict[int, tuple[float, float]] = {
 }  # fmt: skip
 """Neurons -> (theta_plus_mv, eta_post), chosen on validation images: many neurons each see few images, and have to
 adapt with bigger steps. 400 has BindsNET's constants."""
+FASHION_SCALE = {**SCALE, 1600: (0.15, 0.01), 4900: (0.45, 0.015)}
+"""Thresholds rise faster on bright pictures; 4900 is extrapolated."""
 RATE_HZ: dict[str, float] = {"mnist": 128.0, "fashion_mnist": 64.0}
 """Of a white pixel. Clothes fill twice as much of the picture as digits: at 128 Hz the thresholds run away (53 %
 instead of 73 % on validation images at n = 400)."""
@@ -92,16 +94,20 @@ class Cell:
     def key(self) -> str:
         return key(**asdict(self))
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        return (SCALE if self.which == "mnist" else FASHION_SCALE)[self.neurons]
+
     def net(self) -> Stdp:
         changes, _, _ = VARIANTS[self.variant]
-        theta_plus, _ = SCALE[self.neurons]
+        theta_plus, _ = self.scale
         return replace(
             Stdp(neurons=self.neurons, theta_plus_mv=theta_plus, w_inh_mv=self.w_inh_mv), **changes
         )
 
     def rule(self) -> StdpRule:
         _, changes, _ = VARIANTS[self.variant]
-        return replace(StdpRule(eta_post=SCALE[self.neurons][1]), **changes)
+        return replace(StdpRule(eta_post=self.scale[1]), **changes)
 
 
 def cells() -> list[Cell]:
