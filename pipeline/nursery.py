@@ -132,7 +132,10 @@ def _live(task: Task, arguments: tuple[object, ...]) -> None:
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else 1
     except BaseException as error:
-        print(f"worker {os.getpid()}: {type(error).__name__}: {error}", file=sys.stderr)
+        cause = error.__cause__ or error
+        print(
+            f"worker {os.getpid()}: {type(error).__name__}: {type(cause).__name__}: {cause}", file=sys.stderr
+        )
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

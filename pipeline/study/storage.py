@@ -25,8 +25,7 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 log = logging.getLogger(__name__)
 
@@ -103,13 +102,11 @@ def _write_ahead(connection: Any, _record: object) -> None:
 def away(error: BaseException) -> bool:
     """Whether this is a database that may be back soon, rather than one that is broken or full."""
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-    if isinstance(cause, PoolTimeout):
-        return True
-    if not isinstance(cause, DBAPIError):
+    wrong = isinstance(cause, IntegrityError | DataError | ProgrammingError)
+    if wrong or not isinstance(cause, SQLAlchemyError):
         return False
-    text = str(cause).lower()
-    gone = cause.connection_invalidated or isinstance(cause, OperationalError | InterfaceError)
-    return gone and not any(word in text for word in LASTING)
+    # A dying server shows as an operational error, or as whatever the half-closed session makes of it.
+    return not any(word in str(cause).lower() for word in LASTING)
 
 
 def _guarded(method: Callable[..., Any], reading: bool) -> Callable[..., Any]:
@@ -123,7 +120,7 @@ def _guarded(method: Callable[..., Any], reading: bool) -> Callable[..., Any]:
             self._mode.reading = reading
             try:
                 return method(self, *args, **kwargs)
-            except (optuna.exceptions.StorageInternalError, DBAPIError, PoolTimeout) as error:
+            except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
                 if outer is not None or not away(error) or time.monotonic() > deadline:
                     raise
                 if pause > 1.0:
