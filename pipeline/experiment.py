@@ -12,6 +12,7 @@ from snntorch import SpikingNeuron
 from torch import nn
 
 from pipeline.checkpoint import Saved
+from pipeline.compress.accumulate import accumulators
 from pipeline.compress.bake import restore
 from pipeline.compress.calibrate import Grid
 from pipeline.compress.plan import Compression, Plan, compress
@@ -105,7 +106,7 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
         worst = cost([load.at_worst() for load in loads], experiment.accelerator)
         SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built
     metrics |= {**price.metrics(), "worst_energy_pj": worst.energy_pj, "worst_latency_us": worst.latency_us}
-    return Trained(net, decode, widths, metrics, detail(loads, price), loads)
+    return Trained(net, decode, widths, metrics, detail(net, loads, price), loads)
 
 
 def reload(experiment: Experiment, saved: Saved) -> Trained:
@@ -197,9 +198,11 @@ def measured(
     return metrics, loads
 
 
-def detail(loads: tuple[LayerLoad, ...], price: Cost) -> dict[str, object]:
-    """What the report draws per layer, as plain JSON."""
-    return {"layers": price.layers_json(loads)}
+def detail(net: nn.Module, loads: tuple[LayerLoad, ...], price: Cost) -> dict[str, object]:
+    """What the report draws per layer, as plain JSON; the accumulator's width where the weights are on a grid."""
+    widths = {found.layer: found.bits for found in accumulators(net)}
+    layers = price.layers_json(loads)
+    return {"layers": [{**layer, "accumulator_bits": widths.get(str(layer["name"]))} for layer in layers]}
 
 
 @dataclass

@@ -1,0 +1,69 @@
+"""One trial from data to price, on real digits."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline import checkpoint, config, experiment
+from pipeline.experiment import evaluate, measured, reload
+from pipeline.job import build
+
+
+@pytest.fixture(scope="module")
+def small():
+    plain = config.plain(
+        config.compose_job(
+            ["+experiment=quickstart", "learner.epochs=2", "net.hidden=24", "data.timesteps=4"]
+        )
+    )
+    return plain, config.build_experiment(
+        config.override(
+            plain, {"compression.quantize_weights.bits": 4, "compression.prune_weights.sparsity": 0.5}
+        )
+    )
+
+
+def test_a_trial_gives_accuracy_and_price_and_reports_its_epochs(small):
+    seen = []
+    trained = evaluate(small[1], lambda step, metrics: seen.append(step))
+    assert seen == [1, 2]
+    assert trained.metrics["validation_accuracy"] > 0.3  # chance is 0.1
+    # 64 x 24 + 24 x 10 weights, half of them gone, 4 bits each: at least that much is stored.
+    assert trained.metrics["memory_bits"] >= (64 * 24 + 24 * 10) / 2 * 4
+    assert trained.metrics["worst_energy_pj"] >= trained.metrics["energy_pj"] > 0
+    layers = trained.detail["layers"]
+    assert [layer["bits"] for layer in layers] == [4, 4]
+    # Codes lie in [-8, 7]; at most 64 of them meet in one sum.
+    assert all(2 <= layer["accumulator_bits"] <= 4 + 6 for layer in layers)
+
+
+def test_the_same_seed_is_the_same_trial_and_another_is_not(small):
+    first, again = (evaluate(small[1], lambda *_: None).metrics for _ in range(2))
+    other = evaluate(replace(small[1], seed=5), lambda *_: None).metrics
+    assert first == again
+    assert first != other
+
+
+def test_a_saved_model_answers_as_the_one_that_was_saved(small, tmp_path):
+    trained = evaluate(small[1], lambda *_: None)
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, trained.net, trained.decode, trained.widths, {})
+    back = reload(small[1], checkpoint.Saved(path))
+    data = small[1].data.load(0)
+    one, _ = measured(trained.net, trained.decode, data, "test", trained.widths)
+    two, _ = measured(back.net, back.decode, data, "test", back.widths)
+    assert one == two
+
+
+def test_the_floor_before_training_is_below_what_training_gives(small):
+    floor = experiment.bound(small[1])
+    metrics = evaluate(small[1], lambda *_: None).metrics
+    assert all(floor[name] <= metrics[name] for name in floor)
+    assert floor["memory_bits"] > 0
+
+
+def test_params_of_a_job_reach_the_objects(small):
+    here = build(small[0])
+    built = here.experiment({"net.hidden": 17, "compression.quantize_weights.bits": 3})
+    assert built.net.hidden == 17
+    assert built.compression["quantize_weights"].bits == 3
