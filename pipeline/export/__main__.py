@@ -32,6 +32,7 @@ from pipeline.export.manifest import Json, Store
 from pipeline.export.program import Accumulator, NotExact, Program, bounds
 from pipeline.export.proof import Proof, prove
 from pipeline.export.robustness import Stress, robustness
+from pipeline.export.stdp_integer import is_stdp, lower_stdp, prove_stdp
 from pipeline.hardware.cost import Cost, cost
 from pipeline.study import database
 from pipeline.types import DataError, Dataset
@@ -81,6 +82,17 @@ def _knee(folder: Path) -> int:
         raise DataError(
             f"{folder / 'summary.json'} names no knee; choose a trial with --member K."
         ) from error
+
+
+def prove_only(member: Member) -> int:
+    """An STDP network: its spikes are proven on the test split; its files have no format here yet."""
+    trained = member.trained
+    program = lower_stdp(trained.net, grids(trained.net))
+    batches = member.data.batches("test", EVALUATION_BATCH, seed=0)
+    proof = prove_stdp(trained.net, program, trained.decode, batches)
+    print(f"trial {member.number}: {proof}")
+    print(f"integer test accuracy {proof.accuracy:.2%}; nothing is written for STDP networks")
+    return OK if proof.holds else FAILED
 
 
 def priced(member: Member) -> tuple[dict[str, float], Cost]:
@@ -215,6 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         member = load(given.folder, given.member, given.storage)
+        if is_stdp(member.trained.net):
+            return prove_only(member)
         target = given.out or given.folder / "export" / f"trial-{member.number:05d}"
         accumulator = Accumulator(given.accumulator_bits, given.overflow)
         proof, folder, notes = export(member, target, accumulator, max(1, given.vectors))

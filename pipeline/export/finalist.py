@@ -12,6 +12,7 @@ from pipeline.export.lower import Grids, input_format, lower
 from pipeline.export.program import Accumulator, NotExact, Program
 from pipeline.export.proof import prove
 from pipeline.export.robustness import Stress, robustness
+from pipeline.export.stdp_integer import is_stdp, lower_stdp, prove_stdp
 from pipeline.types import Dataset, Decode, SplitName, Widths
 
 _BATCH = 256
@@ -49,6 +50,10 @@ def device_columns(
     Empty for a network that has no exact integer form: nothing is claimed for it.
     """
     try:
+        if is_stdp(net):
+            return prove_stdp(
+                net, lower_stdp(net, grids), decode, data.batches("test", _BATCH, seed=0)
+            ).metrics()
         engine = Engine(program_of_model(net, grids, widths, decode, data, Accumulator()))
         proof = prove(net, engine, decode, data.batches("test", _BATCH, seed=0))
         codes = [engine.codes(batch.x) for batch in data.batches("test", _BATCH, seed=0)]

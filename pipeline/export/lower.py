@@ -288,7 +288,7 @@ class _Lowering:
                 f"compression.quantize_neurons.rounding=nearest."
             )
             return None
-        exponents = _exponents(torch.as_tensor(held.step))
+        exponents = exponents_of(torch.as_tensor(held.step))
         if exponents is None or len(exponents) > 1:
             self.reasons.append(f"{name}.mem has a step that is no power of two.")
             return None
@@ -304,7 +304,7 @@ class _Lowering:
                 return fixed
             self.reasons.append(f"{name} is float32 without a fixed-point grid: {advice}.")
             return empty
-        exponents = _exponents(grid.step)
+        exponents = exponents_of(grid.step)
         if exponents is None:
             self.reasons.append(
                 f"{name} has a step that is no power of two, so its sums are rounded floats: "
@@ -346,7 +346,7 @@ def _form(grid: Gridded) -> Form:
     return "unsigned" if grid.high < 1 << grid.bits else "shift"
 
 
-def _exponents(step: Tensor) -> np.ndarray | None:
+def exponents_of(step: Tensor) -> np.ndarray | None:
     """-log2 of every step (int64, flat), or None where one is no power of two."""
     mantissa, exponent = np.frexp(step.detach().double().cpu().numpy().reshape(-1))
     return (1 - exponent).astype(np.int64) if np.all(mantissa == 0.5) else None

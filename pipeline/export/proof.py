@@ -139,7 +139,7 @@ def prove(net: nn.Module, engine: Engine, decode: Decode, batches: Iterable[Batc
             mine = mine.swapaxes(0, 1)
             spikes, compared = spikes + int(theirs.sum()), compared + theirs.size
             if difference is None and not np.array_equal(theirs, mine):
-                difference = _first(name, theirs, mine, samples)
+                difference = first_difference(name, theirs, mine, samples)
         last = traced[engine.program.stages[-1].neurons.name]
         said = torch.from_numpy(engine.vote(last.reshape(*last.shape[:2], -1)))
         labels += int((said != decode(out)).sum())
@@ -150,7 +150,7 @@ def prove(net: nn.Module, engine: Engine, decode: Decode, batches: Iterable[Batc
     return Proof(samples, spikes, compared, labels, right / max(samples, 1), guaranteed, difference)
 
 
-def _first(name: str, theirs: np.ndarray, mine: np.ndarray, before: int) -> Difference:
+def first_difference(name: str, theirs: np.ndarray, mine: np.ndarray, before: int) -> Difference:
     """theirs, mine [T, B, C, H, W]; the earliest step, then the lowest sample and neuron."""
     unequal = theirs != mine
     at = tuple(int(i) for i in np.unravel_index(int(unequal.argmax()), unequal.shape))
