@@ -17,6 +17,8 @@ from pipeline.types import FLOAT_BITS, require
 CONVS = (nn.Conv1d, nn.Conv2d)
 COUNTS = 4
 """Columns of a tally: input events, effective operations, operations with all weights, output spikes."""
+FIXED_POINT = 2.0**-8
+"""The unit to try where the smallest value is none: 8 fraction bits, what an intensity as a current has."""
 ON_GRID = 1e-3
 """How far, in steps, a value may be from a whole number of steps and still be one: float32 of counts / 255."""
 
@@ -37,6 +39,8 @@ class Tally:
     batch: Doubles = field(default_factory=lambda: np.zeros((0, COUNTS)))
     unit: float = 1.0
     """The value of one spike, or of one count; a constant scale costs nothing, it is folded into the weights."""
+    ends: tuple[float, float] = (0.0, 0.0)
+    """Smallest and largest input value so far."""
     input_bits: int = 1
     norm: str = ""
     neuron: str = ""
@@ -79,13 +83,20 @@ class Tally:
         """
         if self.input_bits == FLOAT_BITS:
             return
-        if self.calls == 0:
+        self.ends = min(self.ends[0], low), max(self.ends[1], high)
+        if self.calls == 0 or not np.isfinite(self.unit):
             self.unit = float(np.min(np.abs(first), initial=np.inf, where=first != 0))
-        steps = first / np.float32(self.unit)
-        if not np.isfinite(self.unit) or np.abs(steps - np.rint(steps)).max(initial=0.0) > ON_GRID:
+        if not np.isfinite(self.unit):
+            return  # nothing but zeros so far
+        for unit in (self.unit, FIXED_POINT):
+            steps = first / np.float32(unit)
+            if np.abs(steps - np.rint(steps)).max(initial=0.0) <= ON_GRID:
+                self.unit = unit
+                break
+        else:
             self.input_bits = FLOAT_BITS
             return
-        bottom, top = round(low / self.unit), round(high / self.unit)
+        bottom, top = round(self.ends[0] / self.unit), round(self.ends[1] / self.unit)
         if bottom < 0 or top > 1:
             self.input_bits = max(self.input_bits, 2, max(top, -bottom).bit_length() + int(bottom < 0))
 
