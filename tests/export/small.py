@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.fold import FoldBatchNorm
 from pipeline.compress.plan import Plan, compress
 from pipeline.compress.prune import PruneWeights
 from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
@@ -16,6 +17,8 @@ from pipeline.export.program import Accumulator, Program
 from pipeline.learn.decode import RateDecode
 from pipeline.nets.conv import Conv
 from pipeline.nets.feedforward import FeedForward
+from pipeline.nets.layered import Layered
+from pipeline.nets.neurons import Leaky
 from pipeline.types import Batch
 
 CLASSES = 3
@@ -64,6 +67,7 @@ def compressed(spec, x, weights=None, neurons=None, sparsity=0.0, seed=0) -> Mod
         if getattr(module, "bias", None) is not None:
             nn.init.uniform_(module.bias, -0.2, 0.2)
     steps = {
+        "fold": FoldBatchNorm(),
         "weights": QuantizeWeights(**{"bits": 6, **(weights or {})}),
         "neurons": QuantizeNeurons(**{"beta": 8, "threshold": 8, "membrane": 12, **(neurons or {})}),
         "prune": PruneWeights(sparsity=sparsity),
@@ -71,6 +75,28 @@ def compressed(spec, x, weights=None, neurons=None, sparsity=0.0, seed=0) -> Mod
     decode, widths = compress(net, steps, Plan(), lambda epochs, report: RateDecode(CLASSES), [x])
     net.eval()
     return Model(net, dict(widths), x, decode, shape)
+
+
+class Normalised:
+    """A spec of conv -> batch norm -> lif -> pool -> fc -> lif, its statistics as if it had been trained."""
+
+    def build(self, shape, classes, seed):
+        torch.manual_seed(seed)
+        layers = [
+            ("conv1", nn.Conv2d(shape[0], 6, 3, bias=False)),
+            ("bn1", nn.BatchNorm2d(6)),
+            ("lif1", Leaky(0.9, 0.5)),
+            ("pool1", nn.AvgPool2d(2)),
+            ("flatten", nn.Flatten()),
+            ("fc1", nn.Linear(6 * ((shape[1] - 2) // 2) * ((shape[2] - 2) // 2), classes)),
+            ("lif2", Leaky(0.8, 0.3, reset_mechanism="zero")),
+        ]
+        net = Layered(layers, chunk=2)
+        for value in (net.bn1.running_mean, net.bn1.bias.data):
+            value.uniform_(-0.3, 0.3)
+        for value in (net.bn1.running_var, net.bn1.weight.data):
+            value.uniform_(0.3, 1.5)
+        return net
 
 
 def flat(x=None, weights=None, neurons=None, sparsity=0.0, seed=0, **changes) -> Model:

@@ -25,7 +25,7 @@ from pipeline.export.program import (
 )
 from pipeline.export.proof import prove, spikes_of
 from tests.export import reference
-from tests.export.small import FLAT, MAP, convolutional, currents, flat, spikes
+from tests.export.small import FLAT, MAP, Normalised, compressed, convolutional, currents, flat, spikes
 
 
 def proven(model):
@@ -75,6 +75,13 @@ def test_spiking_and_counting_inputs():
 
 def test_an_undecayed_membrane_needs_no_format():
     assert proven(flat(beta=1.0, neurons={"membrane": 32, "beta": 32, "threshold": 10})).guaranteed
+
+
+def test_a_folded_batch_norm_is_weights_and_biases():
+    """An average pool of spikes, too: its quarter is two bits of the next exponent."""
+    model = compressed(Normalised(), spikes(MAP))
+    assert isinstance(model.net.bn1, nn.Identity)
+    proven(model)
 
 
 def test_strides_dilation_groups_and_average_pools():
