@@ -77,7 +77,7 @@ def record(
     value, ends = float(np.mean(numbers)), interval(numbers)
     rule = BY_ID[claim].judge
     holds: bool | None = rule(value)
-    if undecided and not holds and ends is not None and (rule(ends[0]) or rule(ends[1])):
+    if undecided and ends is not None and rule(ends[0]) != rule(ends[1]):
         holds = None
     made = {
         "id": claim, "measured": measured, "data": data, "seeds": list(values), "n": 10_000, "holds": holds,
@@ -101,6 +101,12 @@ def _points(claim: str, data: str, values: Values, what: str) -> list[dict[str, 
     return [record(claim, data, values, f"{what} {text(list(values.values()))} points", undecided=True)]
 
 
+TUNED = (
+    "the first setting (eta_post 0.005, Sp_th 5) lost about 5 points on the test images of seed 0; this one was then "
+    "chosen among 16 on validation, and at eta_post 0.002 to 0.01 adaptive k was mostly no better"
+)
+
+
 def _rules(take: Any, few: int) -> list[dict[str, object]]:
     """F1, F4 and F6: one switch at a time."""
     data = "mnist, 55,000 + 10,000 images, n = 400"
@@ -109,8 +115,14 @@ def _rules(take: Any, few: int) -> list[dict[str, object]]:
     return [
         *_points("F1", data, paired(base, direct), "layer minus direct"),
         *_points("F4", data + ", direct inhibition", paired(window, direct), "per window minus per event"),
-        *_points(
-            "F6", f"mnist, {few:,} + 10,000 images, n = 400, eta_post = 0.001", slow, "adaptive k minus k = 1"
+        *(
+            {**found, "note": TUNED}
+            for found in _points(
+                "F6",
+                f"mnist, {few:,} + 10,000 images, n = 400, eta_post = 0.001",
+                slow,
+                "adaptive k minus k = 1",
+            )
         ),
     ]
 

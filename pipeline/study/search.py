@@ -280,7 +280,7 @@ class _Attempt:
             if sign > 0 and floor.get(name, 0.0) * BOUND_SCALE > limit:
                 self.trial.set_constraint(name, floor[name] - limit)
                 raise Bounded(f"{name} is at least {floor[name]:.4g}, beyond the constraint {limit:.4g}")
-        here = [floor[name] * BOUND_SCALE for name in self.spec.objectives]
+        here = [floor[name] * (BOUND_SCALE if name in bound else 1.0) for name in self.spec.objectives]
         for other in self._done():
             beaten = all(v <= h for v, h in zip(other.values, here, strict=True))
             if beaten and row(other, self.spec).feasible:
