@@ -84,14 +84,20 @@ def _knee(folder: Path) -> int:
         ) from error
 
 
-def prove_only(member: Member) -> int:
-    """An STDP network: its spikes are proven on the test split; its files have no format here yet."""
+def prove_only(member: Member) -> int | None:
+    """Networks whose files have no format here yet are proven on the test split all the same; None for all others."""
     trained = member.trained
-    program = lower_stdp(trained.net, grids(trained.net))
     batches = member.data.batches("test", EVALUATION_BATCH, seed=0)
-    proof = prove_stdp(trained.net, program, trained.decode, batches)
+    if is_stdp(trained.net):
+        proof = prove_stdp(trained.net, lower_stdp(trained.net, grids(trained.net)), trained.decode, batches)
+    elif any(hasattr(module, "gate") for module in trained.net.modules()):
+        spaces, decode = grids(trained.net), trained.decode
+        program = program_of_model(trained.net, spaces, trained.widths, decode, member.data, Accumulator())
+        proof = prove(trained.net, Engine(program), decode, batches)
+    else:
+        return None
     print(f"trial {member.number}: {proof}")
-    print(f"integer test accuracy {proof.accuracy:.2%}; nothing is written for STDP networks")
+    print(f"integer test accuracy {proof.accuracy:.2%}; no files are written for STDP and attention networks")
     return OK if proof.holds else FAILED
 
 
@@ -227,8 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         member = load(given.folder, given.member, given.storage)
-        if is_stdp(member.trained.net):
-            return prove_only(member)
+        if (code := prove_only(member)) is not None:
+            return code
         target = given.out or given.folder / "export" / f"trial-{member.number:05d}"
         accumulator = Accumulator(given.accumulator_bits, given.overflow)
         proof, folder, notes = export(member, target, accumulator, max(1, given.vectors))

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.export.program import (
     RESETS,
     ROUNDINGS,
+    Attention,
     Fixed,
     Neurons,
     Pool,
@@ -60,7 +61,7 @@ def check(program: Program) -> Program:
     at = given.shape
     for stage in program.stages:
         for pool in stage.pools:
-            at = _pool(pool, at)
+            at = _pool(pool, at, program.timesteps)
         _synapses(stage.synapses, at)
         at = stage.synapses.out_shape
         _neurons(stage.neurons, at)
@@ -110,8 +111,10 @@ def _shape(name: str, shape: Shape) -> None:
     claim(math.prod(shape) <= MOST_NEURONS, f"{name}: shape {shape} is too large")
 
 
-def _pool(pool: Pool, at: Shape) -> Shape:
+def _pool(pool: Pool, at: Shape, timesteps: int) -> Shape:
     claim(pool.in_shape == at, f"{pool.name} expects {pool.in_shape}, but {at} comes")
+    if isinstance(pool, Attention):
+        return _attention(pool, at, timesteps)
     claim(pool.kind in ("max", "sum"), f"{pool.name}: kind {pool.kind!r}")
     claim(
         all(1 <= k <= 256 and 1 <= s <= 256 for k, s in zip(pool.kernel, pool.stride, strict=True)),
@@ -128,6 +131,22 @@ def _pool(pool: Pool, at: Shape) -> Shape:
         f"{pool.name}: {pool.halvings} halvings of {window}",
     )
     return pool.out_shape
+
+
+def _attention(attention: Attention, at: Shape, timesteps: int) -> Shape:
+    name, taps = attention.name, attention.time.codes.shape[-1]
+    claim(
+        attention.time.codes.shape == (timesteps, timesteps, taps),
+        f"{name}: it is built for other time steps",
+    )
+    claim(attention.channel.codes.shape == (at[0], at[0], taps), f"{name}: it is built for other channels")
+    claim(1 << attention.mean == math.prod(at[1:]), f"{name}: its mean is over another map")
+    ends = attention.operand[1] < 0 < attention.operand[2]
+    claim(
+        ends and attention.first_entry < 0 < len(attention.table) + attention.first_entry,
+        f"{name}: its table",
+    )
+    return at
 
 
 def _fixed(name: str, tensor: Fixed, sizes: set[int]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import snntorch
@@ -22,6 +22,7 @@ from pipeline.export.program import (
     RESETS,
     ROUNDINGS,
     Accumulator,
+    Attention,
     Fixed,
     Form,
     Input,
@@ -151,6 +152,8 @@ class _Lowering:
             self._pool(name, module)
         elif isinstance(module, snntorch.Leaky):
             self._neurons(name, module)
+        elif all(hasattr(module, part) for part in ("time", "channel", "gate")):
+            self._attention(name, module)
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             self.reasons.append(
                 f"{name} (batch normalisation) is float arithmetic: fold it into the layer before it first, "
@@ -227,6 +230,43 @@ class _Lowering:
             Pool(name, "sum" if average else "max", kernel, stride, self.shape, shape, halvings)
         )
         self.shape, self.exponent = shape, self.exponent + halvings
+
+    def _attention(self, name: str, module: nn.Module) -> None:
+        if self.pending is not None or self.pools or not self.stages:
+            self.reasons.append(f"{name} must directly follow neurons.")
+            return
+        gate = cast(Any, module).gate
+        if not hasattr(gate, "table"):
+            self.reasons.append(
+                f"{name}: its sigmoid is a float function; use the compression step table_attention."
+            )
+            return
+        pixels = math.prod(self.shape[1:])
+        if pixels & (pixels - 1):
+            self.reasons.append(f"{name}: its mean is over {pixels} pixels, which is no power of two.")
+            return
+        parts = {
+            part: self._tensor(
+                f"{name}.{part}.weight",
+                cast(Any, module).get_submodule(part).weight.detach(),
+                f"{_QUANTIZE}=8",
+            )
+            for part in ("time", "channel")
+        }
+        if any(len(weight.exponents) > 1 for weight in parts.values()):
+            self.reasons.append(
+                f"{name}: its convolutions have a step per channel: use granularity=per_tensor."
+            )
+        operand = gate.operand
+        self.pools.append(
+            Attention(
+                name, "attention", (1, 1), (1, 1), self.shape, self.shape, gate.gate_bits,
+                **parts, mean=pixels.bit_length() - 1,
+                operand=(operand.fraction_bits, operand.low, operand.high), entry_exponent=gate.entry_exponent,
+                first_entry=gate.low, table=gate.table.numpy().astype(np.int64),
+            )
+        )  # fmt: skip
+        self.exponent += gate.gate_bits
 
     def _neurons(self, name: str, module: snntorch.Leaky) -> None:
         if self.pending is None:

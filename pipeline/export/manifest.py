@@ -75,6 +75,8 @@ def describe(program: Program, store: Store) -> tuple[Json, bytes]:
 
 def _stage(stage: Stage, store: Store, writer: pack.Writer) -> Json:
     synapses, neurons = stage.synapses, stage.neurons
+    for pool in stage.pools:
+        claim(pool.kind != "attention", f"{pool.name}: attention has no file format here")
     said: Json = {
         "name": synapses.name,
         "kind": synapses.kind,

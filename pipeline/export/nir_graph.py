@@ -55,6 +55,8 @@ def missing(program: Program) -> list[str]:
                 f"{name}: NIR membranes are real numbers; the {neurons.bits}-bit format is in its metadata."
             )
         for pool in stage.pools:
+            if pool.kind == "attention":
+                said.append(f"{pool.name}: NIR has no attention: no graph is written.")
             if pool.kind == "max":
                 said.append(
                     f"{pool.name}: NIR has no maximum pooling; written as an average and an OR neuron."

@@ -133,18 +133,40 @@ class Neurons:
         return max(self.beta.exponent + self.exponent, current, self.threshold.exponent, self.exponent)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pool:
     """Maximum or sum over windows (an average is a sum whose division is folded into the next exponent)."""
 
     name: str
-    kind: Literal["max", "sum"]
+    kind: Literal["max", "sum", "attention"]
     kernel: tuple[int, int]
     stride: tuple[int, int]
     in_shape: Shape
     out_shape: Shape
     halvings: int = 0
     """log2 of the window, for an average."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attention(Pool):
+    """Temporal-channel attention over all time steps: every spike is weighted by a gate of its step and channel.
+
+    n(t, c): spikes of the map. a = time * n along channels, b = channel * n along steps, each rounded to nearest on
+    the operands' grid and held in [low, high]; gate = table[round(a b on the entries' grid), held at the ends].
+    `halvings` is the gates' exponent; the mean over the map's 2^mean pixels is in the exponents of a and b.
+    """
+
+    time: Fixed
+    """[T, T, taps]."""
+    channel: Fixed
+    """[C, C, taps]."""
+    mean: int
+    operand: tuple[int, int, int]
+    """(exponent, low, high)."""
+    entry_exponent: int
+    first_entry: int
+    table: np.ndarray
+    """int64 gates, from the entry `first_entry` on."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +234,9 @@ def input_exponents(program: Program) -> list[tuple[int, int]]:
     exponent, high = program.input.exponent, program.input.high
     for stage in program.stages:
         for pool in stage.pools:
-            if pool.kind == "sum":
+            if isinstance(pool, Attention):
+                exponent, high = exponent + pool.halvings, high * int(pool.table.max())
+            elif pool.kind == "sum":
                 exponent, high = exponent + pool.halvings, high * math.prod(pool.kernel)
         found.append((exponent, high))
         exponent, high = 0, 1  # spikes
@@ -255,8 +279,17 @@ def _bounds(stage: Stage, input_exponent: int, input_high: int, timesteps: int) 
         state = min(state, timesteps * ((largest << (working - current)) + bar))
     half = (1 << (working - neurons.exponent)) >> 1
     update = leak * state + (largest << (working - current)) + bar + half
-    exact = max(update, largest) < 1 << FLOAT32_INTEGERS
+    gates = [_attention_reach(pool) for pool in stage.pools if isinstance(pool, Attention)]
+    exact = max([update, largest, *gates]) < 1 << FLOAT32_INTEGERS
     return Bounds(synapses.name, sums, signed_bits(sums), update, signed_bits(update), exact)
+
+
+def _attention_reach(attention: Attention) -> int:
+    """The largest sum in its convolutions: every neuron of the map spikes."""
+    return max(
+        int(np.abs(weight.codes).reshape(len(weight.codes), -1).sum(1).max()) << attention.mean
+        for weight in (attention.time, attention.channel)
+    )
 
 
 def widths(program: Program) -> Mapping[str, int]:

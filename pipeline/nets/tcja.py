@@ -14,6 +14,13 @@ from pipeline.nets.neurons import LeakyConstants
 from pipeline.types import require
 
 
+class SigmoidGate(nn.Module):
+    """sigmoid(a * b), the attention's gate; compression may put a table in its place."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.sigmoid(a * b)
+
+
 class TemporalChannelAttention(nn.Module):
     """Temporal-channel joint attention (Zhu et al. 2022, arXiv 2206.10177, eq. 5 to 9), [T, B, C, H, W] -> the same.
 
@@ -28,6 +35,7 @@ class TemporalChannelAttention(nn.Module):
         super().__init__()
         self.time = nn.Conv1d(timesteps, timesteps, kernel, bias=False)
         self.channel = nn.Conv1d(channels, channels, kernel, bias=False)
+        self.gate: nn.Module = SigmoidGate()
         self.around = ((kernel - 1) // 2, kernel // 2)  # zeros before and after: the length stays what it is
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,7 +44,7 @@ class TemporalChannelAttention(nn.Module):
         mean = x.mean((3, 4))
         over_time = self.time(functional.pad(mean.transpose(0, 1), self.around)).transpose(0, 1)
         over_channels = self.channel(functional.pad(mean.permute(1, 2, 0), self.around)).permute(2, 0, 1)
-        return x * torch.sigmoid(over_time * over_channels)[..., None, None]
+        return x * self.gate(over_time, over_channels)[..., None, None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.attention import TableAttention
 from pipeline.compress.fold import FoldBatchNorm
 from pipeline.compress.plan import Plan, compress
 from pipeline.compress.prune import PruneWeights
@@ -68,6 +69,7 @@ def compressed(spec, x, weights=None, neurons=None, sparsity=0.0, seed=0) -> Mod
             nn.init.uniform_(module.bias, -0.2, 0.2)
     steps = {
         "fold": FoldBatchNorm(),
+        "attention": TableAttention(),
         "weights": QuantizeWeights(**{"bits": 6, **(weights or {})}),
         "neurons": QuantizeNeurons(**{"beta": 8, "threshold": 8, "membrane": 12, **(neurons or {})}),
         "prune": PruneWeights(sparsity=sparsity),
