@@ -27,8 +27,9 @@ from pipeline.compress.stack import grids
 from pipeline.data.digits import Digits
 from pipeline.data.encode import Direct, Rate
 from pipeline.data.mnist import Mnist
+from pipeline.export.codes import input_format
 from pipeline.export.integer import Engine
-from pipeline.export.lower import input_format, lower
+from pipeline.export.lower import lower
 from pipeline.learn.surrogate import Surrogate
 from pipeline.nets.conv import Conv
 from pipeline.nets.feedforward import FeedForward

@@ -7,8 +7,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from torch import nn
 
+from pipeline.export.codes import Grids, input_format
 from pipeline.export.integer import Engine
-from pipeline.export.lower import Grids, input_format, lower
+from pipeline.export.lower import lower
 from pipeline.export.program import Accumulator, NotExact, Program
 from pipeline.export.proof import prove
 from pipeline.export.robustness import Stress, robustness

@@ -1,7 +1,7 @@
 """From a compressed network to a `Program` of integers; everything that stands in the way is said at once.
 
-The network is a row of named modules, [T, B, C, H, W] -> [T, B, N]: Linear, Conv1d-free Conv2d, MaxPool2d, AvgPool2d,
-Flatten, Dropout, Identity and snnTorch's Leaky. What makes integers exact: weights, biases, decays and thresholds
+The network is a row of named modules, [T, B, C, H, W] -> [T, B, N]: Linear, Conv2d, MaxPool2d, AvgPool2d, Flatten,
+Dropout, Identity, attention and snnTorch's Leaky. What makes integers exact: weights, biases, decays and thresholds
 on power-of-two steps, and a membrane that is rounded to a format of its own after every step (without one, decayed
 membranes grow a longer fraction at each step, and no float32 network computes those exactly).
 """
@@ -9,22 +9,22 @@ membranes grow a longer fraction at each step, and no float32 network computes t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import snntorch
 import torch
 from torch import Tensor, nn
 
+from pipeline.export.codes import Grids, dyadic, exponents_of, form_of
 from pipeline.export.program import (
     RESETS,
     ROUNDINGS,
     Accumulator,
     Attention,
     Fixed,
-    Form,
     Input,
     Neurons,
     NotExact,
@@ -38,24 +38,7 @@ from pipeline.export.program import (
 )
 from pipeline.types import FLOAT_BITS, Widths
 
-_MOST_FRACTION_BITS = 30
 _QUANTIZE = "compression.quantize_weights.bits"
-
-
-class Gridded(Protocol):
-    """Where a quantized tensor lives: ``value = code * step``."""
-
-    @property
-    def bits(self) -> int: ...
-    @property
-    def step(self) -> Tensor: ...
-    @property
-    def low(self) -> int: ...
-    @property
-    def high(self) -> int: ...
-
-
-Grids = Mapping[str, Gridded]
 
 
 def layers_of(net: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -70,30 +53,6 @@ def layers_of(net: nn.Module) -> list[tuple[str, nn.Module]]:
         )
     names = cast(Sequence[str], getattr(net, "order", None) or list(net._modules))
     return [(name, net.get_submodule(name)) for name in names]
-
-
-def input_format(batches: Iterable[Tensor], shape: Shape) -> Input:
-    """The coarsest power-of-two grid that holds every value of the inputs [T, B, C, H, W].
-
-    Raises:
-        NotExact: some value needs more than 16 fraction bits, so it is no fixed-point number on purpose.
-    """
-    exponent = top = 0
-    signed = False
-    for x in batches:
-        values = (x[:1] if x.stride(0) == 0 else x).detach().double()
-        while not bool(((codes := values * 2.0**exponent) == codes.round()).all()):
-            exponent, top = exponent + 1, top * 2
-            if exponent > 16:
-                raise NotExact(
-                    [
-                        "the input lies on no power-of-two grid (an intensity divided by 255, for one): "
-                        "use data/encoding=direct with data.encoding.white=256, or rate or latency."
-                    ]
-                )
-        top = max(top, int(codes.abs().max()) if codes.numel() else 0)
-        signed |= bool((codes < 0).any())
-    return Input(shape, exponent, (1 << max(top, 1).bit_length()) - 1, signed)
 
 
 def lower(
@@ -364,32 +323,7 @@ class _Lowering:
         if len(exponents) > 1 and len(exponents) != value.shape[0]:
             self.reasons.append(f"{name} has {len(exponents)} steps for {value.shape[0]} channels.")
             return empty
-        return Fixed(whole.astype(np.int64), exponents, grid.bits, _form(grid))
-
-
-def dyadic(value: Tensor, bits: int, most_bits: int = 16) -> Fixed | None:
-    """Float values as integers of at most `most_bits` on one power-of-two grid, or None."""
-    numbers = value.double().cpu().numpy()
-    for exponent in range(_MOST_FRACTION_BITS + 1):
-        codes = np.ldexp(numbers, exponent)
-        if np.array_equal(codes, np.rint(codes)):
-            if np.abs(codes).max(initial=0) >= 1 << most_bits:
-                return None
-            return Fixed(codes.astype(np.int64), np.array([exponent], np.int64), bits, "float32")
-    return None
-
-
-def _form(grid: Gridded) -> Form:
-    """Codes beyond the width are those of 1 - 2^-k, of which k is stored."""
-    if grid.high < 1 << (grid.bits - 1):
-        return "signed"
-    return "unsigned" if grid.high < 1 << grid.bits else "shift"
-
-
-def exponents_of(step: Tensor) -> np.ndarray | None:
-    """-log2 of every step (int64, flat), or None where one is no power of two."""
-    mantissa, exponent = np.frexp(step.detach().double().cpu().numpy().reshape(-1))
-    return (1 - exponent).astype(np.int64) if np.all(mantissa == 0.5) else None
+        return Fixed(whole.astype(np.int64), exponents, grid.bits, form_of(grid))
 
 
 def _on_map(tensor: Fixed, shape: Shape) -> Fixed:

@@ -25,8 +25,8 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 
+from pipeline.export.codes import Gridded, Grids, dyadic, exponents_of
 from pipeline.export.kernels import add_linear
-from pipeline.export.lower import Gridded, Grids, dyadic, exponents_of
 from pipeline.export.program import FLOAT32_INTEGERS, NotExact
 from pipeline.export.proof import Proof, first_difference
 from pipeline.types import Batch, Decode

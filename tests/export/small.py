@@ -13,7 +13,8 @@ from pipeline.compress.plan import Plan, compress
 from pipeline.compress.prune import PruneWeights
 from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
 from pipeline.compress.stack import grids
-from pipeline.export.lower import input_format, lower
+from pipeline.export.codes import input_format
+from pipeline.export.lower import lower
 from pipeline.export.program import Accumulator, Program
 from pipeline.learn.decode import RateDecode
 from pipeline.nets.conv import Conv

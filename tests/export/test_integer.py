@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pipeline.export.codes import input_format
 from pipeline.export.integer import Engine
-from pipeline.export.lower import input_format, lower
+from pipeline.export.lower import lower
 from pipeline.export.program import (
     Accumulator,
     Input,
