@@ -118,7 +118,7 @@ def move(label: int, beat: Beat, person: User, rng: Rng) -> Hands:
         return _drum(beat, habits, reach)
     if label == 9:
         return _guitar(beat, habits, reach)
-    return _other(beat, habits, reach)
+    return _other(beat, rng, reach)
 
 
 def _sided(side: int, moving: np.ndarray, idle: np.ndarray, elbow: np.ndarray | None = None) -> Hands:
@@ -207,7 +207,7 @@ def _guitar(beat: Beat, habits: Rng, reach: float) -> Hands:
 
 
 def _other(beat: Beat, habits: Rng, reach: float) -> Hands:
-    """Something else: each person makes up one of eight movements that are none of the ten."""
+    """Something else: each take makes up one of eight movements that are none of the ten."""
     kind = habits.integers(8)
     phase = beat.phase(habits.uniform(0.7, 1.6))
     side = int(habits.choice((-1, 1)))

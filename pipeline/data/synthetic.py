@@ -35,7 +35,7 @@ from pipeline.data.progress import bar
 from pipeline.data.recordings import GESTURE_CLASSES, GESTURE_FOLDERS, GESTURE_USERS
 from pipeline.types import DataError, require
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same settings give other recordings."""
 MARK = "simulation.json"
 logger = logging.getLogger(__name__)
