@@ -29,11 +29,10 @@ from pipeline.export.program import (
     input_exponents,
 )
 
-_BATCH = 64
+_BATCH, _SPIKES = 512, 1 << 22
+"""Samples that go through a layer together, and their neurons times steps: what a second-level cache holds."""
 _FEW = 16
 """Outputs for which a dot product is faster than events."""
-_SPIKES = 1 << 26
-"""Samples whose spikes of one layer are held at a time, and their neurons times steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +178,7 @@ def _prepare(stage: Stage, input_exponent: int, bound: Bounds) -> _Ready:
     half = (1 << down) >> 1 if neurons.rounding == "nearest" else 0
     mode, register = _register(stage, bound)
     kind = _kind(synapses, mode)
-    narrow = bound.accumulator_bits <= 16 and kind in (kernels.LINEAR, kernels.CONV)
+    narrow = bound.accumulator_bits <= 16 and kind != kernels.ANY
     channels, rows, columns = synapses.out_shape
     linear = synapses.kind == "linear"
     in_map = (
@@ -214,7 +213,7 @@ def _constants(stage: Stage, fine: int) -> np.ndarray:
     down = fine - neurons.exponent
     wide = np.zeros((7, *stage.synapses.out_shape), np.int64)
     threshold = neurons.threshold.codes << (fine - neurons.threshold.exponent)
-    subtract, zero = threshold * (neurons.reset == "subtract"), int(neurons.reset == "zero")
+    subtract, zero = threshold * (neurons.reset == "subtract"), -int(neurons.reset == "zero")
     wide[kernels.BETA] = neurons.beta.codes << (fine - neurons.beta.exponent - neurons.exponent)
     wide[kernels.THRESHOLD], wide[kernels.BAR] = threshold, threshold >> down
     wide[kernels.SUBTRACTED], wide[kernels.ZEROED] = subtract, zero

@@ -40,7 +40,7 @@ def gather(x, events):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def add_linear(x, w, acc, events):  # type: ignore[no-untyped-def]
-    """acc [n] += sum of x[i] * w[i, :] over the nonzero x [inputs]; w [inputs, n]. acc int16 only for spikes."""
+    """acc [n] += sum of x[i] * w[i, :] over the nonzero x [inputs]; w [inputs, n]. acc int16 where sums fit it."""
     number = acc.dtype.type
     n = acc.shape[0]
     count, graded = gather(x, events)
@@ -66,11 +66,12 @@ def add_linear(x, w, acc, events):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def add_few(x, w, acc):  # type: ignore[no-untyped-def]
     """As `add_linear` for a handful of outputs, w [n, inputs]: a dot product is sooner done than events are found."""
+    number = acc.dtype.type
     for j in range(w.shape[0]):
         of = w[j]
-        total = np.int32(0)
+        total = number(0)
         for i in range(x.shape[0]):
-            total += np.int32(of[i]) * np.int32(x[i])
+            total = number(total + number(number(of[i]) * number(x[i])))
         acc[j] = total
 
 
@@ -155,7 +156,7 @@ def add_any(x, w, acc, shape, stride, dilation, groups, low, high, mode):  # typ
 
 BETA, THRESHOLD, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED = range(7)
 """Rows of the constants of `fire`: BETA and THRESHOLD on the working grid, SUBTRACTED (the threshold where a delayed
-reset subtracts), ZEROED (1 where it sets to zero), BAR and STEP_SUBTRACTED on the membrane's grid,
+reset subtracts), ZEROED (all bits where it sets to zero), BAR and STEP_SUBTRACTED on the membrane's grid,
 STEP_ZEROED; the last two for resets in the same step. A reset that a layer does not have is a row of zeros."""
 
 
@@ -197,16 +198,16 @@ def fire(current, u, out, constants, half, down, low, high):  # type: ignore[no-
             )  # fmt: skip
             step_subtracted, step_zeroed = constants[STEP_SUBTRACTED, k], constants[STEP_ZEROED, k]
         old = u[j]
-        due = number(old > bar)
-        old = number(old * number(one - number(due * zeroed)))
+        due = number(-number(old > bar))  # all bits, or none: a mask costs less than a product
+        old = number(old & ~number(due & zeroed))
         v = number(number(beta * old) + current[j])
-        v = number(v - number(due * subtracted))
+        v = number(v - number(due & subtracted))
         v = number(number(v + half) >> down)
         v = min(max(v, low), high)
-        s = number(v > bar)
-        out[j] = s
-        v = number(v - number(number(s - due) * step_subtracted))
-        u[j] = number(v * number(one - number(s * step_zeroed)))
+        s = number(-number(v > bar))
+        out[j] = s & one
+        v = number(v - number(number(s & step_subtracted) - number(due & step_subtracted)))
+        u[j] = number(v & ~number(s & step_zeroed))
 
 
 LINEAR, CONV, ANY, FEW = 0, 1, 2, 3
@@ -224,7 +225,7 @@ def run_stage(  # type: ignore[no-untyped-def]
     """
     samples, steps, n = out.shape
     acc = np.zeros(1 if narrow else n, np.int32)
-    short = np.zeros(n if narrow else 1, np.int16)
+    low_acc = np.zeros(n if narrow else 1, np.int16)
     u = np.zeros(n, constants.dtype)
     current = np.zeros(n, constants.dtype)
     events = np.empty(x.shape[2] + 1, np.int32)
@@ -234,19 +235,21 @@ def run_stage(  # type: ignore[no-untyped-def]
         for t in range(steps):
             if t == 0 or not same:
                 if kind == LINEAR and narrow:
-                    add_linear(x[b, t], w, short, events)
+                    add_linear(x[b, t], w, low_acc, events)
                 elif kind == LINEAR:
                     add_linear(x[b, t], w, acc, events)
                 elif kind == CONV and narrow:
-                    add_conv(x[b, t], w, short, shape, events)
+                    add_conv(x[b, t], w, low_acc, shape, events)
                 elif kind == CONV:
                     add_conv(x[b, t], w, acc, shape, events)
+                elif kind == FEW and narrow:
+                    add_few(x[b, t], w, low_acc)
                 elif kind == FEW:
                     add_few(x[b, t], w, acc)
                 else:
                     add_any(x[b, t], w, acc, shape, stride, dilation, groups, register[0], register[1], mode)
                 if narrow:
-                    align(short, lifts, biases, current)
+                    align(low_acc, lifts, biases, current)
                 else:
                     align(acc, lifts, biases, current)
             fire(current, u, out[b, t], constants, half, down, low, high)
