@@ -74,10 +74,12 @@ class Engine:
         given = self.program.input
         if x.stride(0) == 0:
             x = x[:1]
-        flat = x.permute(1, 0, 3, 4, 2).to(torch.float32).contiguous().flatten(2).numpy()
-        codes = np.empty(flat.shape, np.uint8 if given.high <= 255 and not given.signed else np.int32)
+        maps = x.to(torch.float32).contiguous().flatten(3).numpy()
+        size = maps.shape[2] * maps.shape[3]
+        kind = np.uint8 if given.high <= 255 and not given.signed else np.int32
+        codes = np.empty((maps.shape[1], maps.shape[0], size), kind)
         ends = np.float32(given.low), np.float32(given.high)
-        if not kernels.to_codes(flat.reshape(-1), np.float32(2.0**given.exponent), *ends, codes.reshape(-1)):
+        if not kernels.to_codes(maps, np.float32(2.0**given.exponent), *ends, codes):
             raise NotExact(
                 [f"the input has a value that is no multiple of 2^-{given.exponent} up to {given.high}."]
             )

@@ -292,12 +292,24 @@ def pool_sum(x, out, kernel, stride):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def to_codes(x, scale, low, high, out):  # type: ignore[no-untyped-def]
-    """out [n] = x [n] float32 * scale as integers; False where one is no integer in [low, high]."""
+    """x [T, B, C, pixels] float32 -> out [B, T, pixels * C] = x * scale; False where one is no integer in range."""
+    steps, samples, channels, pixels = x.shape
     wrong = 0
-    for i in range(x.shape[0]):
-        value = x[i] * scale
-        held = min(max(value, low), high)
-        code = np.int32(held)
-        out[i] = code
-        wrong += np.float32(code) != value
+    for b in range(samples):
+        for t in range(steps):
+            if channels == 1:  # without a stride the loop is a few wide instructions
+                of, to = x[t, b, 0], out[b, t]
+                for i in range(pixels):
+                    value = of[i] * scale
+                    code = np.int32(min(max(value, low), high))
+                    to[i] = code
+                    wrong += np.float32(code) != value
+                continue
+            for c in range(channels):
+                of, to = x[t, b, c], out[b, t, c:]
+                for i in range(pixels):
+                    value = of[i] * scale
+                    code = np.int32(min(max(value, low), high))
+                    to[i * channels] = code
+                    wrong += np.float32(code) != value
     return wrong == 0
