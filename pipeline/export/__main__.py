@@ -17,21 +17,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, cast
 
-import numpy as np
-
 from pipeline import checkpoint, config, experiment
 from pipeline.compress.stack import grids
 from pipeline.config import ConfigError
 from pipeline.experiment import EVALUATION_BATCH, Experiment, Trained
 from pipeline.export import nir_graph
 from pipeline.export.c_code import c_files, map_bits, refusals, state_bits
-from pipeline.export.finalist import program_of_model
+from pipeline.export.finalist import program_of_model, stressed
 from pipeline.export.folder import STREAM, Vectors, vectors, write
 from pipeline.export.integer import Engine
 from pipeline.export.manifest import Json, Store
 from pipeline.export.program import Accumulator, NotExact, Program, bounds
 from pipeline.export.proof import Proof, prove
-from pipeline.export.robustness import Stress, robustness
+from pipeline.export.robustness import Stress
 from pipeline.export.stdp_integer import is_stdp, lower_stdp, prove_stdp
 from pipeline.hardware.cost import Cost, cost
 from pipeline.study import database
@@ -136,8 +134,7 @@ def export(
     shipped = vectors(engine, engine.codes(first), samples)
     others, notes = _others(program, store, shipped)
     about = _about(member, program, proof, metrics, price)
-    codes = np.concatenate([engine.codes(b.x) for b in data.batches("test", EVALUATION_BATCH, seed=0)])
-    about["robustness"] = robustness(engine, codes, data.test.y.numpy(), Stress(), member.experiment.seed)
+    about["robustness"] = stressed(engine, data, member.experiment.seed, Stress())
     about["nir"] = {"missing": nir_graph.missing(program)}
     write(folder, program, store, shipped, about, others)
     notes += _same_size(folder, program, price)

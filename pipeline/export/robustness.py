@@ -41,6 +41,11 @@ class Stress:
             require(all(0 <= rate <= 1 for rate in rates), name, "be probabilities in [0, 1]", rates)
         require(self.seeds >= 1, "seeds", "be at least 1", self.seeds)
 
+    @property
+    def runs(self) -> int:
+        """Evaluations in all."""
+        return self.seeds * sum(len(rates) for rates in (self.drop, self.noise, self.jitter, self.flip))
+
 
 def drop(codes: Codes, rate: float, rng: np.random.Generator) -> Codes:
     """Events lost."""
