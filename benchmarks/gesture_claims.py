@@ -34,6 +34,7 @@ from scipy.stats import t as student
 from pipeline import config, experiment
 from pipeline.claims import BY_ID, Record, write
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
+from pipeline.types import TrialEnded
 
 RESULTS = Path("docs/results/gesture_cells.json")
 CLAIMS = Path("docs/results/gesture_claims.json")
@@ -103,7 +104,15 @@ def run(cell: Cell) -> dict[str, Any]:
     built = config.build_experiment(plain)
     begin = time.process_time()
     key = config.fingerprint(plain, FLOAT_KEYS)
-    trained = experiment.evaluate(built, lambda step, metrics: None, Pretrained(FLOATS, key))
+    try:
+        trained = experiment.evaluate(built, lambda step, metrics: None, Pretrained(FLOATS, key))
+    except TrialEnded as ended:
+        # A network pruned to silence has no accuracy; it is kept by name and left out of the means.
+        return {
+            **asdict(cell),
+            "ended": f"{ended.state}: {ended}",
+            "cpu_s": round(time.process_time() - begin, 1),
+        }
     data = built.data.load(cell.seed)
     tested, _ = experiment.measured(trained.net, trained.decode, data, "test", trained.widths)
     layers = cast(list[dict[str, Any]], trained.detail["layers"])
@@ -133,7 +142,9 @@ class Book:
         """seed -> metric, of the cell (data, method, bits, sparsity)."""
         data, *rest = cell
         found = {s: self.found.get(Cell(data, s, *rest).key) for s in SEEDS}
-        return {seed: metric(result) for seed, result in found.items() if result is not None}
+        return {
+            s: metric(result) for s, result in found.items() if result is not None and "ended" not in result
+        }
 
     def accuracy(self, *cell: Any) -> dict[int, float]:
         """seed -> test accuracy in points."""
@@ -234,7 +245,8 @@ def main() -> None:
             break
         book.add(cell, run(cell))
         result = book.found[cell.key]
-        console.print(f"{cell.key}: test {result['test_accuracy']:.1%}, {result['cpu_s']} s")
+        said = result.get("ended") or f"test {result['test_accuracy']:.1%}"
+        console.print(f"{cell.key}: {said}, {result['cpu_s']} s")
     found = [
         r for data in OVERRIDES if any(k.startswith(data) for k in book.found) for r in records(book, data)
     ]
