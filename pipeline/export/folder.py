@@ -64,7 +64,12 @@ def write(
     Args:
         about: what the manifest says beside the program: config, accuracy, cost, proof, versions.
         others: further files, C code for one; their hashes are kept as well.
+
+    Raises:
+        DataError: the folder is there and is no export.
     """
+    known = not folder.exists() or (folder / MANIFEST).is_file()
+    claim(known, f"{folder} is there and is no export; it will not be replaced")
     said, stream = describe(program, store)
     tensors = {"input": samples.codes} | {
         f"spikes.{name}": np.packbits(each.reshape(-1), bitorder="little")

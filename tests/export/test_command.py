@@ -88,6 +88,25 @@ def test_a_float_network_is_refused_with_the_settings_that_help(tmp_path, capsys
     assert not (tmp_path / "small" / "export").exists()
 
 
+def test_a_difference_is_a_failure_that_names_the_place_and_writes_nothing(
+    study, tmp_path, capsys, monkeypatch
+):
+    """The proof must be able to fail: one weight of the lowered network is changed behind its back."""
+    import pipeline.export.__main__ as command
+
+    honest = command.program_of_model
+
+    def tampered(*arguments):
+        program = honest(*arguments)
+        program.stages[0].synapses.weight.codes[:4] = 7
+        return program
+
+    monkeypatch.setattr(command, "program_of_model", tampered)
+    assert main([str(study), "--member", "0", "--out", str(tmp_path / "x")]) == FAILED
+    assert "NOT proven: lif1 differs first at step" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_missing_trial_or_study_is_named(study, tmp_path, capsys):
     assert main([str(study), "--member", "7"]) == FAILED
     assert "trial 7 has no model" in capsys.readouterr().err

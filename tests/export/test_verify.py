@@ -182,6 +182,13 @@ def test_a_huge_file_is_not_read(copy):
         read(copy)
 
 
+def test_a_folder_that_is_no_export_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="will not be replaced"):
+        exported(flat(), tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
 def test_an_older_export_is_replaced_as_a_whole(copy):
     (copy / "stale").write_text("x")
     exported(flat(), copy)
