@@ -30,7 +30,9 @@ class TableAttention:
     fraction_bits: int = 6
     entry_bits: int = 8
     gate_bits: int = 8
-    family: ClassVar[Literal["prune", "quantize"]] = "quantize"
+    family: ClassVar[Literal["prepare"]] = (
+        "prepare"  # a part of the network, like folding, whatever a plan leaves out
+    )
 
     def __post_init__(self) -> None:
         FixedPoint(self.integer_bits, self.fraction_bits)

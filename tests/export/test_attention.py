@@ -5,6 +5,9 @@ import torch
 from torch import nn
 
 from pipeline.compress.attention import TableAttention, TableGate
+from pipeline.compress.bake import restore
+from pipeline.compress.fold import FoldBatchNorm
+from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
 from pipeline.compress.rounding import FixedPoint
 from pipeline.export.integer import Engine
 from pipeline.export.manifest import Store, describe
@@ -20,6 +23,9 @@ SPEC = Tcja(
     timesteps=STEPS, channels=6, hidden=12, group=1, plain_blocks=1, attention_blocks=2, kernel=3, threshold=0.4,
     init_gain=2.0,
 )  # fmt: skip
+
+
+FORMATS = {"weights": QuantizeWeights(bits=6), "neurons": QuantizeNeurons(beta=8, threshold=8, membrane=12)}
 
 
 class Loud:
@@ -66,6 +72,15 @@ def test_a_sigmoid_in_float_is_refused_by_name():
     model.net.attention2.gate = SigmoidGate()
     with pytest.raises(NotExact, match=r"attention2: its sigmoid .* table_attention"):
         model.program()
+
+
+def test_a_saved_model_comes_back_with_its_tables(model):
+    """What a study keeps is the state of the baked net; its config brings the tables back."""
+    steps = {"attention": TableAttention(), "fold": FoldBatchNorm(), **FORMATS}
+    again = restore(Loud().build(SHAPE, 3, seed=5), steps, model.net.state_dict()).eval()
+    with torch.no_grad():
+        assert torch.equal(again(model.x), model.net(model.x))
+    assert isinstance(again.attention3.gate, TableGate)
 
 
 def test_what_has_no_form_is_said(model):

@@ -116,7 +116,7 @@ inputs = given(
 anything = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 
 
-@settings(anything, max_examples=400)
+@settings(anything, max_examples=200)
 @inputs
 def test_any_change_is_refused_or_runs(originals, tmp_path_factory, which, changed, flipped, cut):
     folder = tmp_path_factory.getbasetemp() / "fuzzed"
@@ -138,7 +138,7 @@ def test_a_hundred_thousand_changes_are_refused_or_run(
 
 
 @pytest.mark.parametrize(
-    "quick", [300, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+    "quick", [150, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 )
 def test_manifests_of_random_bytes(originals, tmp_path, quick):
     """The manifest as bytes: some overwritten, some missing, some doubled."""
