@@ -26,7 +26,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from filelock import FileLock
-from fspinn_records import BITS, SEEDS, key, records
+from fspinn_records import BITS, MORE_SEEDS, SEEDS, key, records
 from safetensors.torch import save_file
 
 from pipeline.config import compose, instantiate, plain
@@ -111,21 +111,26 @@ class Cell:
 
 
 def cells() -> list[Cell]:
-    """In order of worth: a run that is cut off has the cheap claims of every kind, then the large networks."""
+    """In order of worth: a run that is cut off has the cheap claims of every kind, then the large networks once,
+    then more seeds of both, and the small networks and the seeds of the largest last."""
     mnist: Which = "mnist"
     fashion: Which = "fashion_mnist"
+    both: tuple[Which, ...] = (mnist, fashion)
+    priced = ("fspinn8", "baseline")
     made = [Cell(mnist, 400, v, s) for s in SEEDS for v in ("baseline", "direct", "fspinn", "fspinn8")]
     made += [Cell(mnist, 400, v, s, images=FEW_IMAGES) for s in SEEDS for v in ("k_one", "k_adaptive")]
     made += [Cell(fashion, 400, v, s) for s in SEEDS for v in ("baseline", "fspinn", "fspinn8")]
-    made += [Cell(mnist, 400, "fspinn", s, w_inh_mv=w) for s in SEEDS for w in INHIBITIONS_MV if w != 120.0]
-    made += [Cell(mnist, n, v, 0) for n in (1600, 4900) for v in ("fspinn8", "baseline")]
-    made += [Cell(fashion, n, v, 0) for n in (1600, 4900) for v in ("fspinn8", "baseline")]
+    made += [Cell(mnist, 400, "fspinn", 0, w_inh_mv=w) for w in INHIBITIONS_MV if w != 120.0]
+    made += [Cell(w, n, v, 0) for n in (1600, 4900) for w in both for v in priced]
+    made += [Cell(w, 1600, v, s) for s in SEEDS[1:] for w in both for v in priced]
+    made += [
+        Cell(mnist, 400, "fspinn", s, w_inh_mv=w) for s in SEEDS[1:] for w in INHIBITIONS_MV if w != 120.0
+    ]
+    made += [Cell(fashion, 400, "direct", s) for s in SEEDS]
+    made += [Cell(mnist, 400, v, s, images=FEW_IMAGES) for s in MORE_SEEDS for v in ("k_one", "k_adaptive")]
+    made += [Cell(mnist, 400, v, s) for s in MORE_SEEDS for v in ("direct", "fspinn")]
     made += [Cell(mnist, 100, v, s) for s in SEEDS for v in ("baseline", "fspinn", "fspinn8")]
-    for s in SEEDS[1:]:
-        made += [
-            Cell(w, n, v, s) for n in (1600, 4900) for w in (mnist, fashion) for v in ("fspinn8", "baseline")
-        ]
-    return made
+    return made + [Cell(w, 4900, v, s) for s in SEEDS[1:] for w in both for v in priced]
 
 
 def respond(net: StdpNet, data: Dataset, split: Split, stream: int) -> torch.Tensor:
