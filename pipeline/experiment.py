@@ -116,7 +116,12 @@ def reload(experiment: Experiment, saved: Saved) -> Trained:
         DataError: the file does not fit this experiment.
     """
     data = experiment.data.load(experiment.seed)
-    net = experiment.net.build(data.shape, data.classes, experiment.seed)
+    return revive(experiment, saved, data.shape, data.classes)
+
+
+def revive(experiment: Experiment, saved: Saved, shape: tuple[int, int, int], classes: int) -> Trained:
+    """`reload` without the data, whose (C, H, W) and number of classes are given."""
+    net = experiment.net.build(shape, classes, experiment.seed)
     try:
         restore(net, experiment.compression, saved.state)
     except (RuntimeError, KeyError) as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import optuna
@@ -15,7 +16,9 @@ from pipeline import claims, finalists
 from pipeline.job import Job
 from pipeline.portrait import portrait
 from pipeline.report.context import Context
+from pipeline.served import Finalist
 from pipeline.study import results
+from pipeline.tracker import Ending
 from pipeline.types import Dataset, Row
 
 ONE_POINT = ("~study.space", "+study.space={}", "study.trials=1", "study.warm_start=[]", "name=again")
@@ -55,6 +58,27 @@ def context(
         published="dvs_gesture_schaefer_2023" if "gesture" in data.name else "",
         claims=tuple(claims.lines(claims.gather(claims.FOLDERS))),
         baseline=reference,
+    )
+
+
+def ending(
+    job: Job, rows: Sequence[Row], picks: Mapping[str, int], about: Context, written: Sequence[Path]
+) -> Ending:
+    """What the tracker is told when the study has ended."""
+    members = [row for row in rows if row.on_front and job.model_path(row.number).exists()]
+    volume = about.hypervolume[-1][2] if about.hypervolume else 0.0
+    return Ending(
+        metrics={"front_size": float(sum(row.on_front for row in rows)), "final_hypervolume": volume},
+        history=[
+            (done, {"hypervolume": at, "elapsed_s": seconds}) for done, seconds, at in about.hypervolume
+        ],
+        artifacts=written,
+        folder=job.folder,
+        dominated_by=results.dominators(rows, job.study.objectives),
+        picks=picks,
+        models=[
+            Finalist(row.number, job.model_path(row.number), job.params_config(row.params)) for row in members
+        ],
     )
 
 

@@ -17,13 +17,13 @@ from pipeline import config, experiment, finalists, interrupts, job
 from pipeline.config import ConfigError
 from pipeline.job import Job
 from pipeline.launch import Crew, Launcher
-from pipeline.overview import command, context, with_portraits
+from pipeline.overview import command, context, ending, with_portraits
 from pipeline.report.progress import StudyProgress
 from pipeline.report.tables import front_table
 from pipeline.report.units import show
 from pipeline.report.writing import write
 from pipeline.study import database, results, select
-from pipeline.tracking import Tracker
+from pipeline.tracker import Tracker
 from pipeline.types import DataError, Dataset, Row
 
 OK, BAD_CONFIG, BAD_DATA, NO_RESULT, NO_ROOM, INTERRUPTED = 0, 2, 3, 4, 5, 130
@@ -73,7 +73,7 @@ def run(cfg: DictConfig) -> int:
             here.folder.mkdir(parents=True, exist_ok=True)
             study = _open_study(here)
             _tell(console, here, study)
-            reference = _search(here, study, crew, tracker, console)
+            reference = _search(here, data, study, crew, tracker, console)
             return _finish(here, data, study, tracker, reference, crew, console)
     except KeyboardInterrupt:
         interrupts.heard()
@@ -132,14 +132,16 @@ def _tell(console: Console, here: Job, study: optuna.Study) -> None:
         )
 
 
-def _search(here: Job, study: optuna.Study, crew: Crew, tracker: Tracker, console: Console) -> Row | None:
+def _search(
+    here: Job, data: Dataset, study: optuna.Study, crew: Crew, tracker: Tracker, console: Console
+) -> Row | None:
     """Run the trials, and beside them the float model, which is given back."""
     book = results.Book(study, here.study)
     shown: set[int] = {row.number for row in book.rows()}
 
     @functools.cache
     def start_tracking() -> None:  # once workers are at work: opening the store takes seconds
-        tracker.start(here.name, config.flatten(here.config), {"command": command()})
+        tracker.start(here.name, config.flatten(here.config), {"command": command()}, data)
 
     def look() -> None:
         start_tracking()
@@ -183,8 +185,7 @@ def _finish(
     about = context(here, data, study, rows, reference, tracker.look)
     chosen = {name: pick.number for name, pick in picks.items() if pick.number is not None}
     written = write(rows, here.study.objectives, chosen, here.folder, about)
-    volume = about.hypervolume[-1][2] if about.hypervolume else 0.0
-    tracker.finish(rows, {"hypervolume": volume, "front_size": float(len(front))}, written)
+    tracker.finish(rows, ending(here, rows, chosen, about, written))
     console.print(front_table(rows, chosen))
     if reference is not None:
         worth = " · ".join(show(name, reference.metrics[name]) for name in SHOWN if name in reference.metrics)

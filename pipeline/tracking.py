@@ -1,67 +1,38 @@
-"""Where trials are shown: MLflow, or nowhere. The only file that imports mlflow.
+"""Where trials are shown: MLflow. The only file that imports it.
 
 A study is a parent run and each trial a child of it, written in one `log_batch` when the trial has ended (per-step
-calls cost several times as much). Tracking never decides anything: the study database holds every result, and
-`sync` sends again whatever the server missed.
+calls cost several times as much). Models, registry and artifacts come once, at the end. Tracking never decides
+anything: the study database holds every result, and `finish` sends again whatever the server missed.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sqlalchemy import create_engine
 
-from pipeline.types import Row, require
+from pipeline.tracker import Ending, Finalist, Silent, Tracker, title
+from pipeline.types import Dataset, Row, require
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
 
 log = logging.getLogger(__name__)
+__all__ = ["Mlflow", "Silent", "Tracker", "title"]
 
-
-class Tracker(Protocol):
-    """Shows a study's trials as they end and its artifacts at the end."""
-
-    def start(self, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-        """Open (or find again) the parent run of study `name`."""
-        ...
-
-    def trial(self, row: Row) -> None:
-        """Write one ended trial; a trial that is already there is not written twice."""
-        ...
-
-    def finish(self, rows: Sequence[Row], metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
-        """Send what is missing, mark the front, attach the artifacts, close the parent run."""
-        ...
-
-    @property
-    def look(self) -> str:
-        """The command that shows what was tracked, or an empty string."""
-        ...
-
-
-@dataclass(frozen=True)
-class Silent:
-    """No tracking at all."""
-
-    def start(self, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None: ...
-
-    def trial(self, row: Row) -> None: ...
-
-    def finish(
-        self, rows: Sequence[Row], metrics: Mapping[str, float], artifacts: Sequence[Path]
-    ) -> None: ...
-
-    @property
-    def look(self) -> str:
-        return ""
+LOADER = "pipeline.served"
+"""The module whose ``_load_pyfunc`` opens a logged model."""
+SOME = 8
+"""The most rivals that a ``dominated_by`` tag names."""
 
 
 def _offline() -> None:
@@ -92,19 +63,30 @@ class Mlflow:
 
     A server that does not answer never stops a study: the trial stays in the study database, one warning is logged,
     and `finish` (or the same command again) sends what is missing.
+
+    `register`: selectors in order of preference; the first that has a pick makes the registered model's version with
+    the alias ``chosen``, and every selector's pick that is registered an alias of its own. Empty: nothing is
+    registered.
     """
 
-    def __init__(self, uri: str, artifacts: str | None = None, retry_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        uri: str,
+        artifacts: str | None = None,
+        retry_s: float = 30.0,
+        register: Sequence[str] = ("within 1 point", "knee"),
+    ) -> None:
         require(bool(uri), "uri", "name a tracking store, e.g. sqlite:///outputs/mlflow.db", uri)
         require("://" in uri, "uri", "start with a scheme such as sqlite:/// or http://", uri)
         require(retry_s >= 0, "retry_s", "be >= 0 s", retry_s)
-        self.uri, self.artifacts, self.retry_s = uri, artifacts, retry_s
+        self.uri, self.artifacts, self.retry_s, self.register = uri, artifacts, retry_s, tuple(register)
         self._client_: MlflowClient | None = None
         self._experiment = ""
         self._parent = ""
         self._sent: set[int] = set()
         self._down_until = 0.0
         self._study: tuple[str, Mapping[str, object], Mapping[str, str]] = ("", {}, {})
+        self._data: Dataset | None = None
 
     @property
     def look(self) -> str:
@@ -112,16 +94,18 @@ class Mlflow:
             return f"open {self.uri}"
         return f"mlflow ui --backend-store-uri {self.uri}"
 
-    def start(self, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
-        self._study = (name, params, tags)
+    def start(
+        self, name: str, params: Mapping[str, object], tags: Mapping[str, str], data: Dataset | None = None
+    ) -> None:
+        self._study, self._data = (name, params, tags), data
         self._attempt(self._open)
 
     def trial(self, row: Row) -> None:
         self._attempt(lambda: self._send(row))
 
-    def finish(self, rows: Sequence[Row], metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
+    def finish(self, rows: Sequence[Row], ending: Ending) -> None:
         self._down_until = 0.0
-        if not self._attempt(lambda: self._finish(rows, metrics, artifacts)):
+        if not self._attempt(lambda: self._finish(rows, ending)):
             log.warning("MLflow at %s has not received everything; the same command sends the rest", self.uri)
 
     def _attempt(self, send: object) -> bool:
@@ -171,6 +155,8 @@ class Mlflow:
         run = client.create_run(self._experiment, tags={"kind": "study", **tags}, run_name=name)
         self._parent = run.info.run_id
         self._batch(self._parent, params, [], {})
+        if self._data is not None:
+            client.log_inputs(self._parent, [_dataset(self._data)])
 
     def _numbers(self) -> set[int]:
         numbers: set[int] = set()
@@ -225,43 +211,170 @@ class Mlflow:
                 self._client.log_batch(run_id, params=chunk[other : other + 100])
             self._client.log_batch(run_id, metrics=points[begin : begin + 1000], params=chunk[:100])
 
-    def _finish(self, rows: Sequence[Row], metrics: Mapping[str, float], artifacts: Sequence[Path]) -> None:
+    def _finish(self, rows: Sequence[Row], ending: Ending) -> None:
         for row in rows:
             self._send(row)
-        wanted = {row.number for row in rows if row.on_front}
-        for run in self._client.search_runs([self._experiment], "tags.kind = 'trial'", max_results=50_000):
-            number = int(run.data.tags.get("trial", -1))
-            front = str(number in wanted).lower()
-            if run.data.tags.get("front") != front:
-                self._client.set_tag(run.info.run_id, "front", front)
-        self._batch(self._parent, {}, [], metrics)
-        for path in artifacts:
-            self._client.log_artifact(self._parent, str(path))
+        runs = self._mark(rows, ending)
+        known = {m.step for m in self._client.get_metric_history(self._parent, "hypervolume")}
+        self._batch(self._parent, {}, [point for point in ending.history if point[0] not in known], {})
+        self._batch(self._parent, {}, [], ending.metrics)
+        for path in ending.artifacts:
+            inside = ending.folder is not None and path.is_relative_to(ending.folder)
+            place = path.parent.relative_to(ending.folder).as_posix() if inside and ending.folder else "."
+            self._client.log_artifact(self._parent, str(path), None if place == "." else place)
+        logged = Models(self._client, self._experiment, self._study[0]).send(rows, ending, runs)
+        self._register(ending, logged, runs)
+        self._client.set_tag(self._parent, "mlflow.note.content", note(rows, ending))
         self._client.set_terminated(self._parent, status="FINISHED")
 
+    def _mark(self, rows: Sequence[Row], ending: Ending) -> dict[int, str]:
+        """What only the finished study knows: `front`, `dominated_by`, the finalists' figures; gives trial -> run."""
+        from mlflow.entities import Metric, RunTag
 
-def title(row: Row) -> str:
-    """A trial's name for people: ``#17 4-bit 80% qat``."""
-    params = row.params
+        front = {row.number: row for row in rows if row.on_front}
+        runs = self._client.search_runs([self._experiment], "tags.kind = 'trial'", max_results=50_000)
+        now = int(time.time() * 1000)
+        for run in runs:
+            number, have = _number(run), run.data
+            wanted = {"front": str(number in front).lower()}
+            rivals = ending.dominated_by.get(number, ())
+            if rivals or "dominated_by" in have.tags:
+                wanted["dominated_by"] = _named(rivals)
+            tags = [RunTag(key, value) for key, value in wanted.items() if have.tags.get(key) != value]
+            values = front[number].metrics if number in front else {}
+            new = {k: float(v) for k, v in values.items() if have.metrics.get(k) != v and math.isfinite(v)}
+            if tags or new:
+                points = [Metric(key, value, now, 0) for key, value in new.items()]
+                self._client.log_batch(run.info.run_id, metrics=points, tags=tags)
+            if self._data is not None and number in front and not (run.inputs and run.inputs.dataset_inputs):
+                self._client.log_inputs(run.info.run_id, [_dataset(self._data)])
+        return {_number(run): run.info.run_id for run in runs}
 
-    def last(word: str) -> object | None:
-        return next((value for path, value in params.items() if path.endswith(word)), None)
+    def _register(self, ending: Ending, logged: Mapping[int, str], runs: Mapping[int, str]) -> None:
+        """Make the chosen model a version of the registered model that has the study's name."""
+        chosen = next((ending.picks[one] for one in self.register if ending.picks.get(one) in logged), None)
+        if chosen is None:
+            return
+        client, name = self._client, self._study[0]
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name, description=f"Chosen from the front of the study {name!r}.")
+        there = {v.tags.get("model"): v.version for v in client.search_model_versions(f"name = '{name}'")}
+        version = there.get(logged[chosen])
+        if version is None:
+            model = client.get_logged_model(logged[chosen])
+            tags = {"trial": str(chosen), "model": model.model_id}
+            made = client.create_model_version(
+                name, model.artifact_location, runs[chosen], tags=tags, model_id=model.model_id
+            )
+            version = made.version
+        aliases = [
+            selector.replace(" ", "-") for selector, number in ending.picks.items() if number == chosen
+        ]
+        for alias in ["chosen", *aliases]:
+            client.set_registered_model_alias(name, alias, version)
 
-    words = [f"#{row.number}"]
-    bits, sparsity, scheme = (
-        last("quantize_weights.bits"),
-        last("prune_weights.sparsity"),
-        last("plan.scheme"),
+
+class Models:
+    """Finalists as MLflow's own models: signature, dataset and trial said, loadable by ``mlflow.pyfunc.load_model``."""
+
+    def __init__(self, client: MlflowClient, experiment: str, study: str) -> None:
+        self.client, self.experiment, self.study = client, experiment, study
+
+    def send(self, rows: Sequence[Row], ending: Ending, runs: Mapping[int, str]) -> dict[int, str]:
+        """trial -> id of its model; a model that is there already is not sent again."""
+        there = self._there()
+        by_number = {row.number: row for row in rows}
+        for model in ending.models:
+            if model.number not in there and model.number in runs:
+                there[model.number] = self._send(model, by_number[model.number], runs[model.number])
+        return {model.number: there[model.number] for model in ending.models if model.number in there}
+
+    def _there(self) -> dict[int, str]:
+        found: dict[int, str] = {}
+        token: str | None = None
+        while True:
+            page = self.client.search_logged_models([self.experiment], max_results=1000, page_token=token)
+            found |= {
+                int(m.tags["trial"]): m.model_id for m in page if m.status == "READY" and "trial" in m.tags
+            }
+            token = page.token
+            if not token:
+                return found
+
+    def _send(self, model: Finalist, row: Row, run: str) -> str:
+        from mlflow.entities import LoggedModelOutput
+
+        params = {key: str(value)[:500] for key, value in row.params.items()}
+        logged = self.client.create_logged_model(
+            self.experiment,
+            f"trial-{model.number:05d}",
+            run,
+            {"trial": str(model.number)},
+            params,
+            "classifier",
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            self._write(model, Path(folder), run, logged.model_id)
+            self.client.log_model_artifacts(logged.model_id, folder)
+        self.client.log_outputs(run, [LoggedModelOutput(logged.model_id, 0)])
+        self.client.finalize_logged_model(logged.model_id, "READY")
+        return str(logged.model_id)
+
+    def _write(self, model: Finalist, folder: Path, run: str, model_id: str) -> None:
+        """MLflow's model format: MLmodel with the signature, and beside it what the loader reads."""
+        import numpy as np
+        from mlflow import pyfunc
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        name, dtype, shape = model.takes
+        signature = ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype(dtype), (-1, *shape), name)]),
+            outputs=Schema([TensorSpec(np.dtype("int64"), (-1,), "label")]),
+        )
+        about = Model(artifact_path=None, run_id=run, signature=signature, model_id=model_id)
+        pyfunc.add_to_model(about, loader_module=LOADER, data="data")
+        model.write(folder / "data")
+        (folder / "requirements.txt").write_text("snn-pipeline\n", encoding="utf-8")
+        about.save(str(folder / "MLmodel"))
+
+
+def _dataset(data: Dataset) -> DatasetInput:
+    """The data as MLflow shows it: name, sizes, and the sha256 over all three splits (its column takes 36 letters)."""
+    from mlflow.entities import Dataset as Shown
+    from mlflow.entities import DatasetInput, InputTag
+
+    sizes = {name: len(data.split(name)) for name in ("train", "validation", "test")}
+    source = {"name": data.name, "sha256": data.digest}
+    about = {
+        "splits": sizes,
+        "classes": data.classes,
+        "step_shape": list(data.shape),
+        "timesteps": data.timesteps,
+    }
+    shown = Shown(data.name, data.digest[:36], "local", json.dumps(source), profile=json.dumps(about))
+    return DatasetInput(shown, [InputTag("mlflow.data.context", "train, validation, test")])
+
+
+def note(rows: Sequence[Row], ending: Ending) -> str:
+    """The parent run's description in Markdown: what was found, and how to filter the children."""
+    by_number = {row.number: title(row) for row in rows}
+    picks = "\n".join(f"- {name}: {by_number[number]}" for name, number in ending.picks.items())
+    return (
+        f"{len(rows)} trials, {sum(row.on_front for row in rows)} on the front. The picks:\n\n{picks or '- none'}\n\n"
+        "Filters: `tags.front = 'true'`, `metrics.energy_pj < 1e6 and tags.front = 'true'`, "
+        "`tags.state LIKE 'stopped%'`. Pictures and the report page are under Artifacts."
     )
-    if bits is not None:
-        words.append(f"{bits}-bit")
-    if isinstance(sparsity, int | float):
-        words.append(f"{sparsity:.0%}")
-    if scheme is not None:
-        words.append(str(scheme))
-    if row.state != "complete":
-        words.append(row.state)
-    return " ".join(words)
+
+
+def _named(rivals: Sequence[int]) -> str:
+    """``#3, #17``, and how many more."""
+    more = [f"and {len(rivals) - SOME} more"] if len(rivals) > SOME else []
+    return ", ".join([*(f"#{rival}" for rival in rivals[:SOME]), *more])
+
+
+def _number(run: Run) -> int:
+    return int(run.data.tags.get("trial", -1))
 
 
 def _stopped(row: Row) -> bool:

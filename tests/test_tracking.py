@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import time
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.tracker import Ending
 from pipeline.tracking import Mlflow, Silent, title
 from pipeline.types import Row
 
@@ -20,37 +22,85 @@ def rows():
         Row(0, "complete", params, {"validation_accuracy": 0.9, "energy_pj": 5e5}, history, on_front=True),
         Row(1, "failed:nan", params, {}, reason="loss is NaN at epoch 1", feasible=False),
         Row(2, "stopped:silent", params, {}, reason="lif1 never fires", feasible=False),
+        Row(3, "complete", {"compression.quantize_weights.bits": 8}, {"energy_pj": 9e5}),
     ]
+
+
+META = {"registered_model_meta"}
+"""What the registry writes beside a version."""
+SCRIPT = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+sys.path.insert(0, {here!r})
+from test_tracking import rows
+import mlflow
+from mlflow import MlflowClient
+from pipeline import config, job
+from pipeline.served import Finalist
+from pipeline.tracker import Ending
+from pipeline.tracking import Mlflow
+
+folder = Path({folder!r})
+uri = f"sqlite:///{{folder}}/mlflow.db"
+given = ["+experiment=quickstart", "learner.epochs=2", "net.hidden=16", f"out={{folder}}", "name=s"]
+here = job.build(config.plain(config.compose_job(given)))
+quantized = {{"compression.quantize_weights.bits": 4}}
+outcome = here.evaluate(quantized, lambda step, metrics: None, 0)
+data = here.experiment(quantized).data.load(here.seed)
+ended = [replace(rows()[0], metrics={{**rows()[0].metrics, **outcome.metrics, "energy_pj": 5e5}}), *rows()[1:]]
+(folder / "s" / "figures").mkdir(parents=True)
+note = folder / "s" / "figures" / "note.txt"
+note.write_text("hello")
+ending = Ending(
+    metrics={{"front_size": 1.0}}, history=[(1, {{"hypervolume": 0.2}}), (2, {{"hypervolume": 0.5}})],
+    artifacts=[note], folder=folder / "s", dominated_by={{3: tuple(range(20))}}, picks={{"knee": 0}},
+    models=[Finalist(0, here.model_path(0), here.params_config(quantized))],
+)
+for again in range(2):
+    t = Mlflow(uri, f"{{folder}}/artifacts")
+    t.start("s", {{"seed": 0}}, {{"command": "run"}}, data)
+    for row in ended[: 1 + again]:
+        t.trial(row)
+    if again:
+        t.finish(ended, ending)
+        t.finish(ended, ending)  # the same command once more
+c = MlflowClient(uri)
+e = c.get_experiment_by_name("s").experiment_id
+found = [dict(name=r.info.run_name, status=r.info.status, tags=dict(r.data.tags), metrics=r.data.metrics,
+              params=r.data.params, steps=[m.step for m in c.get_metric_history(r.info.run_id, "loss")],
+              data=[d.dataset.to_dictionary() for d in r.inputs.dataset_inputs])
+         for r in c.search_runs([e])]
+cheap = [r.info.run_name for r in c.search_runs([e], "metrics.energy_pj < 1e6 and tags.front = 'true'")]
+parent = c.search_runs([e], "tags.kind = 'study'")
+mlflow.set_tracking_uri(uri)
+model = mlflow.pyfunc.load_model("models:/s@chosen")
+right = float((model.predict(data.validation.x.numpy()) == data.validation.y.numpy()).mean())
+refused = ""
+try:
+    model.predict(np.zeros((2, 1, 9, 9), dtype=np.uint8))
+except Exception as error:
+    refused = str(error)
+print(json.dumps(dict(
+    runs=found, cheap=cheap, parents=len(parent), digest=data.digest, right=right, refused=refused,
+    artifacts=[a.path for a in c.list_artifacts(parent[0].info.run_id, "figures")],
+    volume=[(m.step, m.value) for m in c.get_metric_history(parent[0].info.run_id, "hypervolume")],
+    signature=model.metadata.signature.to_dict(), loader=model.loader_module,
+    versions=[v.tags["trial"] for v in c.search_model_versions("name='s'")],
+    aliases=c.get_registered_model("s").aliases,
+    models=[m.tags["trial"] for m in c.search_logged_models([e])],
+    files=sorted(p.name for p in (folder / "artifacts" / "models").rglob("*") if p.is_file()),
+)))
+"""
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """One study written by a process of its own (MLflow's import is slow and warns in many ways)."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    script = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_tracking import rows
-from pipeline.tracking import Mlflow
-from mlflow import MlflowClient
-import json
-uri = "sqlite:///{folder}/mlflow.db"
-note = __import__("pathlib").Path("{folder}/note.txt"); note.write_text("hello")
-for again in range(2):
-    t = Mlflow(uri, "{folder}/artifacts"); t.start("s", {{"seed": 0}}, {{"command": "run"}})
-    for row in rows()[: 1 + again]: t.trial(row)
-t.finish(rows(), {{"hypervolume": 0.5}}, [note])
-c = MlflowClient(uri); e = c.get_experiment_by_name("s").experiment_id
-found = [dict(name=r.info.run_name, status=r.info.status, tags=dict(r.data.tags), metrics=r.data.metrics,
-              params=r.data.params, steps=[m.step for m in c.get_metric_history(r.info.run_id, "loss")])
-         for r in c.search_runs([e])]
-cheap = [r.info.run_name for r in c.search_runs([e], "metrics.energy_pj < 1e6 and tags.front = 'true'")]
-parent = [r for r in c.search_runs([e], "tags.kind = 'study'")]
-print(json.dumps(dict(runs=found, cheap=cheap, parents=len(parent),
-      artifacts=[a.path for a in c.list_artifacts(parent[0].info.run_id)])))
-"""
-    import json
-
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = SCRIPT.format(here=str(Path(__file__).parent), folder=str(tmp_path_factory.mktemp("mlflow")))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -61,9 +111,45 @@ def test_a_parent_and_one_child_per_trial_even_when_told_twice(store):
         "#0 4-bit 80% qat",
         "#1 4-bit 80% qat failed:nan",
         "#2 4-bit 80% qat stopped:silent",
+        "#3 8-bit",
         "s",
     ]
-    assert store["artifacts"] == ["note.txt"]
+    assert store["artifacts"] == ["figures/note.txt"]
+    assert store["volume"] == [[1, 0.2], [2, 0.5]]
+
+
+def test_the_dominated_say_by_whom_and_long_lists_are_cut(store):
+    by_name = {r["name"]: r["tags"] for r in store["runs"]}
+    assert by_name["#3 8-bit"]["dominated_by"] == "#0, #1, #2, #3, #4, #5, #6, #7, and 12 more"
+    assert "dominated_by" not in by_name["#0 4-bit 80% qat"]
+
+
+def test_data_are_logged_with_their_digest(store):
+    """MLflow's own column has room for 36 letters; the source has all of it."""
+    for name in ("s", "#0 4-bit 80% qat"):
+        (data,) = next(r for r in store["runs"] if r["name"] == name)["data"]
+        assert data["digest"] == store["digest"][:36]
+        assert json.loads(data["source"])["sha256"] == store["digest"]
+
+
+def test_a_finalist_is_a_model_with_a_signature_that_answers_as_in_the_study(store):
+    best = next(r for r in store["runs"] if r["name"] == "#0 4-bit 80% qat")
+    assert store["right"] == best["metrics"]["validation_accuracy"] > 0.2
+    assert '"shape": [-1, 1, 8, 8]' in store["signature"]["inputs"]
+    assert '"uint8"' in store["signature"]["inputs"]
+    assert '"int64"' in store["signature"]["outputs"]
+    assert store["refused"]
+
+
+def test_no_model_file_is_a_pickle(store):
+    assert store["loader"] == "pipeline.served"
+    assert set(store["files"]) == {"MLmodel", "model.json", "model.safetensors", "requirements.txt", *META}
+
+
+def test_the_chosen_one_is_registered_once_with_its_aliases(store):
+    assert store["models"] == ["0"]
+    assert store["versions"] == ["0"]
+    assert store["aliases"] == {"chosen": 1, "knee": 1} or store["aliases"] == {"chosen": "1", "knee": "1"}
 
 
 def test_states_front_and_steps_are_there(store):
@@ -102,10 +188,11 @@ def test_silent_has_nothing_to_look_at():
     tracker = Silent()
     tracker.start("s", {}, {})
     tracker.trial(rows()[0])
-    tracker.finish(rows(), {}, [])
+    tracker.finish(rows(), Ending())
     assert tracker.look == ""
 
 
 def test_a_trial_is_named_for_people():
     assert title(rows()[0]) == "#0 4-bit 80% qat"
     assert title(Row(3, "complete")) == "#3"
+    assert title(Row(4, "complete", {"plan.scheme": "qat", "plan.mode": "joint"})) == "#4 joint"

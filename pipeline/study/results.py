@@ -86,6 +86,17 @@ def rows(study: optuna.Study, spec: Study) -> list[Row]:
     return Book(study, spec).rows()
 
 
+def dominators(rows: Sequence[Row], objectives: Sequence[str]) -> dict[int, tuple[int, ...]]:
+    """trial -> the members of the front that are nowhere worse and somewhere better; finished trials only."""
+    done = [r for r in rows if r.state in ("complete", "cached") and all(o in r.metrics for o in objectives)]
+    points = {r.number: [r.metrics[name] for name in objectives] for r in done}
+    members = [r.number for r in done if r.on_front]
+    found = {
+        number: tuple(m for m in members if pareto.dominates(points[m], point)) for number, point in points.items()
+    }
+    return {number: rivals for number, rivals in found.items() if rivals}
+
+
 def front_params(storage: Storage, name: str) -> list[dict[str, object]]:
     """What the members of another study's front are made of, best first objective first.
 

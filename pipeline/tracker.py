@@ -1,0 +1,97 @@
+"""What a study tells whoever tracks it: the protocol, what is said at the end, and nobody listening."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.types import Dataset, Metrics, Row
+
+
+class Finalist(Protocol):
+    """A model of the front that can be logged; `takes`: name, dtype and shape of one input."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def takes(self) -> tuple[str, str, tuple[int, ...]]: ...
+    def write(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is told of a study when it ends, beside its rows."""
+
+    metrics: Metrics = field(default_factory=dict)
+    history: Sequence[tuple[int, Metrics]] = ()
+    """Of the study as a whole: (trials finished, metrics)."""
+    artifacts: Sequence[Path] = ()
+    folder: Path | None = None
+    """Artifacts below it keep their place: ``figures/importance.png``."""
+    dominated_by: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """Trial -> the members of the front that are better in every objective."""
+    picks: Mapping[str, int] = field(default_factory=dict)
+    """Selector -> trial."""
+    models: Sequence[Finalist] = ()
+
+
+class Tracker(Protocol):
+    """Shows a study's trials as they end and its artifacts at the end."""
+
+    def start(
+        self, name: str, params: Mapping[str, object], tags: Mapping[str, str], data: Dataset | None = None
+    ) -> None:
+        """Open (or find again) the parent run of study `name`."""
+        ...
+
+    def trial(self, row: Row) -> None:
+        """Write one ended trial; a trial that is already there is not written twice."""
+        ...
+
+    def finish(self, rows: Sequence[Row], ending: Ending) -> None:
+        """Send what is missing, mark the front, log its models, attach the artifacts, close the parent run."""
+        ...
+
+    @property
+    def look(self) -> str:
+        """The command that shows what was tracked, or an empty string."""
+        ...
+
+
+@dataclass(frozen=True)
+class Silent:
+    """No tracking at all."""
+
+    def start(
+        self, name: str, params: Mapping[str, object], tags: Mapping[str, str], data: Dataset | None = None
+    ) -> None: ...
+
+    def trial(self, row: Row) -> None: ...
+
+    def finish(self, rows: Sequence[Row], ending: Ending) -> None: ...
+
+    @property
+    def look(self) -> str:
+        return ""
+
+
+def title(row: Row) -> str:
+    """A trial's name for people: ``#17 4-bit 80% joint``; the scheme stands where the mode is not searched."""
+
+    def last(word: str) -> object | None:
+        return next((value for path, value in row.params.items() if path.endswith(word)), None)
+
+    words = [f"#{row.number}"]
+    bits, sparsity = last("quantize_weights.bits"), last("prune_weights.sparsity")
+    scheme = last("plan.mode") or last("plan.scheme")
+    if bits is not None:
+        words.append(f"{bits}-bit")
+    if isinstance(sparsity, int | float):
+        words.append(f"{sparsity:.0%}")
+    if scheme is not None:
+        words.append(str(scheme))
+    if row.state != "complete":
+        words.append(row.state)
+    return " ".join(words)
