@@ -92,7 +92,8 @@ def dominators(rows: Sequence[Row], objectives: Sequence[str]) -> dict[int, tupl
     points = {r.number: [r.metrics[name] for name in objectives] for r in done}
     members = [r.number for r in done if r.on_front]
     found = {
-        number: tuple(m for m in members if pareto.dominates(points[m], point)) for number, point in points.items()
+        number: tuple(m for m in members if pareto.dominates(points[m], point))
+        for number, point in points.items()
     }
     return {number: rivals for number, rivals in found.items() if rivals}
 
