@@ -188,8 +188,8 @@ def _area_mm2(loads: Sequence[LayerLoad], layers: Sequence[LayerCost], machine: 
 
 
 def stored_weights(load: LayerLoad, accelerator: Accelerator) -> Stored:
-    """The layer's weights in the machine's encoding, one row per filter."""
-    rows = max(load.geometry.out_channels, 1)
+    """The layer's weights in the machine's encoding, one row per filter (one row, where all share one weight)."""
+    rows = max(min(load.geometry.out_channels, load.synapses), 1)
     return store(
         accelerator.weight_encoding,
         load.synapses,

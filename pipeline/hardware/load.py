@@ -22,14 +22,14 @@ from pipeline.hardware.tally import (
     Tally,
     conv_geometry,
     in_memory_order,
-    reach,
+    look_over,
     same_memory,
     zero_runs,
 )
 from pipeline.hardware.workload import Activity, Geometry, Kind, LayerLoad, Loads, ReportsLoad, load_from
 from pipeline.types import FLOAT_BITS, Batch, Widths, require
 
-__all__ = ["LayerLoad", "Meter", "measure", "metering"]
+__all__ = ["LayerLoad", "Meter", "measure", "metering", "zero_runs"]
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 STATES = ("mem", "syn", "syn_exc", "syn_inh")
@@ -90,7 +90,7 @@ class Meter:
             tally = self.tallies.get(module)
             if tally is None:
                 tally = self._first(module, kind, args[0].detach(), y)
-            rows, last = in_memory_order(args[0], tally.reach[1].numel())
+            rows, last = in_memory_order(args[0], tally.survey.reach[1].numel())
             self.rows, again = len(rows), 1
             if self.repeats and len(rows) % self.samples == 0:
                 rows, again = rows[: self.samples], len(rows) // self.samples
@@ -112,7 +112,7 @@ class Meter:
         else:
             linear = cast(nn.Linear, module)
             geometry = Geometry(linear.in_features, linear.out_features)
-        tally = Tally(kind, module, geometry, reach(module, x))
+        tally = Tally(kind, module, geometry, look_over(module, x))
         tally.begin(self.samples)
         self.tallies[module] = tally
         return tally
@@ -179,9 +179,8 @@ class Meter:
         return tuple(self._load(self.names[module], tally) for module, tally in self.tallies.items())
 
     def _load(self, name: str, tally: Tally) -> LayerLoad:
-        weight = cast(Tensor, tally.module.weight).detach()
         updates = tally.neuron_entries / tally.samples
-        dense = float(tally.reach[1].double().sum()) * tally.calls / tally.samples
+        dense = float(tally.survey.reach[1].double().sum()) * tally.calls / tally.samples
         parameters, parameter_bits = self._parameters(name, tally)
         neuron = self.net.get_submodule(tally.neuron) if tally.neuron else None
         states = [s for s in STATES if neuron is not None and hasattr(neuron, s)]
@@ -196,8 +195,8 @@ class Meter:
             kind=tally.kind,
             geometry=tally.geometry,
             steps=max(1, round(tally.calls / tally.samples)),
-            synapses=weight.numel(),
-            nonzero=int(torch.count_nonzero(weight)),
+            synapses=tally.survey.synapses,
+            nonzero=tally.survey.nonzero,
             neurons=round(updates / self.steps),
             weight_bits=self.widths.get(f"{name}.weight", FLOAT_BITS),
             state_bits=sum(self.widths.get(f"{tally.neuron}.{s}", FLOAT_BITS) for s in states),
@@ -207,7 +206,7 @@ class Meter:
             elementwise=tally.gated / tally.samples,
             mean=activity(mean),
             worst=activity(worst),
-            runs=zero_runs(weight),
+            runs=tally.survey.runs,
         )
 
     def _parameters(self, name: str, tally: Tally) -> tuple[int, int]:
@@ -222,6 +221,11 @@ class Meter:
             if isinstance(tensor, Tensor):
                 values += tensor.numel()
                 bits += tensor.numel() * self.widths.get(f"{tally.neuron}.{key}", FLOAT_BITS)
+        gate = getattr(self.net.get_submodule(name.rpartition(".")[0]), "gate", None)
+        table = getattr(gate, "table", None)
+        if name.endswith(".channel") and isinstance(table, Tensor):  # an attention's sigmoid, stored once
+            values += table.numel()
+            bits += table.numel() * int(cast(int, cast(nn.Module, gate).gate_bits))
         return values, bits
 
 

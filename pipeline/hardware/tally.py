@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pipeline.hardware.kernels import Doubles, Floats, Reach, count_runs
+from pipeline.hardware.kernels import Doubles, Floats, Reach, survey
 from pipeline.hardware.workload import Geometry, Kind, Runs
 from pipeline.types import FLOAT_BITS, require
 
@@ -30,8 +31,7 @@ class Tally:
     kind: Kind
     module: nn.Module
     geometry: Geometry
-    reach: tuple[Tensor, Tensor]
-    """Synapses behind each input entry, shaped like one sample's input: those that are not zero, all of them."""
+    survey: Survey
     calls: int = 0
     samples: int = 0
     total: Doubles = field(default_factory=lambda: np.zeros(COUNTS))
@@ -66,9 +66,9 @@ class Tally:
         """The reach in the order of memory: channels first, or last; in float32 where that is exact (twice as fast)."""
         if last not in self.layouts:
             exact: type[np.floating] = (
-                np.float32 if float(self.reach[1].double().sum()) < 2**24 else np.float64
+                np.float32 if float(self.survey.reach[1].double().sum()) < 2**24 else np.float64
             )
-            nonzero, every = (r.movedim(0, -1) if last else r for r in self.reach)
+            nonzero, every = (r.movedim(0, -1) if last else r for r in self.survey.reach)
             self.layouts[last] = (
                 np.ascontiguousarray(nonzero.numpy(), dtype=exact).reshape(-1),
                 np.ascontiguousarray(every.numpy(), dtype=exact).reshape(-1),
@@ -130,30 +130,63 @@ def conv_geometry(module: nn.Conv1d | nn.Conv2d, x: Tensor, y: Tensor) -> Geomet
     )
 
 
-def reach(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """How many synapses lead away from each input entry: (nonzero ones, all), shaped like one sample's input.
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a layer's weights tells."""
 
-    For a convolution it is the gradient of the sum of all outputs, so it is exact at the edges.
-    """
+    synapses: int
+    nonzero: int
+    runs: Runs
+    """Zeros before each nonzero weight, in storage order, with their counts."""
+    reach: tuple[Tensor, Tensor]
+    """Synapses behind each input entry, shaped like one sample's input: those that are not zero, all of them."""
+
+
+def look_over(module: nn.Module, x: Tensor) -> Survey:
+    """Count a layer's weights and find out where each entry of its input x [rows, ...] leads to."""
     weight = cast(Tensor, module.weight).detach()
-    mask = (weight != 0).float().cpu()
-    if not isinstance(module, CONVS):
-        return mask.sum(0), torch.full((mask.shape[1],), float(mask.shape[0]))
-    require(module.padding_mode == "zeros", "padding_mode", "be 'zeros' to be counted", module.padding_mode)
-    convolve = nn.functional.conv1d if isinstance(module, nn.Conv1d) else nn.functional.conv2d
-    found = []
-    for kernel in (mask, torch.ones_like(mask)):
-        with torch.enable_grad():
-            probe = torch.zeros(1, *x.shape[1:], requires_grad=True)
-            out = convolve(probe, kernel, None, module.stride, module.padding, module.dilation, module.groups)
-            (gradient,) = torch.autograd.grad(out.sum(), probe)
-        found.append(gradient[0])
-    return found[0], found[1]
+    groups = module.groups if isinstance(module, CONVS) else 1
+    filters = weight.shape[0] // groups
+    alive, found = alive_and_runs(weight, groups)
+    taps = torch.from_numpy(alive).float()
+    if isinstance(module, CONVS):
+        ways = conv_ways(module, taps.reshape(groups, *weight.shape[1:]), filters, x.shape[1:])
+    else:
+        ways = taps[0], torch.full((len(taps[0]),), float(filters))
+    return Survey(weight.numel(), int(alive.sum()), found, ways)
+
+
+def alive_and_runs(weight: Tensor, groups: int = 1) -> tuple[npt.NDArray[np.int64], Runs]:
+    """(nonzero weights at each place of a filter [groups, fan-in], runs of zeros as stored) of [filters, ...]."""
+    flat = weight.detach().reshape(groups, len(weight) // groups, -1).float().cpu().numpy()
+    alive = np.zeros((groups, flat.shape[2]), np.int64)
+    runs = np.zeros(flat.size + 1, np.int64)
+    longest = int(survey(flat, alive, runs))
+    return alive, tuple((int(n), int(runs[n])) for n in np.flatnonzero(runs[: longest + 1]))
 
 
 def zero_runs(weight: Tensor) -> Runs:
     """Lengths of the runs of zeros before each nonzero weight, in storage order, with their counts."""
-    flat = weight.detach().float().cpu().numpy().reshape(-1)
-    counts = np.zeros(flat.size + 1, dtype=np.int64)
-    longest = int(count_runs(flat, counts))
-    return tuple((int(n), int(counts[n])) for n in np.flatnonzero(counts[: longest + 1]))
+    return alive_and_runs(weight)[1] if weight.numel() else ()
+
+
+def conv_ways(
+    module: nn.Conv1d | nn.Conv2d, taps: Tensor, filters: int, shape: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Fan-out of each input entry [C, ...] of a convolution, exact at the edges: (nonzero synapses, all).
+
+    taps [groups, C / groups, ...]: nonzero weights of all filters at each tap. The gradient of the sum of all outputs
+    of a convolution with the taps added up over the filters says how many of them an entry meets.
+    """
+    require(module.padding_mode == "zeros", "padding_mode", "be 'zeros' to be counted", module.padding_mode)
+    convolve = nn.functional.conv1d if isinstance(module, nn.Conv1d) else nn.functional.conv2d
+
+    def met(kernel: Tensor, channels: int, groups: int) -> Tensor:
+        with torch.enable_grad():
+            probe = torch.zeros(1, channels, *shape[1:], requires_grad=True)
+            out = convolve(probe, kernel, None, module.stride, module.padding, module.dilation, groups)
+            (gradient,) = torch.autograd.grad(out.sum(), probe)
+        return gradient[0]
+
+    every = met(torch.full((1, 1, *taps.shape[2:]), float(filters)), 1, 1)
+    return met(taps, shape[0], module.groups), every.expand(*shape)

@@ -172,7 +172,7 @@ class ReportsLoad(Protocol):
 
 
 def load_from(report: Mapping[str, object]) -> LayerLoad:
-    """A `LayerLoad` from a network's own report.
+    """A `LayerLoad` from a network's own report, or from what `dataclasses.asdict` made of one (through JSON, too).
 
     Raises:
         ValueError: a key that `LayerLoad` does not have, or a count out of range.
@@ -181,7 +181,9 @@ def load_from(report: Mapping[str, object]) -> LayerLoad:
     for key in report:
         require(key in known, f"load key {key!r}", f"be one of {sorted(known)}", key)
     given = dict(report)
+    given["runs"] = tuple(tuple(run) for run in cast(Iterable[tuple[int, int]], given.get("runs", ())))
     mean = Activity(**cast(Mapping[str, float], given.pop("mean")))
     worst = Activity(**cast(Mapping[str, float], given.pop("worst"))) if "worst" in given else mean
-    geometry = Geometry(**cast(Mapping[str, int], given.pop("geometry")))  # type: ignore[arg-type]
+    shape = cast(Mapping[str, object], given.pop("geometry"))  # lists, where it has been JSON
+    geometry = Geometry(**{k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()})  # type: ignore[arg-type]
     return LayerLoad(mean=mean, worst=worst, geometry=geometry, **given)  # type: ignore[arg-type]
