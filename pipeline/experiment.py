@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -19,9 +19,9 @@ from pipeline.compress.plan import Compression, Plan, compress
 from pipeline.compress.stack import grids
 from pipeline.hardware.accelerator import Accelerator
 from pipeline.hardware.budget import floor
-from pipeline.hardware.cost import Cost, cost
+from pipeline.hardware.cost import cost
 from pipeline.hardware.load import measure
-from pipeline.hardware.workload import LayerLoad
+from pipeline.hardware.workload import LayerLoad, load_from
 from pipeline.learn.decode import RateDecode
 from pipeline.learn.labels import LabelDecode
 from pipeline.types import (
@@ -102,11 +102,24 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
 
         decode, widths = compress(net, experiment.compression, plan, refit, calibration(data, seed))
         metrics, loads = measured(net, decode, data, "validation", widths)
-        price = cost(loads, experiment.accelerator)
-        worst = cost([load.at_worst() for load in loads], experiment.accelerator)
+        prices, layers = priced(loads, experiment.accelerator)
         SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built
-    metrics |= {**price.metrics(), "worst_energy_pj": worst.energy_pj, "worst_latency_us": worst.latency_us}
-    return Trained(net, decode, widths, metrics, detail(net, loads, price), loads)
+    return Trained(net, decode, widths, {**metrics, **prices}, detail(net, layers), loads)
+
+
+def priced(
+    loads: Sequence[LayerLoad], accelerator: Accelerator
+) -> tuple[dict[str, float], list[dict[str, object]]]:
+    """What an inference costs, mean and worst case, and the same per layer as plain JSON: arithmetic on `loads`."""
+    price = cost(loads, accelerator)
+    worst = cost([load.at_worst() for load in loads], accelerator)
+    prices = {**price.metrics(), "worst_energy_pj": worst.energy_pj, "worst_latency_us": worst.latency_us}
+    return prices, price.layers_json(loads)
+
+
+def loads_from(notes: Sequence[Mapping[str, object]]) -> tuple[LayerLoad, ...]:
+    """What `dataclasses.asdict` made of measured loads, as loads again."""
+    return tuple(load_from(note) for note in notes)
 
 
 def reload(experiment: Experiment, saved: Saved) -> Trained:
@@ -203,10 +216,9 @@ def measured(
     return metrics, loads
 
 
-def detail(net: nn.Module, loads: tuple[LayerLoad, ...], price: Cost) -> dict[str, object]:
+def detail(net: nn.Module, layers: Sequence[Mapping[str, object]]) -> dict[str, object]:
     """What the report draws per layer, as plain JSON; the accumulator's width where the weights are on a grid."""
     widths = {found.layer: found.bits for found in accumulators(net)}
-    layers = price.layers_json(loads)
     return {"layers": [{**layer, "accumulator_bits": widths.get(str(layer["name"]))} for layer in layers]}
 
 

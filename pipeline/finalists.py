@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from statistics import mean, stdev
 from typing import cast
 
@@ -41,7 +41,8 @@ def baseline(job: Job, study: optuna.Study) -> Row | None:
             log.warning("there is no float model to compare with: %s (%s)", ended, ended.state)
             return None
         metrics = dict(trained.metrics) | tested(job, trained, params)
-        stored = json.dumps({"metrics": metrics, "detail": trained.detail})
+        loads = [asdict(load) for load in trained.loads]
+        stored = json.dumps({"metrics": metrics, "detail": trained.detail, "loads": loads})
         study.set_user_attr("baseline", stored)
     record = json.loads(stored)
     return Row(-1, "complete", params, record["metrics"], detail=record["detail"])

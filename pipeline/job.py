@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -92,6 +92,7 @@ class Job:
             "params": dict(params),
             "fingerprint": self.fingerprint(params),
             "metrics": dict(trained.metrics),
+            "loads": [asdict(load) for load in trained.loads],
         }
         checkpoint.save(self.model_path(number), trained.net, trained.decode, trained.widths, notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -148,9 +149,10 @@ def reference_point(rows: Sequence[Row], spec: Study, baseline: Row | None) -> t
 
 
 def hypervolume_history(
-    study: optuna.Study, spec: Study, reference: Sequence[float]
+    study: optuna.Study, spec: Study, reference: Sequence[float], rows: Sequence[Row]
 ) -> tuple[tuple[int, float, float], ...]:
-    """(trials finished, seconds since the first trial began, hypervolume) after each finished trial."""
+    """(trials finished, seconds since the first trial began, hypervolume) after each finished trial of `rows`."""
+    by_number = {row.number: row for row in rows}
     trials = [t for t in study.get_trials(deepcopy=False) if counted(t) and t.datetime_complete is not None]
     trials.sort(key=lambda t: t.datetime_complete or t.datetime_start)  # type: ignore[arg-type,return-value]
     if not trials:
@@ -159,8 +161,8 @@ def hypervolume_history(
     points: list[list[float]] = []
     volume, history = 0.0, []
     for done, trial in enumerate(trials, start=1):
-        here = row(trial, spec)
-        if here.feasible and here.state in ("complete", "cached"):
+        here = by_number.get(trial.number)
+        if here is not None and here.feasible and here.state in ("complete", "cached"):
             point = [here.metrics[name] for name in spec.objectives]
             if not any(pareto.dominates(p, point) or p == point for p in points):
                 points = [p for p in points if not pareto.dominates(point, p)] + [point]
@@ -170,24 +172,28 @@ def hypervolume_history(
     return tuple(history)
 
 
-def importance(study: optuna.Study, spec: Study, seed: int) -> dict[str, dict[str, float]]:
+def importance(
+    study: optuna.Study, spec: Study, seed: int, rows: Sequence[Row]
+) -> dict[str, dict[str, float]]:
     """objective -> parameter -> share of the variance over the complete trials (fANOVA, Hutter et al. 2014).
 
     Parameters that only some trials have are left out, as fANOVA needs one table. Empty below `LEAST_FOR_FANOVA`
     complete trials or where an objective never changes.
     """
+    by_number = {row.number: row.metrics for row in rows}
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(done) < LEAST_FOR_FANOVA:
         return {}
     found: dict[str, dict[str, float]] = {}
-    for i, name in enumerate(spec.objectives):
-        if len({t.values[i] for t in done}) < 2:
+    for name in spec.objectives:
+        values = {t.number: by_number.get(t.number, {}).get(name, math.nan) for t in done}
+        if len(set(values.values())) < 2 or not all(map(math.isfinite, values.values())):
             continue
         try:
             found[name] = optuna.importance.get_param_importances(
                 study,
                 evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed),
-                target=lambda trial, i=i: trial.values[i],  # type: ignore[misc]
+                target=lambda trial, values=values: values[trial.number],  # type: ignore[misc]
             )
         except (ValueError, RuntimeError):
             continue  # nothing to explain: no parameter that all trials share, or none that varies

@@ -177,7 +177,7 @@ def test_the_grid_visits_every_point_once(storage):
 def test_hypervolume_never_falls(storage):
     run(storage, spec())
     study = optuna.load_study(storage=storage, study_name="s")
-    history = results.hypervolume_history(study, spec(), (1.0, 2.0))
+    history = results.hypervolume_history(study, spec(), (1.0, 2.0), results.rows(study, spec()))
     volumes = [v for _, _, v in history]
     assert volumes == sorted(volumes)
     assert volumes[-1] > 0
@@ -227,6 +227,6 @@ def test_importance_finds_the_axis_that_matters(storage):
 
     run(storage, spec(trials=20), one_axis)
     study = optuna.load_study(storage=storage, study_name="s")
-    shares = results.importance(study, spec(), seed=0)
+    shares = results.importance(study, spec(), 0, results.rows(study, spec()))
     assert shares["error"]["x"] > 0.9
     assert "price" not in shares, "an objective that never changes has nothing to explain"
