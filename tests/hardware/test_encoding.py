@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.hardware.encoding import FORMATS, EncodingName, index_bits, padding, store
-from pipeline.hardware.kernels import count_runs
+from pipeline.hardware.load import zero_runs
 from pipeline.hardware.workload import Runs
 
 
 def runs_of(weights: np.ndarray) -> Runs:
-    counts = np.zeros(weights.size + 1, np.int64)
-    longest = count_runs(weights.astype(np.float32).reshape(-1), counts)
-    return tuple((int(n), int(counts[n])) for n in np.flatnonzero(counts[: longest + 1]))
+    return zero_runs(torch.from_numpy(weights.astype(np.float32)))
 
 
 def run_length_entries(weights: np.ndarray, run_bits: int) -> list[tuple[int, int]]:
