@@ -10,9 +10,11 @@ are made from the cells that are there.
 
 STDP networks: FSpiNN's (direct inhibition, an update per 25 ms window), 55,000 training images, one epoch, labels from
 5,000 of them, searched on the 5,000 validation images, the selected model tested once on the 10,000 test images with
-labels from 10,000. Convolutional network: 12C5-MP2-32C5-MP2-FC of snnTorch neurons, 6 steps, 2 epochs on 20,000 images,
-searched on 2,000 validation images.
-Searches allow POINTS below the widest formats on validation; the claims ask for 1 point on the test split.
+labels from 10,000. Convolutional network: 12C5-MP2-32C5-MP2-FC of snnTorch neurons, 6 steps, 2 epochs on 15,000 images,
+searched on 5,000 validation images.
+Searches allow POINTS below the widest formats on validation; the claims ask for 1 point on the test split. Our goal
+beyond the papers is GOALS times less memory (weights and all neuron parameters) than fp32 within that point; the
+convolutional network may learn two more epochs in the small formats for it (`beyond`).
 """
 
 from __future__ import annotations
@@ -67,7 +69,12 @@ LABELS, TEST_LABELS = 5_000, 10_000
 SCALE = {400: (0.05, 0.01), 1600: (0.5, 0.02)}
 """Neurons -> (theta_plus_mv, eta_post), as in benchmarks/fspinn_claims.py."""
 RATE_HZ = {"mnist": 128.0, "fashion_mnist": 64.0}
+CONV_NEURONS = 12 * 24 * 24 + 32 * 8 * 8 + 10
 CONV_IMAGES, CONV_EPOCHS = 20_000, 2
+BEYOND = ((3, 4), (2, 4))
+"""(bits of weights but the first layer's, of membranes), one after the other while validation stays within a point."""
+FIRST_LAYER = 6
+"""Bits of conv1 there: 300 of 15,020 weights, and the dearest to make coarse."""
 RANGES: dict[str, dict[str, tuple[int, int]]] = {
     "stdp": {
         "weights": (2, 8), "membrane": (5, 16), "threshold": (2, 8), "theta": (3, 12), "beta": (3, 10),
@@ -79,7 +86,7 @@ TRIALS = 60
 """Evaluations of the multi-objective search, to compare with the ordered one."""
 ROUNDINGS = ("nearest", "stochastic", "truncation")
 Family = Literal["stdp", "conv"]
-Kind = Literal["float", "ordered", "roundings", "significance", "in_training", "pareto"]
+Kind = Literal["float", "ordered", "beyond", "significance", "roundings", "in_training", "shadow", "pareto"]
 Point = Mapping[str, object]
 
 
@@ -101,25 +108,29 @@ class Cell:
 
 
 def cells() -> list[Cell]:
-    """In order of worth: a run that is cut off has every claim for the small network first."""
-    first: tuple[Kind, ...] = ("float", "ordered")
-    more: tuple[Kind, ...] = ("roundings", "significance", "in_training")
-    made = [Cell("stdp", "mnist", 400, s, k) for s in SEEDS for k in first]
-    made += [Cell("stdp", "mnist", 400, 0, k) for k in more] + [Cell("stdp", "mnist", 400, 1, "roundings")]
-    made += [Cell("conv", "mnist", 0, 0, k) for k in first]
-    made += [Cell("stdp", "fashion_mnist", 400, 0, k) for k in first]
-    made += [Cell("stdp", "mnist", 400, s, k) for s in SEEDS for k in more]
-    made += [Cell("stdp", "mnist", 400, 0, "pareto")]
-    made += [Cell("stdp", "mnist", 1600, 0, k) for k in first]
-    made += [Cell("conv", "mnist", 0, 0, k) for k in (*more, "pareto")]
-    made += [Cell("conv", "fashion_mnist", 0, 0, k) for k in first]
-    for s in SEEDS[1:]:
-        made += [Cell("conv", "mnist", 0, s, k) for k in (*first, *more)]
-        made += [Cell("stdp", "fashion_mnist", 400, s, k) for k in first]
-        made += [Cell("stdp", "mnist", 1600, s, k) for k in first]
-        made += [Cell("conv", "fashion_mnist", 0, s, k) for k in first]
-    made += [Cell("stdp", "fashion_mnist", 1600, s, k) for s in SEEDS for k in first]
-    return list(dict.fromkeys(made))
+    """In order of worth: what many claims need comes first, on every network, then what few need."""
+    conv, small, large = ("conv", CONV_NEURONS), ("stdp", 400), ("stdp", 1600)
+    digits: Which = "mnist"
+    clothes: Which = "fashion_mnist"
+    networks: list[tuple[tuple[Family, int], Which]] = [
+        (small, digits), (conv, digits), (small, clothes), (conv, clothes), (large, digits), (large, clothes)
+    ]  # fmt: skip
+    search: tuple[Kind, ...] = ("float", "ordered")
+    rest: tuple[Kind, ...] = ("roundings", "significance", "in_training", "shadow")
+    made: list[Cell] = []
+    for (family, neurons), which in networks:
+        made += [Cell(family, which, neurons, s, k) for s in SEEDS for k in search]
+        if (family, neurons) != large:
+            made += [Cell(family, which, neurons, 0, k) for k in rest[:2]]
+            made += [Cell(family, which, neurons, 1, "roundings")]
+        if family == "conv":
+            made += [Cell(family, which, neurons, s, "beyond") for s in SEEDS]
+        if (neurons, which) == (400, digits):
+            made += [Cell(family, which, neurons, 0, k) for k in (*rest, "pareto")]
+    for (family, neurons), which in networks:
+        made += [Cell(family, which, neurons, s, k) for s in SEEDS for k in rest]
+    made.append(Cell("conv", "mnist", CONV_NEURONS, 0, "pareto"))
+    return [cell for cell in dict.fromkeys(made) if not (cell.family == "conv" and cell.kind == "shadow")]
 
 
 class Bench:
@@ -130,7 +141,7 @@ class Bench:
         self.stdp = cell.family == "stdp"
         steps = STEPS[cell.family]
         encoding = Poisson(steps, max_rate_hz=RATE_HZ[cell.which]) if self.stdp else Direct(steps)
-        limit, held_out = (None, 5_000) if self.stdp else (CONV_IMAGES, 2_000)
+        limit, held_out = None if self.stdp else CONV_IMAGES, 5_000
         root = os.environ.get("PIPELINE_DATA")
         spec = Mnist(steps, encoding, which=cell.which, root=root, limit=limit, validation=held_out)
         self.data: Dataset = spec.load(cell.seed)
@@ -143,10 +154,11 @@ class Bench:
         spec = Stdp(neurons=self.cell.neurons, theta_plus_mv=theta_plus, inhibition="direct")
         return spec.build(self.data.shape, self.data.classes, self.cell.seed)
 
-    def learner(self) -> Unsupervised | Surrogate:
+    def learner(self, shadow: bool = False) -> Unsupervised | Surrogate:
         if not self.stdp:
             return Surrogate(epochs=CONV_EPOCHS)
-        rule = StdpRule(eta_post=SCALE[self.cell.neurons][1], presynaptic=False, window_ms=25.0, shadow=False)
+        eta = SCALE[self.cell.neurons][1]
+        rule = StdpRule(eta_post=eta, presynaptic=False, window_ms=25.0, shadow=shadow)
         return Unsupervised(rule=rule, check_samples=500, label_samples=500)
 
     def train(self) -> None:
@@ -164,31 +176,31 @@ class Bench:
         net.load_state_dict(load_file(self.cell.model), strict=False)
         return net.eval()
 
-    def compressed(self, point: Point, scheme: str = "ptq") -> tuple[nn.Module, Mapping[str, int], float]:
+    def compressed(
+        self, point: Point, scheme: str = "ptq", epochs: int = 1
+    ) -> tuple[nn.Module, Mapping[str, int], float]:
         """The float network (or, in training, a fresh one) under `point`; seconds of training."""
         rounding = cast(Any, point.get("rounding", "nearest"))
         neurons = {name: point[name] for name in NEURON_QUANTITIES if name in point}
         steps = {
             "weights": QuantizeWeights(
-                cast(int, point.get("weights", 32)), rounding=rounding, seed=self.cell.seed,
+                cast(Any, point.get("weights", 32)), rounding=rounding, seed=self.cell.seed,
                 calibrate="percentile" if self.stdp else "mse",
                 integer_bits=0 if self.stdp else None, signed=not self.stdp,
             ),
-            "neurons": QuantizeNeurons(**cast(Any, neurons), seed=self.cell.seed),
+            "neurons": QuantizeNeurons(**cast(Any, neurons), calibrate="mse", seed=self.cell.seed),
         }  # fmt: skip
         begin = time.perf_counter()
-        net = self.build() if scheme == "in_training" and self.stdp else self.trained()
+        net = self.build() if scheme != "ptq" and self.stdp else self.trained()
 
         def refit(epochs: int | None, on_progress: Callable[[float], None]) -> Decode:
             del on_progress
             if epochs == 0:
                 return RateDecode(self.data.classes)
-            learner = (
-                self.learner() if self.stdp else replace(cast(Surrogate, self.learner()), learning_rate=5e-4)
-            )
+            learner = self.learner(scheme == "shadow")
             return learner.fit(net, self.data, lambda step, metrics: None, self.cell.seed + 1, epochs)
 
-        plan = Plan("ptq") if scheme == "ptq" else Plan("in_training" if self.stdp else "qat", epochs=1)
+        plan = Plan("ptq") if scheme == "ptq" else Plan("in_training" if self.stdp else "qat", epochs=epochs)
         samples = [] if self.stdp else [next(iter(self.data.batches("train", 256, self.cell.seed))).x]
         _, widths = compress(net, steps, plan, refit, samples)
         return net.eval(), widths, time.perf_counter() - begin
@@ -290,10 +302,12 @@ def run(cell: Cell, bench: Bench, done: Mapping[str, dict[str, Any]]) -> dict[st
         }
         table = significance(lambda point: bench.ask(point)["validation"], {}, grid)
         return {"lost": table}
+    if cell.kind == "beyond":
+        return beyond(bench, done[replace(cell, kind="ordered").key], done[replace(cell, kind="float").key])
     lowest = lowest_feasible(done, replace(cell, kind="roundings"), replace(cell, kind="float"))
     asked = []
     for rounding in ("nearest", "stochastic"):
-        for scheme in ("ptq", "in_training"):
+        for scheme in ("shadow",) if cell.kind == "shadow" else ("ptq", "in_training"):
             point = {"weights": lowest, "rounding": rounding}
             net, _, seconds = bench.compressed(point, scheme)
             tested = {"validation": bench.accuracy(net, "validation"), "test": bench.accuracy(net, "test")}
@@ -318,6 +332,25 @@ def ordered(cell: Cell, bench: Bench) -> dict[str, Any]:
     if cell.family == "stdp":
         out["training_pj"] = training_energy(bench, {}), training_energy(bench, widths)
     return out
+
+
+def beyond(bench: Bench, found: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Two more epochs in ever smaller formats, the other quantities as the ordered search left them."""
+    begin, points, best = time.perf_counter(), [], None
+    for weights, membrane in BEYOND:
+        point = dict(found["params"], membrane=membrane, rounding="nearest")
+        point["weights"] = {"default": weights, "conv1": FIRST_LAYER}
+        net, widths, _ = bench.compressed(point, "in_training", CONV_EPOCHS)
+        asked = {
+            "params": point,
+            "validation": bench.accuracy(net, "validation"),
+            **bench.priced(net, widths),
+        }
+        points.append(asked)
+        if asked["validation"] < base["validation"] - 0.01:
+            break
+        best = {**asked, "test": bench.accuracy(net, "test")}
+    return {"points": points, "best": best, "seconds": time.perf_counter() - begin}
 
 
 def searched(cell: Cell, bench: Bench) -> dict[str, Any]:
@@ -361,7 +394,8 @@ class Book:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.cells: dict[str, dict[str, Any]] = json.loads(path.read_text())["cells"] if path.exists() else {}
+        kept: dict[str, dict[str, Any]] = json.loads(path.read_text())["cells"] if path.exists() else {}
+        self.cells = {cell.key: kept[cell.key] for cell in cells() if cell.key in kept}
 
     def add(self, key: str, result: dict[str, Any]) -> None:
         self.cells[key] = json.loads(json.dumps(result))
