@@ -41,6 +41,9 @@ class Batch(NamedTuple):
     """[B] int64."""
 
 
+_SMALL = 1 << 20  # bytes of samples that are put in order at once, not batch by batch
+
+
 @dataclass(frozen=True)
 class Split:
     """Stored samples: x uint8 [N, C, H, W] (images) or [N, T, C, H, W] (event frames), y int64 [N]."""
@@ -50,6 +53,15 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def parts(self, order: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(x, y) of `size` samples each, in this order; as stored for None. Not to be written to."""
+        if order is None or self.x.numel() <= _SMALL:  # then gathered once, and each part is a view
+            whole = self if order is None else Split(self.x[order], self.y[order])
+            yield from zip(whole.x.split(size), whole.y.split(size), strict=True)
+        else:
+            for chosen in order.split(size):
+                yield self.x[chosen], self.y[chosen]
 
 
 @dataclass(frozen=True)
@@ -76,9 +88,7 @@ class Dataset:
         """Encoded batches of `size`; shuffled (and, on the training split, augmented) when asked."""
         split = self.split(name)
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(split), generator=generator) if shuffle else torch.arange(len(split))
-        for chosen in order.split(size):
-            x, y = split.x[chosen], split.y[chosen]
+        for x, y in split.parts(torch.randperm(len(split), generator=generator) if shuffle else None, size):
             if shuffle and name == "train" and self.augment is not None:
                 x, y = self.augment(x, y, generator)
             yield Batch(self.encode(x, generator), y)

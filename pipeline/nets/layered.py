@@ -85,9 +85,9 @@ class Layered(nn.Sequential):
             parts = input.split(steps)
             for start, stop in pairwise([-1, *stops, len(layers)]):
                 if start >= 0:
-                    parts = self._whole(layers[start][1], torch.cat(parts)).split(steps)
+                    parts = self._whole(layers[start][1], _joined(parts)).split(steps)
                 parts = self._segment(layers[start + 1 : stop], parts, first=start < 0)
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return _joined(parts)
 
     def _segment(
         self, layers: list[tuple[str, nn.Module]], parts: Sequence[Tensor], first: bool
@@ -133,6 +133,10 @@ class Layered(nn.Sequential):
         if isinstance(layer, _BatchNorm):
             return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return layer(x)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]  # cat copies a single tensor too
 
 
 def _channels_last(rows: Tensor) -> Tensor:
