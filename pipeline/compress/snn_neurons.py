@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
+import numpy as np
 import snntorch
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,8 @@ class Formats(Protocol):
 class StateFormat(nn.Module):
     """One state's fixed-point format: ``forward(state)`` -> on the grid {low, ..., high} * step.
 
-    Saturating, straight-through gradient. A fused scan may read `step` (0-dim tensor), `low`, `high` and
-    `rounding` and do the same arithmetic.
+    Saturating, straight-through gradient. A fused scan may read `step` (0-dim tensor), `low`, `high`,
+    `rounding` and `keys` and do the same arithmetic.
     """
 
     step: Tensor
@@ -63,6 +64,14 @@ class StateFormat(nn.Module):
             )
         noise = self.noise.fresh(state) if self.rounding == "stochastic" else None
         return fake_quantize(state, self.step, self.low, self.high, self.rounding, noise)
+
+    def keys(self, steps: int) -> np.ndarray:
+        """uint32 [steps]: the draws of so many time steps at once, as `forward`, called twice a step, uses them.
+
+        snnTorch rounds the new membrane and what it compares with the threshold; the second finds it on the grid.
+        """
+        found = [self.noise.key(True) for _ in range(2 * steps)]
+        return np.array(found[::2], np.uint32)
 
     def rewind(self) -> None:
         """Before each forward of the net: in evaluation the same batch meets the same draws."""

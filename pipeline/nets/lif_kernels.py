@@ -17,29 +17,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
-EXACT, NEAREST, TRUNCATION = 0, 1, 2
+EXACT, NEAREST, TRUNCATION, STOCHASTIC = 0, 1, 2, 3
 """How a new membrane gets onto its grid; exact: it has none."""
 SUBTRACT, ZERO, NONE = 0, 1, 2  # snnTorch's own numbers: SpikingNeuron.reset_dict
 _BLOCK = 1024  # membranes per block: the state of a block stays in the first-level cache over all steps
+_TO_UNIT = np.float32(2.0**-24)
 Kernel = Callable[..., None]
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _hashed(i):  # type: ignore[no-untyped-def]
+    """uint32 -> uint32 (lowbias32, Wellons 2018): the numbers of `pipeline.compress.kernels`, drawn in here."""
+    i = np.uint32(i ^ (i >> np.uint32(16)))  # numba widens without the casts
+    i = np.uint32(i * np.uint32(0x7FEB352D))
+    i = np.uint32(i ^ (i >> np.uint32(15)))
+    i = np.uint32(i * np.uint32(0x846CA68B))
+    return np.uint32(i ^ (i >> np.uint32(16)))
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _drawn(seat, key):  # type: ignore[no-untyped-def]
+    """Uniform [0, 1) of one membrane (its `seat`: the hash of its number) in the step with this key."""
+    return np.float32(_hashed(np.uint32(seat ^ key)) >> np.uint32(8)) * _TO_UNIT
+
+
+@numba.njit(cache=True, nogil=True)
+def _seat(seats, first, n):  # type: ignore[no-untyped-def]
+    for i in range(n):
+        seats[i] = _hashed(np.uint32(first + i))
 
 
 @cache
 def forward_kernel(reset: int, delay: bool, vector: bool, keep: bool, grid: int = EXACT) -> Kernel:
-    """(x, start, spikes, kept, states, betas, thresholds, format): fills spikes, kept (v) and states.
+    """(x, start, spikes, kept, states, betas, thresholds, format, keys): fills spikes, kept (v) and states.
 
     With a `grid` every new membrane is rounded to format = (step, lowest code, highest code) and saturates;
-    kept is the membrane before that.
+    kept is the membrane before that. Stochastic rounding draws number i of step t from (keys[t], i), keys [K] uint32.
     """
 
     # One function per kernel, no inner ones: numba cannot find a closure over compiled functions on disk again.
     @numba.njit(nogil=True, cache=True, error_model="numpy")
-    def forward(x, start, spikes, kept, states, betas, thresholds, format):  # type: ignore[no-untyped-def]
+    def forward(x, start, spikes, kept, states, betas, thresholds, format, keys):  # type: ignore[no-untyped-def]
         steps, size = x.shape
         period = len(betas) if vector else size
-        one, zero, half = x.dtype.type(1), x.dtype.type(0), x.dtype.type(0.5)
+        number = x.dtype.type
+        one, zero, half = number(1), number(0), number(0.5)
         step, lowest, highest = format[0], format[1], format[2]
         buffer = np.empty(_BLOCK, x.dtype)
+        seats = np.empty(_BLOCK if grid == STOCHASTIC else 1, np.uint32)
         for row in range(0, size, period):
             for low in range(0, period, _BLOCK):
                 n = min(_BLOCK, period - low)
@@ -48,6 +73,8 @@ def forward_kernel(reset: int, delay: bool, vector: bool, keep: bool, grid: int 
                 b, h = bs[0], hs[0]
                 membrane = buffer[:n]
                 membrane[:] = start[0, p:q]
+                if grid == STOCHASTIC:
+                    _seat(seats, p, n)
                 for t in range(steps):
                     current, spike = x[t, p:q], spikes[t, p:q]
                     kept_t = kept[t, p:q] if keep else membrane
@@ -63,8 +90,13 @@ def forward_kernel(reset: int, delay: bool, vector: bool, keep: bool, grid: int 
                             v = v - due * h
                         if keep:
                             kept_t[i] = v
+                        if grid == NEAREST:
+                            v = np.floor(v / step + half)
+                        elif grid == TRUNCATION:
+                            v = np.floor(v / step)
+                        elif grid == STOCHASTIC:
+                            v = np.floor(v / step + number(_drawn(seats[i], keys[t])))
                         if grid != EXACT:
-                            v = np.floor(v / step + half) if grid == NEAREST else np.floor(v / step)
                             v = min(max(v, lowest), highest) * step
                         s = one if v > h else zero
                         spike[i] = s
@@ -91,7 +123,7 @@ def backward_kernel(
     slope: float,
     grid: int = EXACT,
 ) -> Kernel:
-    """(kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds, format).
+    """(kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds, format, keys).
 
     Fills g_x and g_start, adds to g_betas and g_thresholds, which are [membranes] (ignored unless `params`).
     g_states has K rows, or one for the last state, or none.
@@ -102,7 +134,7 @@ def backward_kernel(
 
     @numba.njit(nogil=True, cache=True, error_model="numpy")
     def backward(  # type: ignore[no-untyped-def]
-        kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds, format
+        kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds, format, keys
     ):
         steps, size = kept.shape
         period = len(betas) if vector else size
@@ -111,12 +143,15 @@ def backward_kernel(
         step, lowest, highest = format[0], format[1], format[2]
         a, c, k = number(peak), number(scale), number(slope)
         buffer = np.empty((steps, _BLOCK if same_step else 1), kept.dtype)
+        seats = np.empty(_BLOCK if grid == STOCHASTIC else 1, np.uint32)
         for row in range(0, size, period):
             for low in range(0, period, _BLOCK):
                 n = min(_BLOCK, period - low)
                 p, q = row + low, row + low + n
                 bs, hs = (betas[low : low + n], thresholds[low : low + n]) if vector else (betas, thresholds)
                 b, h = bs[0], hs[0]
+                if grid == STOCHASTIC:
+                    _seat(seats, p, n)
                 if same_step:  # replay the membranes that each step started from
                     buffer[0, :n] = start[0, p:q]
                     for t in range(steps - 1):
@@ -125,8 +160,13 @@ def backward_kernel(
                             if vector:
                                 h = hs[i]
                             v = kept_t[i]
+                            if grid == NEAREST:
+                                v = np.floor(v / step + half)
+                            elif grid == TRUNCATION:
+                                v = np.floor(v / step)
+                            elif grid == STOCHASTIC:
+                                v = np.floor(v / step + number(_drawn(seats[i], keys[t])))
                             if grid != EXACT:
-                                v = np.floor(v / step + half) if grid == NEAREST else np.floor(v / step)
                                 v = min(max(v, lowest), highest) * step
                             due = one if before[i] > h else zero
                             s = one if v > h else zero
@@ -152,12 +192,20 @@ def backward_kernel(
                         u, v, g_u, g_s = before[i], kept_t[i], carry[i], g_spike[i]
                         passes = one
                         if grid != EXACT:
-                            code = np.floor(v / step + half) if grid == NEAREST else np.floor(v / step)
+                            earlier = not same_step and t > 0  # kept is what was there before the rounding
+                            if grid == STOCHASTIC:
+                                code = np.floor(v / step + number(_drawn(seats[i], keys[t])))
+                                if earlier:
+                                    u = np.floor(u / step + number(_drawn(seats[i], keys[t - 1])))
+                            else:
+                                shift = half if grid == NEAREST else zero
+                                code = np.floor(v / step + shift)
+                                if earlier:
+                                    u = np.floor(u / step + shift)
                             held = min(max(code, lowest), highest)
                             passes = one if held == code else zero
                             v = held * step
-                            if not same_step and t > 0:  # kept is what was there before the rounding
-                                u = np.floor(u / step + half) if grid == NEAREST else np.floor(u / step)
+                            if earlier:
                                 u = min(max(u, lowest), highest) * step
                         due = one if u > h else zero
                         s = one if v > h else zero

@@ -29,6 +29,7 @@ from pipeline.nets.lif_kernels import (
     EXACT,
     NEAREST,
     NONE,
+    STOCHASTIC,
     SUBTRACT,
     TRUNCATION,
     ZERO,
@@ -39,7 +40,7 @@ from pipeline.nets.lif_kernels import (
 )
 from pipeline.types import require
 
-GRIDS = {"nearest": NEAREST, "truncation": TRUNCATION}
+GRIDS = {"nearest": NEAREST, "truncation": TRUNCATION, "stochastic": STOCHASTIC}
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,13 @@ class Gridded(Protocol):
     high: int
     step: Tensor
 
+    def keys(self, steps: int) -> np.ndarray:
+        """uint32 [K]: what stochastic rounding draws from in each of the coming steps."""
+        ...
+
 
 def fusable(quant: object, x: Tensor) -> bool:
-    """Whether the fused scan can do what the callable `quant` does: a format, without random rounding."""
+    """Whether the fused scan can do what the callable `quant` does: a fixed-point format."""
     return _compiled(x) and x.dtype == torch.float32 and getattr(quant, "rounding", "") in GRIDS
 
 
@@ -141,10 +146,11 @@ def lif_scan(
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    grid, form = EXACT, np.zeros(3, np.float32)
+    grid, form, keys = EXACT, np.zeros(3, np.float32), np.zeros(0, np.uint32)
     if quant is not None:
         grid, form = GRIDS[quant.rounding], np.array([quant.step.item(), quant.low, quant.high], np.float32)
-    fixed = rule, trace, grid, form
+        keys = quant.keys(len(x)) if grid == STOCHASTIC else keys
+    fixed = rule, trace, grid, form, keys
     spikes, states = _Scan.apply(x, u, beta.clamp(0, 1), threshold, *fixed)  # type: ignore[no-untyped-call]
     return spikes, states
 
@@ -163,6 +169,7 @@ class _Scan(torch.autograd.Function):
         trace: bool,
         grid: int,
         form: np.ndarray,
+        keys: np.ndarray,
     ) -> tuple[Tensor, Tensor]:
         x, last = _dense(x)
         u = _like(u, last)
@@ -175,12 +182,12 @@ class _Scan(torch.autograd.Function):
             flat = [_flat(each, last) for each in (x, u[None], spikes, v, rows)]
             b, h = _parameters(beta, threshold, x, last)
             kernel = forward_kernel(rule.reset, rule.delay, len(b) > 1, keep, grid)
-            kernel(*flat, b, h, form.astype(b.dtype))
+            kernel(*flat, b, h, form.astype(b.dtype), keys)
         else:
             forward_tensors(rule.reset, rule.delay, x, u, beta, threshold, spikes, v, rows)
         if keep:
             ctx.save_for_backward(v, u, beta, threshold)
-            ctx.rule, ctx.last, ctx.grid, ctx.form = rule, last, grid, form
+            ctx.rule, ctx.last, ctx.grid, ctx.form, ctx.keys = rule, last, grid, form, keys
         ctx.set_materialize_grads(False)  # after the last chunk nobody asks for the membrane
         return spikes, states
 
@@ -208,7 +215,7 @@ class _Scan(torch.autograd.Function):
                 surrogate.kind == "atan",
                 surrogate.slope,
             )
-            backward_kernel(*fixed, ctx.grid)(*into, b, h, *ends, ctx.form.astype(b.dtype))
+            backward_kernel(*fixed, ctx.grid)(*into, b, h, *ends, ctx.form.astype(b.dtype), ctx.keys)
         else:
             kind = rule.reset, rule.delay, rule.detach_reset, surrogate.derivative
             out = g_x, g_u, g_b, g_h
@@ -218,7 +225,7 @@ class _Scan(torch.autograd.Function):
             g_u,
             g_b.sum_to_size(beta.shape) if ctx.needs_input_grad[2] else None,
             g_h.sum_to_size(threshold.shape) if ctx.needs_input_grad[3] else None,
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 

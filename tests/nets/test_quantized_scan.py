@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 
 from pipeline.compress.quantize import QuantizeNeurons
 from pipeline.compress.snn_neurons import StateFormat
+from pipeline.nets.conv import Conv
 from pipeline.nets.feedforward import FeedForward
 from pipeline.nets.neurons import Leaky
 from pipeline.nets.scan import Rule, fusable, lif_loop, lif_scan
 
 # Each rule is a kernel of its own to compile: a few that have every branch once.
-RULES = [(0, True, False, "nearest"), (0, False, True, "truncation"), (1, False, False, "nearest")]
+RULES = [
+    (0, True, False, "nearest"), (0, False, True, "truncation"), (1, False, False, "nearest"),
+    (0, True, True, "stochastic"), (1, False, False, "stochastic"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("reset", "delay", "vector", "rounding"), RULES)
@@ -35,6 +39,7 @@ def test_equal_to_the_loop_values_and_gradients(reset, delay, vector, rounding, 
         lambda: lif_loop(x, u, beta, threshold, rule, quant),
         lambda: lif_scan(x, u, beta, threshold, rule, True, quant),
     ):
+        quant.noise.rewind()
         spikes, states = run()
         grads = torch.autograd.grad(
             (spikes * push).sum() + (states * push.flip(0)).sum(), [x, u, beta, threshold]
@@ -48,19 +53,35 @@ def test_equal_to_the_loop_values_and_gradients(reset, delay, vector, rounding, 
 def test_only_what_can_be_fused_is() -> None:
     x = torch.zeros(1)
     assert fusable(StateFormat(8, 0.1), x)
-    assert not fusable(StateFormat(8, 0.1, "stochastic"), x)
+    assert fusable(StateFormat(8, 0.1, "stochastic"), x)
     assert not fusable(torch.round, x)
     assert not fusable(StateFormat(8, 0.1), x.double())
 
 
-def test_a_network_answers_the_same_in_any_chunk() -> None:
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_a_network_answers_the_same_in_any_chunk(rounding) -> None:
     outs = []
     for chunk in (0, 3):
         net = FeedForward(hidden=20, threshold=0.3, init_gain=3.0, chunk=chunk).build((1, 4, 4), 5, 0).eval()
-        QuantizeNeurons(membrane=6).attach(net)
+        QuantizeNeurons(membrane=6, rounding=rounding).attach(net)
         with torch.no_grad():
             outs.append(net(torch.rand(8, 6, 1, 4, 4, generator=torch.Generator().manual_seed(1))))
         assert float(outs[-1].sum()) > 0
+    assert torch.equal(*outs)
+
+
+def test_random_rounding_draws_the_same_numbers_fused_and_in_the_loop_whatever_the_layout(
+    monkeypatch,
+) -> None:
+    x = (torch.rand(4, 3, 1, 20, 20, generator=torch.Generator().manual_seed(2)) < 0.4).float()
+    outs = []
+    for fused in (True, False):
+        net = Conv(channels=(3, 4), threshold=0.3, init_gain=2.0).build((1, 20, 20), 5, 0).eval()
+        QuantizeNeurons(membrane=5, rounding="stochastic", headroom=2).attach(net)
+        monkeypatch.setattr("pipeline.nets.neurons.fusable", fusable if fused else lambda quant, x: False)
+        with torch.no_grad():
+            outs.append(net(x))
+    assert float(outs[0].sum()) > 0
     assert torch.equal(*outs)
 
 
