@@ -51,15 +51,19 @@ def shared(
 
 
 def _weights(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> None:
-    """Values and metadata of the synapses that events reach."""
+    """Values and metadata of the synapses that events reach.
+
+    One event reads a stored weight once at most, however many neurons it acts on (inhibition by one shared number).
+    """
+    work, most = load.mean, load.mean.events_in * load.synapses
     if not drops_zeros(weights.encoding):
-        reads = load.mean.synops_event * load.weight_bits
+        reads = min(work.synops_event, most) * load.weight_bits
         shared(ledger, machine, shelf.weights, "weights", reads, 0.0, weights.entry_bits)
         return
-    visits = load.mean.synops / max(load.nonzero, 1)
+    visits = min(work.synops / max(load.nonzero, 1), work.events_in)
     beside, apart = visits * weights.beside_bits, visits * weights.apart_bits
     if weights.encoding == "bitmask":
-        apart = load.mean.synops_event
+        apart = min(work.synops_event, most)
     shared(ledger, machine, shelf.weights, "weights", visits * weights.value_bits, 0.0, weights.entry_bits)
     shared(ledger, machine, shelf.weights, "metadata", beside, 0.0, weights.entry_bits)
     shared(ledger, machine, shelf.weights, "metadata", apart, 0.0, 0.0)

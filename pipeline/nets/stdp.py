@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pipeline.nets.stdp_counts import inference_load, training_load
+from pipeline.nets.stdp_counts import Sample, by_sample, inference_load, training_load
 from pipeline.nets.stdp_kernel import ALL, COUNTERS, FIRST, HIGHEST, RANDOM, Cell, events_of, no_rule, present
 from pipeline.nets.stdp_plasticity import Rule
 from pipeline.nets.stdp_rounding import QUANTITIES, ROUNDINGS, WEIGHT, quantized_array
@@ -153,8 +153,9 @@ class StdpNet(nn.Module):
         self.inference_ops: Ops = np.zeros(COUNTERS, np.int64)
         pixels = len(start)
         self.training_pixels: Ops = np.zeros(pixels, np.int64)
-        """Spikes of each pixel in learning, and in inference: which rows of weights were read."""
+        """Spikes of each pixel in learning, and in inference, that were integrated: which rows of weights were read."""
         self.inference_pixels: Ops = np.zeros(pixels, np.int64)
+        self.inference_most = Sample()
         self.trained_samples = self.shown_samples = 0
         self.steps = 0
 
@@ -212,7 +213,8 @@ class StdpNet(nn.Module):
             with ThreadPoolExecutor(parts) as pool:
                 self.inference_ops += sum(pool.map(part, edges[:-1], edges[1:]))
         self.shown_samples += samples
-        self.inference_pixels += np.bincount(pixels[starts[0] : starts[-1]], minlength=len(w))
+        done = by_sample(starts, pixels, steps, w, counts, self.inference_pixels)
+        self.inference_most = self.inference_most.or_more(done)
         self.steps = steps
         return counts
 
@@ -248,7 +250,7 @@ class StdpNet(nn.Module):
         )  # fmt: skip
         self.seen += samples
         self.trained_samples += samples
-        self.training_pixels += np.bincount(pixels[starts[0] : starts[-1]], minlength=len(w))
+        by_sample(starts, pixels, steps, w, counts, self.training_pixels)
         self.steps = steps
         return counts
 
@@ -290,6 +292,7 @@ class StdpNet(nn.Module):
         """Set the counters of inference to zero; those of learning run from the first sample on."""
         self.inference_ops[:] = 0
         self.inference_pixels[:] = 0
+        self.inference_most = Sample()
         self.shown_samples = 0
 
     def load(self, batches: Iterable[Batch], widths: Widths) -> tuple[Mapping[str, object], ...]:

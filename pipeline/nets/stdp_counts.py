@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from numba import njit
 
 from pipeline.nets.stdp_kernel import (
     EXCITATORY_UPDATES,
@@ -31,6 +34,10 @@ from pipeline.types import FLOAT_BITS, Widths
 
 if TYPE_CHECKING:
     from pipeline.nets.stdp import Ops, StdpNet
+
+
+CONSTANTS = ("threshold", "beta", "reset")
+"""Numbers that all neurons share, one each."""
 
 
 class Counts(NamedTuple):
@@ -73,6 +80,54 @@ def per_sample(ops: Ops, samples: int) -> Counts:
     return Counts(*(float(ops[i]) / max(samples, 1) for i in order))
 
 
+class Sample(NamedTuple):
+    """The most that any one sample did, count by count."""
+
+    input_spikes: float = 0.0
+    effective_reads: float = 0.0
+    """Weights read that are not zero."""
+    synaptic_reads: float = 0.0
+    spikes: float = 0.0
+
+    def or_more(self, found: npt.NDArray[np.int64]) -> Sample:
+        """The larger of each with samples [S, 4], in this order."""
+        return Sample(*np.maximum(self, found.max(0, initial=0)).tolist())
+
+
+@njit(cache=True, nogil=True)
+def count_reads(starts, pixels, steps, alive, rows, out):  # type: ignore[no-untyped-def]
+    """Spikes of samples (see `stdp_kernel.present`) that are integrated: those of a sample's last step come too late.
+
+    alive [P]: weights of a pixel that are not zero. rows [P] += spikes of each pixel; out [S, 2] = (all spikes, weights
+    read that are not zero).
+    """
+    for s in range(out.shape[0]):
+        effective = 0
+        for e in range(starts[s * steps], starts[(s + 1) * steps - 1]):
+            rows[pixels[e]] += 1
+            effective += alive[pixels[e]]
+        out[s, 0] = starts[(s + 1) * steps] - starts[s * steps]
+        out[s, 1] = effective
+
+
+def by_sample(
+    starts: Ops,
+    pixels: npt.NDArray[np.int32],
+    steps: int,
+    weight: npt.NDArray[np.float32],
+    spikes: npt.NDArray[np.int32],
+    rows: Ops,
+) -> npt.NDArray[np.int64]:
+    """[S, 4], the fields of `Sample`, of samples that answered with spike counts [S, n]; adds to rows [P]."""
+    found = np.zeros((len(spikes), 2), np.int64)
+    if steps:
+        count_reads(starts, pixels, steps, np.count_nonzero(weight, axis=1), rows, found)
+    events = (
+        starts[steps - 1 :: steps][: len(spikes)] - starts[:-1:steps][: len(spikes)] if steps else found[:, 0]
+    )
+    return np.stack([found[:, 0], found[:, 1], events * weight.shape[1], spikes.sum(1)], axis=1)
+
+
 class Memory(NamedTuple):
     """Bits of a network, counted both ways."""
 
@@ -81,7 +136,8 @@ class Memory(NamedTuple):
     weight_bits: float
     """The plastic weights alone."""
     stored_bits: float
-    """What a device keeps: weights, theta, membranes and refractory counters, one number for inhibition."""
+    """What a device keeps: weights, theta, membranes and refractory counters, one number for inhibition, and one each
+    for threshold, decay and reset."""
 
 
 def memory(inputs: int, neurons: int, layer: bool, refractory: int, widths: Widths) -> Memory:
@@ -91,17 +147,25 @@ def memory(inputs: int, neurons: int, layer: bool, refractory: int, widths: Widt
     """
     weight = widths.get("weight", FLOAT_BITS)
     dense = (inputs * neurons + (2 if layer else 1) * neurons**2) * weight
-    stored = inputs * neurons * weight + widths.get("inhibition", FLOAT_BITS)
+    shared = sum(widths.get(name, FLOAT_BITS) for name in ("inhibition", *CONSTANTS))
+    stored = inputs * neurons * weight + shared
     state = widths.get("membrane", FLOAT_BITS) + int(refractory).bit_length()
     stored += neurons * (widths.get("theta", FLOAT_BITS) + state * (2 if layer else 1))
     return Memory(dense, inputs * neurons * weight, stored)
+
+
+def zero_runs(weight: npt.NDArray[np.float32]) -> tuple[tuple[int, int], ...]:
+    """Lengths of the runs of zeros before each nonzero weight [neurons, pixels], row by row, with their counts."""
+    places = np.flatnonzero(weight)
+    lengths, counts = np.unique(np.diff(places, prepend=-1) - 1, return_counts=True)
+    return tuple(zip(lengths.tolist(), counts.tolist(), strict=True))
 
 
 def inference_load(net: StdpNet, widths: Widths) -> tuple[Mapping[str, object], ...]:
     """Fields of the hardware model's `LayerLoad`, per sample, of everything shown since `forget_inference`."""
     done = per_sample(net.inference_ops, net.shown_samples)
     effective = _effective(net, net.inference_pixels, net.shown_samples)
-    return _loads(net, widths, done, effective, 0.0, 0.0, 0)
+    return _loads(net, widths, done, effective, 0.0, 0.0, 0, net.inference_most)
 
 
 def _effective(net: StdpNet, pixels: Ops, samples: int) -> float:
@@ -122,7 +186,7 @@ def training_load(net: StdpNet, widths: Widths, dense: bool) -> tuple[Mapping[st
         writes = done.stdp_writes + done.norm_writes
         updates = done.input_spikes + (done.spikes if post else 0.0)
     effective = _effective(net, net.training_pixels, net.trained_samples)
-    return _loads(net, widths, done, effective, writes, updates, inputs + post)
+    return _loads(net, widths, done, effective, writes, updates, inputs + post, None)
 
 
 def _loads(
@@ -133,6 +197,7 @@ def _loads(
     writes: float,
     trace_updates: float,
     traces: int,
+    most: Sample | None,
 ) -> tuple[Mapping[str, object], ...]:
     weight = net.weight.detach()
     inputs, neurons = weight.shape
@@ -140,29 +205,44 @@ def _loads(
     cell, steps = net.spec.cell(), max(net.steps, 1)
     state = widths.get("membrane", FLOAT_BITS) + int(cell.refractory).bit_length()
     lateral = widths.get("inhibition", FLOAT_BITS)
+    shared = sum(widths.get(name, FLOAT_BITS) for name in CONSTANTS)
+    mean = {
+        "events_in": done.input_spikes, "spikes_out": done.spikes,
+        "synops": effective, "synops_event": done.synaptic_reads,
+        "synops_dense": float(inputs) * neurons * steps, "updates": done.neuron_updates,
+        "weight_updates": writes, "trace_updates": trace_updates,
+    }  # fmt: skip
+    pushed = {
+        "events_in": done.spikes, "spikes_out": done.spikes if cell.layer else 0.0,
+        "synops": done.inhibitions, "synops_event": done.inhibitions,
+        "synops_dense": float(neurons) * (neurons - 1) * steps, "updates": done.inhibitory_updates,
+    }  # fmt: skip
     first = {
         "name": "input", "kind": "stdp", "geometry": {"in_channels": inputs, "out_channels": neurons},
         "steps": steps, "synapses": inputs * neurons, "nonzero": alive, "neurons": neurons,
         "weight_bits": widths.get("weight", FLOAT_BITS), "state_bits": state,
-        "parameters": neurons + 1, "parameter_bits": neurons * widths.get("theta", FLOAT_BITS) + lateral,
+        "parameters": neurons + len(CONSTANTS), "parameter_bits": neurons * widths.get("theta", FLOAT_BITS) + shared,
         "trace_bits": widths.get("trace", FLOAT_BITS), "traces": traces,
-        "mean": {
-            "events_in": done.input_spikes, "spikes_out": done.spikes,
-            "synops": effective, "synops_event": done.synaptic_reads,
-            "synops_dense": float(inputs) * neurons * steps, "updates": done.neuron_updates,
-            "weight_updates": writes, "trace_updates": trace_updates,
-        },
+        "mean": mean,
+        "runs": zero_runs(weight.numpy().T),
     }  # fmt: skip
-    # One stored number acts on n - 1 neurons: additions without weight reads of their own.
+    # One stored number acts on the n - 1 others: it is read once per spike, and added to each of them.
     second = {
         "name": "inhibition", "kind": "stdp", "geometry": {"in_channels": neurons, "out_channels": neurons},
         "steps": steps, "synapses": 1, "nonzero": int(cell.w_inh != 0),
         "neurons": neurons if cell.layer else 0, "weight_bits": lateral,
         "state_bits": state if cell.layer else 0,
-        "mean": {
-            "events_in": done.spikes, "spikes_out": done.spikes if cell.layer else 0.0,
-            "synops": done.inhibitions, "synops_event": done.inhibitions,
-            "synops_dense": float(neurons) * neurons * steps, "updates": done.inhibitory_updates,
-        },
+        "mean": pushed,
     }  # fmt: skip
-    return first, second
+    if most is None:
+        return first, second
+    pushes = most.spikes * (neurons - 1)
+    busy = mean | {
+        "events_in": most.input_spikes, "spikes_out": most.spikes, "synops": most.effective_reads,
+        "synops_event": most.synaptic_reads,
+    }  # fmt: skip
+    heard = pushed | {
+        "events_in": most.spikes, "spikes_out": most.spikes if cell.layer else 0.0, "synops": pushes,
+        "synops_event": pushes,
+    }  # fmt: skip
+    return first | {"worst": busy}, second | {"worst": heard}

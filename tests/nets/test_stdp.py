@@ -236,6 +236,24 @@ def test_load_counts_inference_for_the_hardware_model():
     assert (second.neurons, second.mean.synops) == (12, pytest.approx(first.mean.spikes_out * 11, rel=0.2))
 
 
+def test_the_worst_case_is_the_busiest_sample():
+    net, x = network(), torch.from_numpy(spikes(5)).reshape(T, 5, 1, 5, 6)
+    net.weight[torch.rand(net.weight.shape, generator=torch.Generator().manual_seed(0)) < 0.4] = 0.0
+
+    def loads(part):
+        return [load_from(each) for each in net.load([Batch(part, torch.zeros(part.shape[1]))], {})]
+
+    whole, alone = loads(x), [loads(x[:, s : s + 1]) for s in range(5)]
+    for field in ("events_in", "spikes_out", "synops", "synops_event", "updates"):
+        each = [getattr(one[0].mean, field) for one in alone]
+        assert getattr(whole[0].worst, field) == max(each)
+        assert getattr(whole[0].mean, field) == pytest.approx(np.mean(each))
+    assert whole[0].worst.synops < whole[0].worst.synops_event
+    pushes = [one[1].mean.synops for one in alone]
+    assert whole[1].worst.synops >= max(pushes)  # a spike at the last step pushes nobody any more
+    assert whole[1].worst.synops == whole[0].worst.spikes_out * 11
+
+
 def test_memory_as_published_and_as_stored():
     """(784 * 4900 + 2 * 4900^2) * 32 bits over (784 * 4900 + 4900^2) * 8 bits = 7.45."""
     baseline = memory(784, 4900, True, 5, {})
@@ -245,8 +263,9 @@ def test_memory_as_published_and_as_stored():
     assert memory(784, 400, True, 5, {}).dense_bits / memory(
         784, 400, False, 5, {"weight": 8}
     ).dense_bits == (pytest.approx(5.35, abs=0.005))
-    # 784 * 4900 weights and the strength at 32 bits; theta 32; membrane 32 and 3 bits to count 5 steps, twice
-    assert baseline.stored_bits == 784 * 4900 * 32 + 32 + 4900 * (32 + 35 * 2)
+    # 784 * 4900 weights at 32 bits; strength, threshold, decay and reset; theta 32; membrane 32 and 3 bits to count
+    # 5 steps, twice
+    assert baseline.stored_bits == 784 * 4900 * 32 + 4 * 32 + 4900 * (32 + 35 * 2)
 
 
 @pytest.mark.parametrize(
