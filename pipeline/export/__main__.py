@@ -17,23 +17,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from safetensors.torch import save
+
 from pipeline import checkpoint, config, experiment
 from pipeline.compress.stack import grids
 from pipeline.config import ConfigError
 from pipeline.experiment import EVALUATION_BATCH, Experiment, Trained
 from pipeline.export import nir_graph
-from pipeline.export.c_code import c_files, map_bits, refusals, state_bits
-from pipeline.export.finalist import program_of_model, stressed
-from pipeline.export.folder import STREAM, Vectors, vectors, write
-from pipeline.export.integer import Engine
+from pipeline.export.c_code import c_files, refusals, working_bits
+from pipeline.export.finalist import lowered, prove_any, stressed
+from pipeline.export.folder import READOUT, STREAM, Vectors, vectors, write
+from pipeline.export.kinds import AnyProgram, said_and_stored
 from pipeline.export.manifest import Json, Store
-from pipeline.export.program import Accumulator, NotExact, Program, bounds
-from pipeline.export.proof import Proof, prove
+from pipeline.export.program import Accumulator, NotExact, bounds, signed_bits
+from pipeline.export.proof import Proof
 from pipeline.export.robustness import Stress
-from pipeline.export.stdp_integer import is_stdp, lower_stdp, prove_stdp
-from pipeline.hardware.cost import Cost, cost
+from pipeline.export.stdp_program import LAYER, StdpProgram, guaranteed, reach
+from pipeline.hardware.cost import HOLDINGS, Cost, Holding, cost
+from pipeline.learn.labels import LabelDecode
 from pipeline.study import database
-from pipeline.types import DataError, Dataset
+from pipeline.types import DataError, Dataset, Decode
 
 OK, FAILED, USAGE, NOT_EXACT = 0, 1, 2, 3
 _PACKAGES = ("snn-pipeline", "torch", "snntorch", "numpy", "numba")
@@ -82,23 +85,6 @@ def _knee(folder: Path) -> int:
         ) from error
 
 
-def prove_only(member: Member) -> int | None:
-    """Networks whose files have no format here yet are proven on the test split all the same; None for all others."""
-    trained = member.trained
-    batches = member.data.batches("test", EVALUATION_BATCH, seed=0)
-    if is_stdp(trained.net):
-        proof = prove_stdp(trained.net, lower_stdp(trained.net, grids(trained.net)), trained.decode, batches)
-    elif any(hasattr(module, "gate") for module in trained.net.modules()):
-        spaces, decode = grids(trained.net), trained.decode
-        program = program_of_model(trained.net, spaces, trained.widths, decode, member.data, Accumulator())
-        proof = prove(trained.net, Engine(program), decode, batches)
-    else:
-        return None
-    print(f"trial {member.number}: {proof}")
-    print(f"integer test accuracy {proof.accuracy:.2%}; no files are written for STDP and attention networks")
-    return OK if proof.holds else FAILED
-
-
 def priced(member: Member) -> tuple[dict[str, float], Cost]:
     """Test accuracy, and the price of the work that was measured there."""
     trained = member.trained
@@ -106,11 +92,14 @@ def priced(member: Member) -> tuple[dict[str, float], Cost]:
     return metrics, cost(loads, member.experiment.accelerator)
 
 
-def claimed_bits(price: Cost) -> tuple[float, float]:
-    """What the cost model says is stored (weights, indices, parameters), and what the machine needs beside it."""
+STORED: tuple[Holding, ...] = ("weights", "metadata", "parameters")
+"""What a device must ship, of all that the cost model holds in memory; the rest is filled while it runs."""
+
+
+def parts(price: Cost, stored: bool) -> dict[str, float]:
+    """Bits by part: of what is stored (weights.bin), or of what the network works in."""
     held = price.memory
-    stored = sum(held.get(what, 0.0) for what in ("weights", "metadata", "parameters"))
-    return stored, price.memory_bits - stored
+    return {what: held[what] for what in HOLDINGS if what in held and (what in STORED) is stored}
 
 
 def export(
@@ -123,10 +112,11 @@ def export(
         DataError: a spike differs, or the files would not have the size that the cost model claims.
     """
     trained, data = member.trained, member.data
-    spaces = grids(trained.net)
-    program = program_of_model(trained.net, spaces, trained.widths, trained.decode, data, accumulator)
-    engine = Engine(program)
-    proof = prove(trained.net, engine, trained.decode, data.batches("test", EVALUATION_BATCH, seed=0))
+    engine = lowered(trained.net, grids(trained.net), trained.widths, trained.decode, data, accumulator)
+    lacks = nir_graph.missing(engine.program)
+    for line in lacks:
+        print(f"NIR: {line}")
+    proof = prove_any(trained.net, engine, trained.decode, data.batches("test", EVALUATION_BATCH, seed=0))
     if not proof.holds:
         raise DataError(str(proof))
     metrics, price = priced(member)
@@ -134,19 +124,27 @@ def export(
     store = Store(machine.weight_encoding, machine.run_bits)
     first = next(iter(data.batches("test", samples, seed=0))).x
     shipped = vectors(engine, engine.codes(first), samples)
-    others, notes = _others(program, store, shipped)
-    about = _about(member, program, proof, metrics, price)
+    others, notes = _others(engine.program, store, shipped)
+    others |= _readout(trained.decode)
+    about = _about(member, engine.program, proof, metrics, price)
     about["robustness"] = stressed(engine, data, member.experiment.seed, Stress())
-    about["nir"] = {"missing": nir_graph.missing(program)}
-    write(folder, program, store, shipped, about, others)
-    notes += _same_size(folder, program, price)
-    return proof, folder, [*notes, *nir_graph.missing(program)]
+    about["nir"] = {"missing": lacks}
+    stored, claimed = said_and_stored(engine.program, store)[1], sum(parts(price, True).values())
+    if len(stored) != math.ceil(claimed / 8):
+        raise DataError(
+            f"{STREAM} would have {len(stored)} bytes, but the cost model claims {claimed / 8:.1f}"
+        )
+    write(folder, engine.program, store, shipped, about, others)
+    return proof, folder, notes
 
 
-def _others(program: Program, store: Store, shipped: Vectors) -> tuple[dict[str, bytes], list[str]]:
+def _others(program: AnyProgram, store: Store, shipped: Vectors) -> tuple[dict[str, bytes], list[str]]:
     """C code and the NIR graph, or why there is none."""
     notes = [f"no C code: {reason}" for reason in refusals(program)]
     files = {} if notes else c_files(program, store, shipped)
+    if not nir_graph.writable(program):
+        notes.append("no model.nir: see what NIR lacks, above")
+        return files, notes
     graph = nir_graph.file_bytes(program)
     if graph is None:
         notes.append("no model.nir: pip install 'snn-pipeline[export]'")
@@ -155,32 +153,17 @@ def _others(program: Program, store: Store, shipped: Vectors) -> tuple[dict[str,
     return files, notes
 
 
-def _same_size(folder: Path, program: Program, price: Cost) -> list[str]:
-    """Bytes on disk are the bytes that were claimed, or this is no export; a note on what it works in.
-
-    Raises:
-        DataError: the file is larger or smaller than the claim.
-    """
-    claimed, working = claimed_bits(price)
-    size = (folder / STREAM).stat().st_size
-    if size != math.ceil(claimed / 8):
-        raise DataError(f"{folder / STREAM} has {size} bytes, but the cost model claims {claimed / 8:.1f}")
-    mine = state_bits(program) + map_bits(program)
-    same = "as the cost model claims" if mine == working else f"where the cost model claims {working:.0f}"
-    return [f"membranes and maps take {mine} bits, {same}"]
+def _readout(decode: Decode) -> dict[str, bytes]:
+    """How classes are read from an STDP network's spike counts, on the host: counts @ votes + bias."""
+    if not isinstance(decode, LabelDecode):
+        return {}
+    return {READOUT: save({name: value.contiguous() for name, value in decode.tensors().items()})}
 
 
-def _about(member: Member, program: Program, proof: Proof, metrics: Mapping[str, float], price: Cost) -> Json:
-    stored, working = claimed_bits(price)
+def _about(
+    member: Member, program: AnyProgram, proof: Proof, metrics: Mapping[str, float], price: Cost
+) -> Json:
     low, high = wilson(metrics["test_accuracy"], int(metrics["test_samples"]))
-    reach = {
-        bound.name: {
-            "accumulator_bits_needed": bound.accumulator_bits,
-            "update_bits_needed": bound.update_bits,
-            "float32_exact": bound.float_exact,
-        }
-        for bound in bounds(program)
-    }
     return {
         "trial": member.number,
         "accuracy": {
@@ -193,11 +176,12 @@ def _about(member: Member, program: Program, proof: Proof, metrics: Mapping[str,
             "holds": proof.holds, "samples": proof.samples, "compared": proof.compared, "spikes": proof.spikes,
             "for_every_input": proof.guaranteed, "said": str(proof),
         },
-        "bounds": reach,
+        "bounds": _reach(program),
         "cost": {
             "accelerator": member.experiment.accelerator.name,
-            "memory_bits": price.memory_bits, "stored_bits": stored, "working_bits": working,
-            "energy_pj": price.energy_pj, "latency_us": price.latency_us,
+            "memory_bits": price.memory_bits, "energy_pj": price.energy_pj, "latency_us": price.latency_us,
+            "stored_bits": parts(price, True), "working_bits": parts(price, False),
+            "working_bits_of_c_code": working_bits(program),
             "memory": {layer.name: dict(layer.memory) for layer in price.layers},
         },
         "config": {key: member.config[key] for key in config.EXPERIMENT_KEYS},
@@ -205,6 +189,20 @@ def _about(member: Member, program: Program, proof: Proof, metrics: Mapping[str,
         "data": {"name": member.data.name, "sha256": member.data.digest},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }  # fmt: skip
+
+
+def _reach(program: AnyProgram) -> Json:
+    if isinstance(program, StdpProgram):
+        bits = signed_bits(reach(program))
+        return {LAYER: {"update_bits_needed": bits, "float32_exact": guaranteed(program)}}
+    return {
+        bound.name: {
+            "accumulator_bits_needed": bound.accumulator_bits,
+            "update_bits_needed": bound.update_bits,
+            "float32_exact": bound.float_exact,
+        }
+        for bound in bounds(program)
+    }
 
 
 def wilson(share: float, samples: int, z: float = 1.959964) -> tuple[float, float]:
@@ -232,8 +230,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         member = load(given.folder, given.member, given.storage)
-        if (code := prove_only(member)) is not None:
-            return code
         target = given.out or given.folder / "export" / f"trial-{member.number:05d}"
         accumulator = Accumulator(given.accumulator_bits, given.overflow)
         proof, folder, notes = export(member, target, accumulator, max(1, given.vectors))

@@ -7,19 +7,21 @@ stored widths, so its static memory is what the cost model claims, plus the accu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import numpy as np
 
+from pipeline.export.c_attention import attention_lines
+from pipeline.export.c_print import c_array, c_int32, c_numbers, c_row, c_stream
+from pipeline.export.c_stdp import stdp_files, stdp_map_bits, stdp_state_bits
 from pipeline.export.c_text import NEURON_H, RUNNER_C
 from pipeline.export.folder import Vectors
+from pipeline.export.kinds import AnyProgram
 from pipeline.export.manifest import Json, Store, describe
-from pipeline.export.pack import ENCODINGS, Encoding, index_bits, to_bits
+from pipeline.export.pack import to_bits
 from pipeline.export.program import (
-    FORMS,
     RESETS,
-    Form,
     Neurons,
     Program,
     Stage,
@@ -27,6 +29,7 @@ from pipeline.export.program import (
     current_exponent,
     input_exponents,
 )
+from pipeline.export.stdp_program import StdpProgram
 
 SAMPLES = 2
 """Vectors that the C code carries: enough to prove it, few enough to compile."""
@@ -54,8 +57,17 @@ def map_bits(program: Program) -> int:
     )
 
 
-def refusals(program: Program) -> list[str]:
+def working_bits(program: AnyProgram) -> dict[str, int]:
+    """What the C code keeps between two steps, by part."""
+    if isinstance(program, StdpProgram):
+        return {"state": stdp_state_bits(program), "maps": stdp_map_bits(program)}
+    return {"state": state_bits(program), "maps": map_bits(program)}
+
+
+def refusals(program: AnyProgram) -> list[str]:
     """Why there can be no C code; empty if there can."""
+    if isinstance(program, StdpProgram):
+        return []
     return [
         f"{bound.name}: its sums may leave the {stage.accumulator.bits}-bit register, and the C code adds in the "
         f"order of the weights, where saturation would differ; use {bound.accumulator_bits} bits, or wrap."
@@ -64,8 +76,11 @@ def refusals(program: Program) -> list[str]:
     ]
 
 
-def c_files(program: Program, store: Store, samples: Vectors) -> dict[str, bytes]:
+def c_files(program: AnyProgram, store: Store, samples: Vectors) -> dict[str, bytes]:
     """File name -> text; the spikes of the samples must be those of the program."""
+    if isinstance(program, StdpProgram):
+        (spikes,) = samples.spikes.values()
+        return stdp_files(program, store, samples.codes[:SAMPLES], spikes[:SAMPLES])
     texts = {
         "neuron.h": NEURON_H,
         "runner.c": RUNNER_C,
@@ -91,21 +106,30 @@ def _weights(program: Program, store: Store) -> str:
         f"#define SNN_MEMORY_BYTES {len(stream)}u",
         f"#define SNN_STATE_BYTES {(state_bits(program) + 7) // 8}u",
         f"#define SNN_MAP_BYTES {(map_bits(program) + 7) // 8}u",
-        _array("uint8_t", "snn_memory", stream),
+        f"#define SNN_SPIKES {sum(math.prod(shape) for _, shape in program.layers)}u",
+        c_array("uint8_t", "snn_memory", stream),
         _pools(program),
+        *attention_lines(program, stages),
     ]
-    state = maps = pools = 0
+    state = maps = pools = spikes = attentions = trains = 0
     structs = []
     ends = input_exponents(program)
     for i, (stage, described) in enumerate(zip(program.stages, stages, strict=True)):
         fine = stage.neurons.working_exponent(current_exponent(stage, ends[i][0]))
         lifts = fine - ends[i][0] - stage.synapses.weight.exponents
-        lines.append(_array("uint8_t", f"snn_lifts_{i}", lifts))
+        lines.append(c_array("uint8_t", f"snn_lifts_{i}", lifts))
         width, signed = map_widths(program)[i]
-        structs.append(_struct(i, stage, described, fine, state, maps, width, signed, pools))
+        extra = {
+            "first_pool": pools, "pools": sum(pool.kind != "attention" for pool in stage.pools), "attention": -1,
+            "train_at": trains, "spikes_at": spikes,
+        }  # fmt: skip
+        if extra["pools"] < len(stage.pools):
+            extra["attention"], attentions = attentions, attentions + 1
+            trains += program.timesteps * math.prod(stage.pools[0].in_shape)
+        structs.append(_struct(i, stage, described, fine, state, maps, width, signed, extra))
         state += stage.neurons.bits * math.prod(stage.synapses.out_shape)
         maps += width * math.prod(stage.synapses.in_shape)
-        pools += len(stage.pools)
+        pools, spikes = pools + extra["pools"], spikes + math.prod(stage.synapses.out_shape)
     lines += ["static const snn_stage snn_stages[] = {", ",\n".join(structs), "};", "#endif", ""]
     return "\n".join(lines)
 
@@ -119,17 +143,26 @@ def _shapes(program: Program) -> Iterable[tuple[int, int, int]]:
 
 def _pools(program: Program) -> str:
     rows = [
-        f"    {{ {_three(p.in_shape)}, {_three(p.out_shape)}, {{ {p.kernel[0]}, {p.kernel[1]} }}, "
+        f"    {{ {c_row(p.in_shape)}, {c_row(p.out_shape)}, {{ {p.kernel[0]}, {p.kernel[1]} }}, "
         f"{{ {p.stride[0]}, {p.stride[1]} }}, {int(p.kind == 'sum')} }}"
         for stage in program.stages
         for p in stage.pools
+        if p.kind != "attention"
     ]
     nothing = "    { { 1, 1, 1 }, { 1, 1, 1 }, { 1, 1 }, { 1, 1 }, 0 }"
     return "static const snn_pool snn_pools[] = {\n" + ",\n".join(rows or [nothing]) + "\n};"
 
 
 def _struct(
-    i: int, stage: Stage, said: Json, fine: int, state: int, maps: int, width: int, signed: bool, pools: int
+    i: int,
+    stage: Stage,
+    said: Json,
+    fine: int,
+    state: int,
+    maps: int,
+    width: int,
+    signed: bool,
+    extra: Mapping[str, int],
 ) -> str:
     synapses, neurons = stage.synapses, stage.neurons
     linear = synapses.kind == "linear"
@@ -139,69 +172,29 @@ def _struct(
     bias, channels = synapses.bias, synapses.out_shape[0]
     offset = neurons.exponent - neurons.threshold.exponent
     fields = [
-        f".in = {_three(in_shape)}, .out = {_three(synapses.out_shape)}",
-        f".kernel = {_two(kernel)}, .stride = {_two(synapses.stride)}, .dilation = {_two(synapses.dilation)}",
+        f".in = {c_row(in_shape)}, .out = {c_row(synapses.out_shape)}",
+        f".kernel = {c_row(kernel)}, .stride = {c_row(synapses.stride)}, .dilation = {c_row(synapses.dilation)}",
         f".above = {synapses.padding[0]}, .left = {synapses.padding[2]}, .groups = {synapses.groups}",
-        f".weight = {_stream(cast(Json, said['weight']), channels)}",
+        f".weight = {c_stream(said['weight'], channels)}",
         f".lifts = snn_lifts_{i}, .lift_count = {len(synapses.weight.exponents)}",
         f".register_bits = {stage.accumulator.bits}",
         f".has_bias = {int(bias is not None)}",
-        f".beta = {_numbers(mine['beta'], fine - neurons.beta.exponent - neurons.exponent)}",
-        f".threshold = {_numbers(mine['threshold'], fine - neurons.threshold.exponent)}",
-        f".low = {_int32(neurons.low)}, .high = {neurons.high}",
+        f".beta = {c_numbers(mine['beta'], fine - neurons.beta.exponent - neurons.exponent)}",
+        f".threshold = {c_numbers(mine['threshold'], fine - neurons.threshold.exponent)}",
+        f".low = {c_int32(neurons.low)}, .high = {neurons.high}",
         f".state_bits = {neurons.bits}, .down = {fine - neurons.exponent}",
         f".nearest = {int(neurons.rounding == 'nearest')}, .reset = {_reset(neurons)}, .delay = {int(neurons.delay)}",
         f".bar_down = {max(-offset, 0)}, .bar_up = {max(offset, 0)}",
         f".state_at = {state}u, .map_at = {maps}u, .map_bits = {width}, .map_signed = {int(signed)}",
-        f".first_pool = {pools}, .pools = {len(stage.pools)}",
+        ", ".join(f".{name} = {value}" for name, value in extra.items()),
     ]
     if bias is not None:
-        fields.append(f".bias = {_numbers(said['bias'], fine - bias.exponent)}")
+        fields.append(f".bias = {c_numbers(said['bias'], fine - bias.exponent)}")
     return f"    {{ /* {synapses.name}, {neurons.name} */\n      " + ",\n      ".join(fields) + " }"
-
-
-def _stream(said: object, rows: int) -> str:
-    tensor = cast(Json, said)
-    size = math.prod(cast(list[int], tensor["shape"]))
-    entries, encoding = cast(int, tensor["entries"]), cast(Encoding, tensor["encoding"])
-    count = index_bits(size // rows + 1) if encoding == "cp" else index_bits(entries + 1)
-    return (
-        f"{{ {tensor['offset_bits']}u, {size}u, {rows}u, {entries}u, {tensor['bits']}, {tensor['run_bits']}, "
-        f"{index_bits(size // rows)}, {count}, {ENCODINGS.index(encoding)}, {_form(tensor)} }}"
-    )
-
-
-def _numbers(said: object, shift: int) -> str:
-    tensor = cast(Json, said)
-    wide = [*cast(list[int], tensor["shape"]), 1, 1, 1][:3]
-    exponent = cast(list[int], tensor["exponents"])[0]
-    offset, bits = tensor["offset_bits"], tensor["bits"]
-    return f"{{ {offset}u, {_three(wide)}, {bits}, {_form(tensor)}, {exponent}, {shift} }}"
-
-
-def _form(tensor: Json) -> int:
-    return FORMS.index(cast(Form, tensor["form"]))
 
 
 def _reset(neurons: Neurons) -> int:
     return RESETS.index(neurons.reset)
-
-
-def _int32(value: int) -> str:
-    return "(-2147483647 - 1)" if value == -(1 << 31) else str(value)
-
-
-def _two(sides: Iterable[int]) -> str:
-    return "{ " + ", ".join(str(int(side)) for side in sides) + " }"
-
-
-_three = _two
-
-
-def _array(kind: str, name: str, values: Iterable[int]) -> str:
-    numbers = [str(int(value)) for value in values] or ["0"]
-    rows = [", ".join(numbers[at : at + 24]) for at in range(0, len(numbers), 24)]
-    return f"static const {kind} {name}[] = {{\n  " + ",\n  ".join(rows) + "\n};"
 
 
 def _vectors(program: Program, samples: Vectors) -> str:
@@ -223,8 +216,8 @@ def _vectors(program: Program, samples: Vectors) -> str:
         f"#define SNN_INPUT_STEPS {codes.shape[1]}u",
         f"#define SNN_INPUT_BITS {width}u",
         f"#define SNN_INPUT_SIGNED {int(program.input.signed)}",
-        _array("uint8_t", "snn_inputs", packed),
-        _array("uint8_t", "snn_spikes", spikes),
+        c_array("uint8_t", "snn_inputs", packed),
+        c_array("uint8_t", "snn_spikes", spikes),
         "#endif",
         "",
     ]

@@ -1,35 +1,11 @@
-"""The fixed part of the exported C: how numbers are read, how a neuron is updated, and the self-checking runner.
+"""The C of a row of layers: how a neuron is updated, and the self-checking runner."""
 
-C99 without a heap and without any library: ``<stdint.h>`` alone. Written for reading, not for speed.
-"""
+from pipeline.export.c_attention import ATTEND
+from pipeline.export.c_reading import READING, WALK
 
-NEURON_H = r"""/* Reading packed numbers, and the update of one spiking neuron. C99, <stdint.h> only. */
-#ifndef SNN_NEURON_H
-#define SNN_NEURON_H
-
-#include <stdint.h>
-
-enum { SNN_SUBTRACT, SNN_ZERO, SNN_NONE };                        /* resets */
-enum { SNN_DENSE, SNN_BITMASK, SNN_RLE, SNN_CP, SNN_UOP };        /* encodings of weights */
-
-enum { SNN_SIGNED, SNN_UNSIGNED, SNN_FLOAT32, SNN_SHIFT };        /* what is stored of a number */
-
-/* Numbers stored one behind the other, `bits` each, from bit `at` of snn_memory on. */
-typedef struct {
-    uint64_t at;
-    uint32_t shape[3];    /* broadcast over (channels, rows, columns); 1 where all share */
-    uint8_t bits;
-    uint8_t form;
-    int8_t exponent;
-    int8_t shift;         /* onto the neuron's working grid */
-} snn_numbers;
-
-typedef struct {
-    uint64_t at;
-    uint32_t size, rows, entries;
-    uint8_t bits, run_bits, place_bits, count_bits, encoding, form;
-} snn_weights;
-
+NEURON_H = (
+    READING
+    + r"""
 typedef struct {
     uint32_t in[3], out[3], kernel[2], stride[2];
     uint8_t is_sum;
@@ -49,62 +25,21 @@ typedef struct {
     uint64_t map_at;      /* bit in snn_maps: this stage's input, after its pools */
     uint8_t map_bits, map_signed;
     uint32_t first_pool, pools;
+    int32_t attention;    /* in front of the pools: which one; -1: none */
+    uint64_t train_at;    /* bit in snn_trains where an attention finds all spikes before it */
+    uint32_t spikes_at;   /* bit in a step of snn_spikes */
 } snn_stage;
 
-/* `count` bits from bit `at` on, lowest first. */
-static uint64_t snn_bits(const uint8_t *memory, uint64_t at, uint32_t count)
-{
-    uint64_t value = 0;
-    for (uint32_t i = 0; i < count; i++, at++)
-        value |= (uint64_t)((memory[at >> 3] >> (at & 7)) & 1) << i;
-    return value;
-}
-
-static void snn_put(uint8_t *memory, uint64_t at, uint32_t count, uint64_t value)
-{
-    for (uint32_t i = 0; i < count; i++, at++) {
-        uint8_t mask = (uint8_t)(1u << (at & 7));
-        memory[at >> 3] = (uint8_t)((value >> i) & 1 ? memory[at >> 3] | mask : memory[at >> 3] & ~mask);
-    }
-}
-
-/* Two's complement of `count` bits. */
-static int64_t snn_signed(uint64_t value, uint32_t count)
-{
-    uint64_t sign = (uint64_t)1 << (count - 1);
-    return value & sign ? (int64_t)(value & (sign - 1)) - (int64_t)sign : (int64_t)value;
-}
-
-/* value * 2^shift; to the right it rounds down, as the arithmetic shift of a machine does. */
-static int64_t snn_shift(int64_t value, int shift)
-{
-    if (shift >= 0)
-        return value * ((int64_t)1 << shift);
-    int64_t step = (int64_t)1 << -shift;
-    int64_t whole = value / step;
-    return whole * step > value ? whole - 1 : whole;
-}
-
-/* A float32 that lies on the grid of 2^-exponent, as its code there. */
-static int64_t snn_float_code(uint32_t pattern, int exponent)
-{
-    int power = (int)((pattern >> 23) & 255);
-    int64_t fraction = (int64_t)(pattern & 0x7fffff) + (power ? 0x800000 : 0);
-    int64_t code = snn_shift(fraction, (power ? power : 1) - 150 + exponent);
-    return pattern >> 31 ? -code : code;
-}
-
-/* The number of neuron (c, y, x), on the grid it is stored on. */
-static int64_t snn_number(const uint8_t *memory, const snn_numbers *n, uint32_t c, uint32_t y, uint32_t x)
-{
-    uint64_t i = ((uint64_t)(c % n->shape[0]) * n->shape[1] + y % n->shape[1]) * n->shape[2] + x % n->shape[2];
-    uint64_t value = snn_bits(memory, n->at + i * n->bits, n->bits);
-    if (n->form == SNN_FLOAT32)
-        return snn_float_code((uint32_t)value, n->exponent);
-    if (n->form == SNN_SHIFT) /* 1 - 2^-value */
-        return ((int64_t)1 << n->exponent) - ((int64_t)1 << (n->exponent - (int)value));
-    return n->form == SNN_SIGNED ? snn_signed(value, n->bits) : (int64_t)value;
-}
+/* Every spike of a map is weighted by the gate of its step and channel; see snn_attend in runner.c. */
+typedef struct {
+    uint32_t channels, pixels, taps;
+    snn_weights time, channel;
+    int8_t time_shift, channel_shift; /* of the sums, onto the operands' grid */
+    int32_t low, high;                /* of an operand */
+    int8_t entry_shift;               /* of a product, onto the entries' grid */
+    int32_t first_entry, entries;
+    snn_numbers table;                /* sigmoid(entry), for entries first_entry ... */
+} snn_attention;
 
 /* One step of one neuron: `current` on the working grid, `*state` the membrane's code. Returns the spike.
  *
@@ -136,14 +71,16 @@ static int snn_update(const snn_stage *s, int64_t beta, int64_t threshold, int64
 
 #endif
 """
+)
 
-RUNNER_C = r"""/* Runs the network on the shipped vectors and compares every spike of every layer.
+RUNNER_C = (
+    r"""/* Runs the network on the shipped vectors and compares every spike of every layer.
  *
  *     cc -std=c99 -O2 runner.c -o runner && ./runner; echo $?
  *
  * 0: all spikes are as shipped; n > 0: stage n - 1 is the first that differs (snn_failed says where).
  * C99, <stdint.h> only: no heap, no library. Memory: snn_memory (read only), snn_state, snn_maps, and snn_sums,
- * the accumulators of the largest layer.
+ * the accumulators of the largest layer; with attention also snn_trains, the spikes of all steps before it.
  */
 #include "neuron.h"
 #include "weights.h"
@@ -163,8 +100,9 @@ static int64_t snn_input(const snn_stage *s, uint64_t i)
 }
 
 /* One weight meets everything it touches: w = weight[filter][channel][k][h]. */
-static void snn_meet(const snn_stage *s, uint32_t place, int64_t w)
+static void snn_meet(const void *whom, uint32_t place, int64_t w)
 {
+    const snn_stage *s = whom;
     uint32_t columns = s->kernel[1], rows = s->kernel[0], channels = s->in[0] / s->groups;
     uint32_t h = place % columns, k = place / columns % rows, c = place / (columns * rows) % channels;
     uint32_t filter = place / (columns * rows * channels);
@@ -183,48 +121,12 @@ static void snn_meet(const snn_stage *s, uint32_t place, int64_t w)
     }
 }
 
-static int64_t snn_value(const snn_weights *w, uint64_t at, uint32_t i)
-{
-    uint64_t value = snn_bits(snn_memory, at + (uint64_t)i * w->bits, w->bits);
-    return w->form == SNN_SIGNED ? snn_signed(value, w->bits) : (int64_t)value;
-}
-
-/* Every stored weight once, in the order of the stream. */
-static void snn_accumulate(const snn_stage *s)
-{
-    const snn_weights *w = &s->weight;
-    uint32_t row = w->size / w->rows, at = 0, left = 0, filter = 0;
-    uint64_t values = w->at, places;
-    if (w->encoding == SNN_DENSE) {
-        for (uint32_t i = 0; i < w->size; i++)
-            snn_meet(s, i, snn_value(w, values, i));
-    } else if (w->encoding == SNN_BITMASK) {
-        values += w->size;
-        for (uint32_t i = 0; i < w->size; i++)
-            if (snn_bits(snn_memory, w->at + i, 1))
-                snn_meet(s, i, snn_value(w, values, at++));
-    } else if (w->encoding == SNN_RLE) {
-        values += (uint64_t)w->entries * w->run_bits;
-        for (uint32_t e = 0; e < w->entries; e++, at++) {
-            at += (uint32_t)snn_bits(snn_memory, w->at + (uint64_t)e * w->run_bits, w->run_bits);
-            snn_meet(s, at, snn_value(w, values, e));
-        }
-    } else {
-        places = w->at + (uint64_t)(w->encoding == SNN_UOP ? w->rows + 1 : w->rows) * w->count_bits;
-        values = places + (uint64_t)w->entries * w->place_bits;
-        for (uint32_t e = 0; e < w->entries; e++, left--) {
-            while (!left) {
-                uint64_t here = w->at + (uint64_t)filter++ * w->count_bits;
-                left = (uint32_t)snn_bits(snn_memory, here, w->count_bits);
-                if (w->encoding == SNN_UOP)
-                    left = (uint32_t)snn_bits(snn_memory, here + w->count_bits, w->count_bits) - left;
-            }
-            uint64_t place = snn_bits(snn_memory, places + (uint64_t)e * w->place_bits, w->place_bits);
-            snn_meet(s, (filter - 1) * row + (uint32_t)place, snn_value(w, values, e));
-        }
-    }
-}
-
+"""
+    + WALK
+    + r"""
+"""
+    + ATTEND
+    + r"""
 /* snn_sums, a map of integers, pooled in place, then packed as the input of a stage. */
 static void snn_feed(const snn_stage *s)
 {
@@ -254,7 +156,7 @@ static void snn_step(const snn_stage *s)
     uint32_t n = snn_size(s->out), i = 0;
     for (uint32_t j = 0; j < n; j++)
         snn_sums[j] = 0;
-    snn_accumulate(s);
+    snn_walk(&s->weight, snn_meet, s);
     for (uint32_t c = 0; c < s->out[0]; c++) {
         int64_t bias = s->has_bias ? snn_shift(snn_number(snn_memory, &s->bias, c, 0, 0), s->bias.shift) : 0;
         int lift = s->lifts[s->lift_count > 1 ? c : 0];
@@ -272,32 +174,73 @@ static void snn_step(const snn_stage *s)
     }
 }
 
+/* What comes into stage `first` at step t: the input, or the spikes before an attention with their gates. */
+static void snn_take(uint32_t sample, uint32_t first, uint32_t t)
+{
+    uint64_t from = ((uint64_t)sample * SNN_INPUT_STEPS + (t < SNN_INPUT_STEPS ? t : 0)) * SNN_INPUTS;
+#if SNN_ATTENTIONS
+    if (first > 0) {
+        const snn_attention *a = &snn_attentions[snn_stages[first].attention];
+        uint64_t train = snn_stages[first].train_at + (uint64_t)t * a->channels * a->pixels;
+        for (uint32_t i = 0; i < a->channels * a->pixels; i++)
+            snn_sums[i] = (uint32_t)snn_bits(snn_trains, train + i, 1) * snn_gates[t * a->channels + i / a->pixels];
+        return;
+    }
+#endif
+    for (uint32_t i = 0; i < SNN_INPUTS && first == 0; i++) {
+        uint64_t code = snn_bits(snn_inputs, (from + i) * SNN_INPUT_BITS, SNN_INPUT_BITS);
+        snn_sums[i] = (uint32_t)(SNN_INPUT_SIGNED ? snn_signed(code, SNN_INPUT_BITS) : (int64_t)code);
+    }
+}
+
+/* Stages first ... last - 1 at step t; the number of the stage that differs, plus 1, or 0. */
+static int snn_check(uint32_t sample, uint32_t first, uint32_t last, uint32_t t)
+{
+    snn_take(sample, first, t);
+    for (uint32_t n = first; n < last; n++) {
+        uint64_t expected = ((uint64_t)sample * SNN_STEPS + t) * SNN_SPIKES + snn_stages[n].spikes_at;
+        snn_feed(&snn_stages[n]);
+        snn_step(&snn_stages[n]);
+        for (uint32_t i = 0; i < snn_size(snn_stages[n].out); i++, expected++)
+            if (snn_bits(snn_spikes, expected, 1) != snn_sums[i]) {
+                snn_failed.sample = sample;
+                snn_failed.step = t;
+                snn_failed.stage = n;
+                snn_failed.neuron = i;
+                return (int)n + 1;
+            }
+    }
+#if SNN_ATTENTIONS
+    if (last < SNN_STAGES) {
+        uint32_t size = snn_size(snn_stages[last - 1].out);
+        for (uint32_t i = 0; i < size; i++)
+            snn_put(snn_trains, snn_stages[last].train_at + (uint64_t)t * size + i, 1, snn_sums[i]);
+    }
+#endif
+    return 0;
+}
+
 int main(void)
 {
-    uint64_t expected = 0;
     for (uint32_t sample = 0; sample < SNN_SAMPLES; sample++) {
         for (uint32_t i = 0; i < SNN_STATE_BYTES; i++)
             snn_state[i] = 0;
-        for (uint32_t t = 0; t < SNN_STEPS; t++) {
-            uint64_t from = ((uint64_t)sample * SNN_INPUT_STEPS + (t < SNN_INPUT_STEPS ? t : 0)) * SNN_INPUTS;
-            for (uint32_t i = 0; i < SNN_INPUTS; i++) {
-                uint64_t code = snn_bits(snn_inputs, (from + i) * SNN_INPUT_BITS, SNN_INPUT_BITS);
-                snn_sums[i] = (uint32_t)(SNN_INPUT_SIGNED ? snn_signed(code, SNN_INPUT_BITS) : (int64_t)code);
-            }
-            for (uint32_t n = 0; n < SNN_STAGES; n++) {
-                snn_feed(&snn_stages[n]);
-                snn_step(&snn_stages[n]);
-                for (uint32_t i = 0; i < snn_size(snn_stages[n].out); i++, expected++)
-                    if (snn_bits(snn_spikes, expected, 1) != snn_sums[i]) {
-                        snn_failed.sample = sample;
-                        snn_failed.step = t;
-                        snn_failed.stage = n;
-                        snn_failed.neuron = i;
-                        return (int)n + 1;
-                    }
+        for (uint32_t first = 0, last; first < SNN_STAGES; first = last) {
+            /* An attention needs all steps of what comes before it, so the stages up to the next one go first. */
+            for (last = first + 1; last < SNN_STAGES && snn_stages[last].attention < 0;)
+                last++;
+#if SNN_ATTENTIONS
+            if (first > 0)
+                snn_attend(&snn_attentions[snn_stages[first].attention], snn_stages[first].train_at);
+#endif
+            for (uint32_t t = 0; t < SNN_STEPS; t++) {
+                int failed = snn_check(sample, first, last, t);
+                if (failed)
+                    return failed;
             }
         }
     }
     return 0;
 }
 """
+)

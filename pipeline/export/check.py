@@ -56,11 +56,13 @@ def check(program: Program) -> Program:
     claim(1 <= len(program.stages) <= MOST_STAGES, f"stages must number 1 to {MOST_STAGES}")
     claim(1 <= given.high < 1 << 24, f"the input's largest code must be in [1, 2^24), but got {given.high}")
     claim(0 <= given.exponent <= EXPONENTS[1], f"the input's exponent is {given.exponent}")
-    _shape("input", given.shape)
+    map_shape("input", given.shape)
     names: set[str] = set()
     at = given.shape
     for stage in program.stages:
-        for pool in stage.pools:
+        for place, pool in enumerate(stage.pools):
+            ok = pool.kind != "attention" or (place == 0 and stage is not program.stages[0])
+            claim(ok, f"{pool.name}: attention must directly follow neurons")
             at = _pool(pool, at, program.timesteps)
         _synapses(stage.synapses, at)
         at = stage.synapses.out_shape
@@ -100,10 +102,15 @@ def _dense(stage: Stage) -> int:
     weights = stage.synapses.weight.codes
     pixels = 1 if stage.synapses.kind == "linear" else math.prod(stage.synapses.in_shape[1:])
     pooling = sum(math.prod(pool.out_shape) * math.prod(pool.kernel) for pool in stage.pools)
+    for pool in stage.pools:
+        if isinstance(pool, Attention):
+            steps, taps = pool.time.codes.shape[1:]
+            pooling += steps * taps * pool.in_shape[0] + pool.channel.codes.size
     return weights.size * pixels + math.prod(stage.synapses.out_shape) + pooling
 
 
-def _shape(name: str, shape: Shape) -> None:
+def map_shape(name: str, shape: Shape) -> None:
+    """Claim that a map has three sides and a bounded size."""
     claim(
         len(shape) == 3 and all(1 <= side <= MOST_SIDE for side in shape),
         f"{name}: shape {shape} is out of range",
@@ -135,21 +142,28 @@ def _pool(pool: Pool, at: Shape, timesteps: int) -> Shape:
 
 def _attention(attention: Attention, at: Shape, timesteps: int) -> Shape:
     name, taps = attention.name, attention.time.codes.shape[-1]
-    claim(
-        attention.time.codes.shape == (timesteps, timesteps, taps),
-        f"{name}: it is built for other time steps",
-    )
-    claim(attention.channel.codes.shape == (at[0], at[0], taps), f"{name}: it is built for other channels")
+    times, channels = (timesteps, timesteps, taps), (at[0], at[0], taps)
+    claim(attention.out_shape == at, f"{name}: cannot make {attention.out_shape} of {at}")
+    claim(attention.time.codes.shape == times, f"{name}: it is built for other time steps")
+    claim(attention.channel.codes.shape == channels, f"{name}: it is built for other channels")
     claim(1 << attention.mean == math.prod(at[1:]), f"{name}: its mean is over another map")
-    ends = attention.operand[1] < 0 < attention.operand[2]
-    claim(
-        ends and attention.first_entry < 0 < len(attention.table) + attention.first_entry,
-        f"{name}: its table",
-    )
+    for part, weight in (("time", attention.time), ("channel", attention.channel)):
+        fixed(f"{name}.{part}", weight, {1})
+        claim(int(np.abs(weight.codes).max()) < 1 << 15, f"{name}.{part} has a code beyond 16 bits")
+    exponent, low, high = attention.operand
+    ok = 0 <= exponent <= 16 and -(1 << 15) <= low < 0 < high < 1 << 15
+    claim(ok and 0 <= attention.entry_exponent <= 16, f"{name}: the formats of its operands and entries")
+    entries = len(attention.table)
+    ok = attention.first_entry < 0 < entries + attention.first_entry and entries <= 1 << 12
+    claim(ok, f"{name}: its table has {entries} entries from {attention.first_entry} on")
+    gates = attention.table
+    ok = 1 <= attention.halvings <= 8 and gates.min() >= 0 and 1 <= gates.max() < 1 << attention.halvings
+    claim(ok, f"{name}: a gate beyond {attention.halvings} bits")
     return at
 
 
-def _fixed(name: str, tensor: Fixed, sizes: set[int]) -> None:
+def fixed(name: str, tensor: Fixed, sizes: set[int]) -> None:
+    """Claim bounds of width, exponents (as many as one of `sizes`) and codes."""
     claim(1 <= tensor.bits <= 32, f"{name} must have 1 to 32 bits, but has {tensor.bits}")
     claim(len(tensor.exponents) in sizes, f"{name} has {len(tensor.exponents)} exponents")
     low, high = EXPONENTS
@@ -161,11 +175,11 @@ def _fixed(name: str, tensor: Fixed, sizes: set[int]) -> None:
 def _synapses(synapses: Synapses, at: Shape) -> None:
     name = synapses.name
     claim(synapses.in_shape == at, f"{name} expects {synapses.in_shape}, but {at} comes")
-    _shape(name, synapses.out_shape)
+    map_shape(name, synapses.out_shape)
     channels = synapses.out_shape[0]
-    _fixed(f"{name}.weight", synapses.weight, {1, channels})
+    fixed(f"{name}.weight", synapses.weight, {1, channels})
     if synapses.bias is not None:
-        _fixed(f"{name}.bias", synapses.bias, {1})
+        fixed(f"{name}.bias", synapses.bias, {1})
         claim(synapses.bias.codes.shape == (channels,), f"{name}.bias must have {channels} values")
     shape = synapses.weight.codes.shape
     if synapses.kind == "linear":
@@ -200,7 +214,7 @@ def _synapses(synapses: Synapses, at: Shape) -> None:
 def _neurons(neurons: Neurons, shape: Shape) -> None:
     name = neurons.name
     for key, tensor in (("beta", neurons.beta), ("threshold", neurons.threshold)):
-        _fixed(f"{name}.{key}", tensor, {1})
+        fixed(f"{name}.{key}", tensor, {1})
         wide = tensor.codes.shape
         fits = wide == (1,) or (len(wide) == 3 and all(a in (1, b) for a, b in zip(wide, shape, strict=True)))
         claim(fits, f"{name}.{key} of shape {wide} does not fit {shape}")

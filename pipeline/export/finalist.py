@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import nn
 
-from pipeline.export.check import work
 from pipeline.export.codes import Grids, input_format
 from pipeline.export.integer import Engine
+from pipeline.export.kinds import AnyEngine, work_of
 from pipeline.export.lower import lower
 from pipeline.export.program import Accumulator, NotExact, Program
-from pipeline.export.proof import prove
+from pipeline.export.proof import Proof, prove
 from pipeline.export.robustness import Stress, robustness
-from pipeline.export.stdp_integer import is_stdp, lower_stdp, prove_stdp
-from pipeline.types import Dataset, Decode, SplitName, Widths
+from pipeline.export.stdp_integer import StdpEngine, prove_stdp
+from pipeline.export.stdp_lower import is_stdp, lower_stdp
+from pipeline.types import Batch, Dataset, Decode, SplitName, Widths
 
 _BATCH = 256
 _MOST_WORK = 1 << 40
@@ -46,6 +48,26 @@ def program_of_model(
     return lower(net, grids, widths, given, data.timesteps, data.classes, accumulator)
 
 
+def lowered(
+    net: nn.Module, grids: Grids, widths: Widths, decode: Decode, data: Dataset, accumulator: Accumulator
+) -> AnyEngine:
+    """The integer engine of a compressed network of either kind; STDP networks add in 32 bits.
+
+    Raises:
+        NotExact: with everything that is in the way.
+    """
+    if is_stdp(net):
+        return StdpEngine(lower_stdp(net, grids, data.timesteps), decode)
+    return Engine(program_of_model(net, grids, widths, decode, data, accumulator))
+
+
+def prove_any(net: nn.Module, engine: AnyEngine, decode: Decode, batches: Iterable[Batch]) -> Proof:
+    """Run both on every batch and compare all spikes."""
+    if isinstance(engine, StdpEngine):
+        return prove_stdp(net, engine, decode, batches)
+    return prove(net, engine, decode, batches)
+
+
 def device_columns(
     net: nn.Module, grids: Grids, widths: Widths, decode: Decode, data: Dataset, seed: int, stress: Stress
 ) -> dict[str, float]:
@@ -54,20 +76,16 @@ def device_columns(
     Empty for a network that has no exact integer form: nothing is claimed for it.
     """
     try:
-        if is_stdp(net):
-            return prove_stdp(
-                net, lower_stdp(net, grids), decode, data.batches("test", _BATCH, seed=0)
-            ).metrics()
-        engine = Engine(program_of_model(net, grids, widths, decode, data, Accumulator()))
-        proof = prove(net, engine, decode, data.batches("test", _BATCH, seed=0))
+        engine = lowered(net, grids, widths, decode, data, Accumulator())
+        proof = prove_any(net, engine, decode, data.batches("test", _BATCH, seed=0))
     except NotExact:
         return {}
     return proof.metrics() | (stressed(engine, data, seed, stress) if proof.holds else {})
 
 
-def stressed(engine: Engine, data: Dataset, seed: int, stress: Stress) -> dict[str, float]:
+def stressed(engine: AnyEngine, data: Dataset, seed: int, stress: Stress) -> dict[str, float]:
     """The robustness columns on the first samples of the test split: all of them, unless that would take minutes."""
-    affordable = max(8, _MOST_WORK // max(1, work(engine.program) * stress.runs))
+    affordable = max(8, _MOST_WORK // max(1, work_of(engine.program) * stress.runs))
     codes: list[np.ndarray] = []
     for batch in data.batches("test", _BATCH, seed=0):
         if sum(map(len, codes)) >= affordable:

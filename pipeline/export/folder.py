@@ -5,6 +5,7 @@ weights.bin          every stored number, packed: as many bytes as the cost mode
 vectors.safetensors  inputs of real samples and the spikes of every layer, to check any other implementation
 weights.h neuron.h vectors.h runner.c    the same in C99 (`pipeline.export.c_code`)
 model.nir            the NIR graph, where `nir` is installed
+readout.safetensors  of an STDP network: how classes are read from its spike counts, on the host
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from pipeline.export.check import claim, work
-from pipeline.export.integer import Engine
-from pipeline.export.manifest import FORMAT, VERSION, Json, Node, Store, describe, rebuild
-from pipeline.export.program import Program
+from pipeline.export.check import claim
+from pipeline.export.kinds import AnyEngine, AnyProgram, engine_of, rebuilt, said_and_stored, work_of
+from pipeline.export.manifest import FORMAT, VERSION, Json, Node, Store
 from pipeline.types import DataError
 
 MANIFEST, STREAM, VECTORS = "manifest.json", "weights.bin", "vectors.safetensors"
+READOUT = "readout.safetensors"
 MOST_MANIFEST = 4 << 20
 MOST_FILE = 1 << 30
 MOST_WORK = 1 << 35
@@ -50,14 +51,19 @@ class Vectors:
     """Neuron layer -> [n, T, C, H, W] uint8."""
 
 
-def vectors(engine: Engine, codes: np.ndarray, most: int = 8) -> Vectors:
+def vectors(engine: AnyEngine, codes: np.ndarray, most: int = 8) -> Vectors:
     """The first samples of `codes`, as many as a check can run in seconds, at least one."""
-    count = max(1, min(most, len(codes), MOST_WORK // max(work(engine.program), 1)))
+    count = max(1, min(most, len(codes), MOST_WORK // max(work_of(engine.program), 1)))
     return Vectors(codes[:count], engine.trace(codes[:count]))
 
 
 def write(
-    folder: Path, program: Program, store: Store, samples: Vectors, about: Json, others: Mapping[str, bytes]
+    folder: Path,
+    program: AnyProgram,
+    store: Store,
+    samples: Vectors,
+    about: Json,
+    others: Mapping[str, bytes],
 ) -> None:
     """Write an export, replacing an older one of the same name only when everything is written.
 
@@ -70,7 +76,7 @@ def write(
     """
     known = not folder.exists() or (folder / MANIFEST).is_file()
     claim(known, f"{folder} is there and is no export; it will not be replaced")
-    said, stream = describe(program, store)
+    said, stream = said_and_stored(program, store)
     tensors = {"input": samples.codes} | {
         f"spikes.{name}": np.packbits(each.reshape(-1), bitorder="little")
         for name, each in samples.spikes.items()
@@ -98,7 +104,7 @@ def write(
 class Export:
     """An export that was read and found consistent."""
 
-    program: Program
+    program: AnyProgram
     samples: Vectors
     manifest: Json
     files: tuple[str, ...]
@@ -127,7 +133,7 @@ def read(folder: Path) -> Export:
             f"manifest.files has the bad name {name[:60]!r}",
         )
         _compare(folder, name, root["files"][name])
-    program = rebuild(root, _bytes(folder, STREAM, MOST_FILE))
+    program = rebuilt(root, _bytes(folder, STREAM, MOST_FILE))
     return Export(program, _vectors(folder / VECTORS, program), cast(Json, root.value), names)
 
 
@@ -169,7 +175,7 @@ def _compare(folder: Path, name: str, said: Node) -> None:
     claim(digest == said["sha256"].text(64), f"{name} was changed: its sha256 is {digest[:16]}...")
 
 
-def _vectors(path: Path, program: Program) -> Vectors:
+def _vectors(path: Path, program: AnyProgram) -> Vectors:
     """Tensors of the sizes that the program asks for, and no others."""
     try:
         tensors = load_file(path)
@@ -186,13 +192,12 @@ def _vectors(path: Path, program: Program) -> Vectors:
     )
     ok = int(codes.max()) <= given.high and int(codes.min()) >= given.low
     claim(ok, f"{VECTORS}: an input lies outside [{given.low}, {given.high}]")
-    claim(
-        count * work(program) <= max(MOST_WORK, work(program)), f"{VECTORS}: more samples than can be checked"
-    )
-    claim(work(program) <= MOST_WORK * 4, "the network is too large to be checked here")
+    work = work_of(program)
+    claim(count * work <= max(MOST_WORK, work), f"{VECTORS}: more samples than can be checked")
+    claim(work <= MOST_WORK * 4, "the network is too large to be checked here")
     spikes = {}
-    for stage in program.stages:
-        name, shape = stage.neurons.name, (count, steps, *stage.synapses.out_shape)
+    for name, (channels, rows, columns) in program.layers:
+        shape = (count, steps, channels, rows, columns)
         packed = tensors.get(f"spikes.{name}")
         size = int(np.prod(shape, dtype=np.int64))
         ok = packed is not None and packed.dtype == np.uint8 and packed.shape == ((size + 7) // 8,)
@@ -205,7 +210,7 @@ def _vectors(path: Path, program: Program) -> Vectors:
 
 def first_difference(export: Export) -> str:
     """Run the vectors; "" where every spike of every layer is as shipped, else where the first one is not."""
-    traced = Engine(export.program).trace(export.samples.codes)
+    traced = engine_of(export.program).trace(export.samples.codes)
     for name, shipped in export.samples.spikes.items():
         unequal = traced[name] != shipped
         if unequal.any():

@@ -22,6 +22,7 @@ from pipeline.export.program import (
     RESETS,
     ROUNDINGS,
     Accumulator,
+    Attention,
     Fixed,
     Form,
     Input,
@@ -37,7 +38,7 @@ from pipeline.export.program import (
 from pipeline.types import DataError, require
 
 FORMAT = "snn-pipeline export"
-VERSION = 1
+VERSION = 2
 Json = dict[str, object]
 
 
@@ -63,6 +64,7 @@ def describe(program: Program, store: Store) -> tuple[Json, bytes]:
     stages = [_stage(stage, store, writer) for stage in program.stages]
     given = program.input
     said: Json = {
+        "kind": "layers",
         "input": {
             "shape": list(given.shape), "exponent": given.exponent, "high": given.high, "signed": given.signed,
         },
@@ -75,26 +77,18 @@ def describe(program: Program, store: Store) -> tuple[Json, bytes]:
 
 def _stage(stage: Stage, store: Store, writer: pack.Writer) -> Json:
     synapses, neurons = stage.synapses, stage.neurons
-    for pool in stage.pools:
-        claim(pool.kind != "attention", f"{pool.name}: attention has no file format here")
     said: Json = {
         "name": synapses.name,
         "kind": synapses.kind,
-        "pools": [
-            {
-                "name": pool.name, "kind": pool.kind, "kernel": list(pool.kernel), "stride": list(pool.stride),
-                "halvings": pool.halvings,
-            }
-            for pool in stage.pools
-        ],
+        "pools": [_pool(pool, store, writer) for pool in stage.pools],
         "out_shape": list(synapses.out_shape),
-        "weight": _tensor(synapses.weight, store, writer),
-        "bias": None if synapses.bias is None else _tensor(synapses.bias, Store(), writer),
+        "weight": put_tensor(synapses.weight, store, writer),
+        "bias": None if synapses.bias is None else put_tensor(synapses.bias, Store(), writer),
         "accumulator": {"bits": stage.accumulator.bits, "overflow": stage.accumulator.overflow},
         "neurons": {
             "name": neurons.name,
-            "beta": _tensor(neurons.beta, Store(), writer),
-            "threshold": _tensor(neurons.threshold, Store(), writer),
+            "beta": put_tensor(neurons.beta, Store(), writer),
+            "threshold": put_tensor(neurons.threshold, Store(), writer),
             "decay": decay(neurons),
             "mem": {"bits": neurons.bits, "exponent": neurons.exponent, "low": neurons.low, "high": neurons.high},
             "rounding": neurons.rounding,
@@ -110,6 +104,30 @@ def _stage(stage: Stage, store: Store, writer: pack.Writer) -> Json:
             "groups": synapses.groups,
         }
     return said
+
+
+def _pool(pool: Pool, store: Store, writer: pack.Writer) -> Json:
+    said: Json = {
+        "name": pool.name, "kind": pool.kind, "kernel": list(pool.kernel), "stride": list(pool.stride),
+        "halvings": pool.halvings,
+    }  # fmt: skip
+    if isinstance(pool, Attention):
+        exponent, low, high = pool.operand
+        said |= {
+            "time": put_tensor(pool.time, store, writer),
+            "channel": put_tensor(pool.channel, store, writer),
+            "operand": {"exponent": exponent, "low": low, "high": high},
+            "entry_exponent": pool.entry_exponent,
+            "first_entry": pool.first_entry,
+            "table": put_tensor(gates(pool), Store(), writer),
+        }
+    return said
+
+
+def gates(attention: Attention) -> Fixed:
+    """The sigmoid's table as it is stored: whole numbers of 2^-halvings, without a sign."""
+    bits = attention.halvings
+    return Fixed(attention.table, np.array([bits], np.int64), bits, "unsigned")
 
 
 def decay(neurons: Neurons) -> str:
@@ -137,8 +155,8 @@ def stored(tensor: Fixed) -> np.ndarray:
     return tensor.codes.ravel()
 
 
-def _tensor(tensor: Fixed, store: Store, writer: pack.Writer) -> Json:
-    """Appends the tensor to the stream."""
+def put_tensor(tensor: Fixed, store: Store, writer: pack.Writer) -> Json:
+    """Append the tensor to the stream; says where it lies and how it is to be read."""
     codes = stored(tensor)
     rows = tensor.codes.shape[0] if tensor.codes.ndim else 1
     encoding, run, bits, entries = _smallest(store, codes, rows, tensor.bits)
@@ -228,7 +246,7 @@ def rebuild(node: Node, stream: bytes) -> Program:
     high = given["high"].integer(1, (1 << 24) - 1)
     start = Input(shape, given["exponent"].integer(0, 40), high, given["signed"].boolean())
     bits = np.unpackbits(np.frombuffer(stream, np.uint8), bitorder="little")
-    reading = _Reading(bits)
+    reading = Reading(bits)
     stages: list[Stage] = []
     at = start.shape
     for stage in node["stages"].items(64):
@@ -241,7 +259,7 @@ def rebuild(node: Node, stream: bytes) -> Program:
 
 
 @dataclass
-class _Reading:
+class Reading:
     """Tensors taken from the stream one behind the other: overlaps and gaps are refused."""
 
     bits: np.ndarray
@@ -286,10 +304,28 @@ class _Reading:
         stride = cast(tuple[int, int], node["stride"].integers(2, 1, 256))
         sides = [(n - k) // s + 1 for n, k, s in zip(at[1:], kernel, stride, strict=True)]
         claim(min(sides) >= 1, f"{node.path} does not fit {at}")
-        kind = node["kind"].choice(("max", "sum"))
+        kind = node["kind"].choice(("max", "sum", "attention"))
         out = (at[0], sides[0], sides[1])
         halvings = node["halvings"].integer(0, 16)
+        if kind == "attention":
+            return self._attention(node, at, halvings)
         return Pool(node["name"].text(), "sum" if kind == "sum" else "max", kernel, stride, at, out, halvings)
+
+    def _attention(self, node: Node, at: Shape, halvings: int) -> Attention:
+        name, operand = node["name"].text(), node["operand"]
+        parts = {part: self.tensor(node[part], f"{name}.{part}") for part in ("time", "channel")}
+        claim(
+            all(weight.codes.ndim == 3 for weight in parts.values()), f"{name}: its weights have three axes"
+        )
+        ends = operand["low"].integer(-_SIDE, 0), operand["high"].integer(0, _SIDE)
+        entry_exponent, first = node["entry_exponent"].integer(0, 16), node["first_entry"].integer(-_SIDE, 0)
+        table = self.tensor(node["table"], f"{name}.table")
+        claim(table.codes.ndim == 1, f"{name}.table has one axis")
+        return Attention(
+            name, "attention", (1, 1), (1, 1), at, at, halvings, **parts,
+            mean=(math.prod(at[1:]) - 1).bit_length(), operand=(operand["exponent"].integer(0, 16), *ends),
+            entry_exponent=entry_exponent, first_entry=first, table=table.codes,
+        )  # fmt: skip
 
     def _neurons(self, node: Node) -> Neurons:
         name, mem = node["name"].text(), node["mem"]

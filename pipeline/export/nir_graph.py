@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.export.check import check
+from pipeline.export.kinds import AnyProgram
 from pipeline.export.program import (
     Accumulator,
     Fixed,
@@ -36,6 +37,7 @@ from pipeline.export.program import (
     Stage,
     Synapses,
 )
+from pipeline.export.stdp_program import LAYER, StdpProgram
 from pipeline.types import DataError
 
 DT = 1e-4
@@ -43,8 +45,10 @@ _FOREVER = 2.0**60
 """tau of a membrane that never decays, in steps: 1 - 1 / 2^60 is 1 in float64."""
 
 
-def missing(program: Program) -> list[str]:
+def missing(program: AnyProgram) -> list[str]:
     """What NIR has no node or field for, one sentence each; an importer that ignores metadata gets it wrong."""
+    if isinstance(program, StdpProgram):
+        return _missing_of_stdp(program)
     said = []
     for stage in program.stages:
         neurons, name = stage.neurons, stage.neurons.name
@@ -72,7 +76,21 @@ def missing(program: Program) -> list[str]:
     return said
 
 
-def writable(program: Program) -> bool:
+def _missing_of_stdp(program: StdpProgram) -> list[str]:
+    said = [f"{LAYER}: NIR membranes are real numbers; the {program.bits}-bit format has no place."]
+    if program.winner != "all":
+        said.append(
+            f"{LAYER}: NIR has no competition, of which one neuron ({program.winner}) is heard per step."
+        )
+    if program.refractory or program.inhibitory:
+        said.append(f"{LAYER}: NIR has no refractory time ({program.refractory} steps).")
+    if program.lowest is not None:
+        said.append(f"{LAYER}: NIR has no floor of the membrane.")
+    said.append("inhibition: NIR's edges have no delay of one step: no graph is written.")
+    return said
+
+
+def writable(program: AnyProgram) -> bool:
     """Whether there is a graph at all."""
     return not any(line.endswith("no graph is written.") for line in missing(program))
 
@@ -173,13 +191,13 @@ def _padding(synapses: Synapses) -> tuple[int, int] | Literal["same"] | None:
     return "same" if synapses.padding == same else None
 
 
-def file_bytes(program: Program) -> bytes | None:
+def file_bytes(program: AnyProgram) -> bytes | None:
     """The HDF5 file of the graph; None where `nir` is not installed or no graph can be written."""
     try:
         import nir
     except ImportError:
         return None
-    if not writable(program):
+    if isinstance(program, StdpProgram) or not writable(program):
         return None
     memory = io.BytesIO()
     nir.write(memory, graph(program))

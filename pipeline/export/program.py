@@ -206,6 +206,11 @@ class Program:
     def outputs(self) -> int:
         return math.prod(self.stages[-1].synapses.out_shape)
 
+    @property
+    def layers(self) -> tuple[tuple[str, Shape], ...]:
+        """Layers with spikes, and their maps."""
+        return tuple((stage.neurons.name, stage.synapses.out_shape) for stage in self.stages)
+
 
 @dataclass(frozen=True)
 class Bounds:

@@ -13,16 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import mean, stdev
 
 import numpy as np
 
 from pipeline.export.integer import Engine
 from pipeline.export.program import Fixed, Program
+from pipeline.export.stdp_integer import StdpEngine
 from pipeline.types import require
 
 Codes = np.ndarray
 """Input integers [B, T or 1, inputs]."""
+_PIECE = 1 << 23
+"""Input entries that are disturbed at once: their draws take 32 MiB."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,26 @@ class Stress:
         return self.seeds * sum(len(rates) for rates in (self.drop, self.noise, self.jitter, self.flip))
 
 
-def drop(codes: Codes, rate: float, rng: np.random.Generator) -> Codes:
+def _draws(codes: Codes, rng: np.random.Generator) -> np.ndarray:
+    """One number in [0, 1) per entry."""
+    return rng.random(codes.shape, np.float32)
+
+
+def drop(rate: float, codes: Codes, rng: np.random.Generator) -> Codes:
     """Events lost."""
-    return np.where(rng.random(codes.shape) < rate, 0, codes).astype(codes.dtype)
+    return np.where(_draws(codes, rng) < rate, 0, codes).astype(codes.dtype)
 
 
-def noise(codes: Codes, rate: float, rng: np.random.Generator, high: int) -> Codes:
+def noise(rate: float, high: int, codes: Codes, rng: np.random.Generator) -> Codes:
     """Events of the largest code where there was none."""
-    lit = (rng.random(codes.shape) < rate) & (codes == 0)
+    lit = (_draws(codes, rng) < rate) & (codes == 0)
     return np.where(lit, high, codes).astype(codes.dtype)
 
 
-def jitter(codes: Codes, rate: float, rng: np.random.Generator, high: int) -> Codes:
+def jitter(rate: float, high: int, codes: Codes, rng: np.random.Generator) -> Codes:
     """Events moved by one step; those that meet are added up, held at `high`; none leaves the window."""
-    moves = rng.random(codes.shape) < rate
-    later = rng.random(codes.shape) < 0.5
+    moves = _draws(codes, rng) < rate
+    later = _draws(codes, rng) < 0.5
     steps = codes.shape[1]
     out = np.where(moves, 0, codes).astype(np.int64)
     for shift in (-1, 1):
@@ -95,8 +104,17 @@ def _flipped(weight: Fixed, rate: float, rng: np.random.Generator) -> Fixed:
     return replace(weight, codes=codes)
 
 
+def flipped(engine: Engine | StdpEngine, rate: float, rng: np.random.Generator) -> Engine | StdpEngine:
+    """The engine with bits of its stored weights inverted."""
+    if isinstance(engine, Engine):
+        return Engine(flip(engine.program, rate, rng))
+    return StdpEngine(
+        replace(engine.program, weight=_flipped(engine.program.weight, rate, rng)), engine.decode
+    )
+
+
 def robustness(
-    engine: Engine, codes: Codes, labels: np.ndarray, stress: Stress, seed: int
+    engine: Engine | StdpEngine, codes: Codes, labels: np.ndarray, stress: Stress, seed: int
 ) -> dict[str, float]:
     """Accuracy under each stress: ``robust_drop_0.1`` (mean over seeds) and ``..._deviation``.
 
@@ -107,21 +125,26 @@ def robustness(
     high = engine.program.input.high
     found: dict[str, float] = {}
 
-    def under(name: str, rate: float, disturbed: Callable[[np.random.Generator], float]) -> None:
+    def under(name: str, rate: float, accuracy: Callable[[np.random.Generator], float]) -> None:
         # Neighbouring seeds and rates must not share draws.
-        draws = [disturbed(np.random.default_rng((seed, i, round(rate * 1e9)))) for i in range(stress.seeds)]
+        draws = [accuracy(np.random.default_rng((seed, i, round(rate * 1e9)))) for i in range(stress.seeds)]
         found[f"robust_{name}_{rate:g}"] = mean(draws)
         found[f"robust_{name}_{rate:g}_deviation"] = stdev(draws) if len(draws) > 1 else 0.0
 
-    def accuracy(of: Engine, given: Codes) -> float:
-        return float((of.labels(given) == labels).mean())
+    def disturbed(by: Callable[[Codes, np.random.Generator], Codes], rng: np.random.Generator) -> float:
+        piece = max(1, _PIECE // max(1, codes[0].size))
+        parts = [engine.labels(by(codes[at : at + piece], rng)) for at in range(0, len(codes), piece)]
+        return float((np.concatenate(parts) == labels).mean())
+
+    def with_flips(rate: float, rng: np.random.Generator) -> float:
+        return float((flipped(engine, rate, rng).labels(codes) == labels).mean())
 
     for rate in stress.drop:
-        under("drop", rate, lambda rng, rate=rate: accuracy(engine, drop(codes, rate, rng)))  # type: ignore[misc]
+        under("drop", rate, partial(disturbed, partial(drop, rate)))
     for rate in stress.noise:
-        under("noise", rate, lambda rng, rate=rate: accuracy(engine, noise(codes, rate, rng, high)))  # type: ignore[misc]
+        under("noise", rate, partial(disturbed, partial(noise, rate, high)))
     for rate in stress.jitter if codes.shape[1] > 1 else ():
-        under("jitter", rate, lambda rng, rate=rate: accuracy(engine, jitter(codes, rate, rng, high)))  # type: ignore[misc]
+        under("jitter", rate, partial(disturbed, partial(jitter, rate, high)))
     for rate in stress.flip:
-        under("flip", rate, lambda rng, rate=rate: accuracy(Engine(flip(engine.program, rate, rng)), codes))  # type: ignore[misc]
+        under("flip", rate, partial(with_flips, rate))
     return found

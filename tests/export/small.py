@@ -21,10 +21,16 @@ from pipeline.nets.conv import Conv
 from pipeline.nets.feedforward import FeedForward
 from pipeline.nets.layered import Layered
 from pipeline.nets.neurons import Leaky
+from pipeline.nets.tcja import Tcja
 from pipeline.types import Batch
 
 CLASSES = 3
 FLAT, MAP = (1, 4, 5), (2, 9, 8)
+ATTENDED, STEPS = (2, 16, 16), 5
+ATTENTION = Tcja(
+    timesteps=STEPS, channels=6, hidden=12, group=1, plain_blocks=1, attention_blocks=2, kernel=3, threshold=0.4,
+    init_gain=2.0,
+)  # fmt: skip
 
 
 @dataclass
@@ -111,3 +117,23 @@ def convolutional(x=None, weights=None, neurons=None, sparsity=0.0, seed=0, **ch
     fields = {"channels": (4, 6), "kernel": 3, "padding": "same", "threshold": 0.4, "init_gain": 2.0}
     spec = Conv(**{**fields, **changes})
     return compressed(spec, currents(MAP) if x is None else x, weights, neurons, sparsity, seed)
+
+
+class Loud:
+    """The spec with attention weights large enough that the gates differ, and statistics that let neurons fire."""
+
+    def build(self, shape, classes, seed):
+        net = ATTENTION.build(shape, classes, seed)
+        torch.manual_seed(seed)
+        for module in net.modules():
+            if isinstance(module, nn.Conv1d):
+                module.weight.data *= 8
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_var.uniform_(0.02, 0.1)
+                module.bias.data.uniform_(0.0, 0.3)
+        return net
+
+
+def attending(weights=None) -> Model:
+    """Two blocks with attention after one without, and two dense layers."""
+    return compressed(Loud(), spikes(ATTENDED, steps=STEPS, batch=16, density=0.4), weights)

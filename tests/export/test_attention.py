@@ -2,50 +2,29 @@
 
 import pytest
 import torch
-from torch import nn
 
 from pipeline.compress.attention import TableAttention, TableGate
 from pipeline.compress.bake import restore
 from pipeline.compress.fold import FoldBatchNorm
 from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
 from pipeline.compress.rounding import FixedPoint
+from pipeline.export.folder import vectors, write
 from pipeline.export.integer import Engine
-from pipeline.export.manifest import Store, describe
+from pipeline.export.manifest import Store
 from pipeline.export.nir_graph import missing
 from pipeline.export.program import NotExact
 from pipeline.export.proof import prove
-from pipeline.nets.tcja import SigmoidGate, Tcja
-from pipeline.types import DataError
-from tests.export.small import compressed, spikes
-
-SHAPE, STEPS = (2, 16, 16), 5
-SPEC = Tcja(
-    timesteps=STEPS, channels=6, hidden=12, group=1, plain_blocks=1, attention_blocks=2, kernel=3, threshold=0.4,
-    init_gain=2.0,
-)  # fmt: skip
-
+from pipeline.nets.tcja import SigmoidGate
+from pipeline.verify import verify
+from tests.export.small import ATTENDED as SHAPE
+from tests.export.small import STEPS, Loud, attending, compressed, spikes
 
 FORMATS = {"weights": QuantizeWeights(bits=6), "neurons": QuantizeNeurons(beta=8, threshold=8, membrane=12)}
 
 
-class Loud:
-    """The spec with attention weights large enough that the gates differ, and statistics that let neurons fire."""
-
-    def build(self, shape, classes, seed):
-        net = SPEC.build(shape, classes, seed)
-        torch.manual_seed(seed)
-        for module in net.modules():
-            if isinstance(module, nn.Conv1d):
-                module.weight.data *= 8
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_var.uniform_(0.02, 0.1)
-                module.bias.data.uniform_(0.0, 0.3)
-        return net
-
-
 @pytest.fixture(scope="module")
 def model():
-    return compressed(Loud(), spikes(SHAPE, steps=STEPS, batch=16, density=0.4))
+    return attending()
 
 
 def test_every_spike_of_every_layer_is_equal(model):
@@ -83,11 +62,24 @@ def test_a_saved_model_comes_back_with_its_tables(model):
     assert isinstance(again.attention3.gate, TableGate)
 
 
+@pytest.mark.parametrize("encoding", ["dense", "smallest"])
+def test_a_written_network_comes_back(model, encoding, tmp_path):
+    program = model.program()
+    engine = Engine(program)
+    write(tmp_path / "m", program, Store(encoding), vectors(engine, engine.codes(model.x)), {}, {})
+    back = verify(tmp_path / "m").program
+    for old, new in zip(program.stages, back.stages, strict=True):
+        for mine, read in zip(old.pools, new.pools, strict=True):
+            if mine.kind == "attention":
+                assert mine.table.tolist() == read.table.tolist()
+                assert mine.channel.codes.tolist() == read.channel.codes.tolist()
+                assert (mine.mean, mine.operand) == (read.mean, read.operand)
+    assert torch.equal(Engine(back).run(model.x), engine.run(model.x))
+
+
 def test_what_has_no_form_is_said(model):
     program = model.program()
     assert any("NIR has no attention" in line for line in missing(program))
-    with pytest.raises(DataError, match="attention has no file format"):
-        describe(program, Store())
 
 
 def test_the_table_by_hand():

@@ -12,8 +12,10 @@ from pipeline.export.folder import vectors
 from pipeline.export.integer import Engine
 from pipeline.export.manifest import Store, describe
 from pipeline.export.program import Accumulator
+from pipeline.export.stdp_integer import StdpEngine
 from tests.export import reference
-from tests.export.small import MAP, convolutional, flat, spikes
+from tests.export.small import MAP, attending, convolutional, flat, spikes
+from tests.export.test_stdp import batches, lowered, network
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C compiler on this machine")
@@ -33,6 +35,13 @@ def built(program, samples, folder, store=None):
     )
     assert done.returncode == 0, done.stderr
     return subprocess.run([folder / "runner"], timeout=60).returncode
+
+
+def stdp_samples(neurons=None, **changes):
+    """A network of the STDP tests, and real spikes of it."""
+    net = network(neurons=neurons, **changes)
+    engine = StdpEngine(lowered(net))
+    return engine.program, vectors(engine, engine.codes(next(batches()).x), 2)
 
 
 def samples_of(program, x):
@@ -105,3 +114,46 @@ def test_the_runner_equals_the_engine_on_random_programs(program, tmp_path):
     rng = np.random.default_rng(0)
     codes = rng.integers(0, program.input.high + 1, (2, program.timesteps, shape[1] * shape[2] * shape[0]))
     assert built(program, vectors(Engine(program), codes.astype(np.uint8)), tmp_path, Store("smallest")) == 0
+
+
+@pytest.mark.parametrize("encoding", ["dense", "bitmask", "rle", "cp", "uop"])
+@pytest.mark.parametrize("inhibition", ["direct", "layer"])
+def test_the_runner_gives_every_spike_of_an_stdp_network(inhibition, encoding, tmp_path):
+    program, samples = stdp_samples(inhibition=inhibition)
+    assert samples.spikes["neurons"].sum() > 20
+    assert built(program, samples, tmp_path, Store(encoding)) == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"winner": "first", "lowest_mv": -70.0},
+        {"winner": "highest", "refractory_ms": 0.0},
+        {"winner": "all", "w_inh_mv": 0.0},
+        {"inhibition": "layer", "inh_refractory_ms": 7.0, "refractory_ms": 1.0},
+        {"neurons": {"theta": 32, "threshold": 32, "rounding": "truncation"}},
+        {"neurons": {"decay": "shift", "beta": 4}, "w_input_mv": 2.0},
+    ],
+)
+def test_the_runner_obeys_every_constant_of_an_stdp_network(changes, tmp_path):
+    program, samples = stdp_samples(**changes)
+    assert samples.spikes["neurons"].sum() > 20
+    assert built(program, samples, tmp_path, Store("smallest")) == 0
+
+
+def test_a_wrong_spike_of_an_stdp_network_is_told(tmp_path):
+    program, samples = stdp_samples()
+    samples.spikes["neurons"][1, 30, 4] ^= 1
+    assert built(program, samples, tmp_path) == 1
+
+
+def test_attention_gives_every_spike_from_every_encoding(tmp_path):
+    model = attending()
+    program = model.program()
+    samples = samples_of(program, model.x)
+    assert samples.spikes["lif4"].any(), "a silent layer proves nothing"
+    for encoding in ("dense", "rle", "uop"):
+        (tmp_path / encoding).mkdir()
+        assert built(program, samples, tmp_path / encoding, Store(encoding)) == 0
+    samples.spikes["lif4"][1, 2, 3] ^= 1
+    assert built(program, samples, tmp_path) == 4

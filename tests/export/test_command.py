@@ -46,6 +46,9 @@ def test_bytes_on_disk_equal_what_the_cost_model_claims_to_the_byte(study, expor
     assert (exported / "weights.bin").stat().st_size == math.ceil(stored / 8)
     metrics = member.get("metrics", member)
     assert metrics["memory_bits"] == stored + working
+    cost = manifest["cost"]
+    assert sum(cost["stored_bits"].values()) == stored
+    assert sum(cost["working_bits"].values()) == sum(cost["working_bits_of_c_code"].values()) == working
 
 
 def test_the_export_is_proven_and_verifies_anywhere(exported, tmp_path):
@@ -92,16 +95,16 @@ def test_a_difference_is_a_failure_that_names_the_place_and_writes_nothing(
     study, tmp_path, capsys, monkeypatch
 ):
     """The proof must be able to fail: one weight of the lowered network is changed behind its back."""
-    import pipeline.export.__main__ as command
+    from pipeline.export import finalist
 
-    honest = command.program_of_model
+    honest = finalist.program_of_model
 
     def tampered(*arguments):
         program = honest(*arguments)
         program.stages[0].synapses.weight.codes[:4] = 7
         return program
 
-    monkeypatch.setattr(command, "program_of_model", tampered)
+    monkeypatch.setattr(finalist, "program_of_model", tampered)
     assert main([str(study), "--member", "0", "--out", str(tmp_path / "x")]) == FAILED
     assert "NOT proven: lif1 differs first at step" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from pipeline.export.folder import vectors, write
 from pipeline.export.integer import Engine
 from pipeline.export.manifest import Store
+from pipeline.export.stdp_integer import StdpEngine
 from pipeline.types import DataError
 from pipeline.verify import verify
-from tests.export.small import MAP, convolutional, flat, spikes
+from tests.export.small import MAP, attending, convolutional, flat, spikes
+from tests.export.test_stdp import batches, lowered, network
 
 FILES = ("weights.bin", "vectors.safetensors")
 LONGEST_S = 20.0
@@ -30,9 +32,8 @@ numbers = st.one_of(
     ),
     st.sampled_from([-(2**k) for k in (0, 7, 31, 63, 64)]),
 )
-texts = st.sampled_from(
-    ["", "conv", "linear", "max", "sum", "zero", "none", "wrap", "rle", "uop", "shift", "float32", "/"]
-)
+WORDS = "conv linear max sum attention zero none wrap rle uop shift float32 unsigned stdp layers random all highest /"
+texts = st.sampled_from(["", *WORDS.split()])
 values = st.one_of(
     numbers, numbers, texts, st.none(), st.booleans(), st.floats(), st.lists(numbers, max_size=5), st.just({})
 )
@@ -66,13 +67,22 @@ def originals(tmp_path_factory):
         (flat(x=spikes((1, 4, 5)), reset="zero", neurons={"beta": 4, "decay": "shift"}), Store("rle")),
         (convolutional(sparsity=0.5, bias=True, weights={"granularity": "per_channel"}), Store("uop")),
         (convolutional(x=spikes(MAP), reset_delay=False), Store("cp")),
+        (attending(), Store("smallest")),
     ]
+    made = [(Engine(model.program()), model.x, store) for model, store in models]
+    seen = next(batches()).x[:, :1]
+    made.append((StdpEngine(lowered(network())), seen, Store("rle")))
+    made.append(
+        (
+            StdpEngine(lowered(network(inhibition="layer", lowest_mv=-70.0, winner="highest"))),
+            seen,
+            Store("cp"),
+        )
+    )
     found = []
-    for i, (model, store) in enumerate(models):
+    for i, (engine, x, store) in enumerate(made):
         folder = tmp_path_factory.mktemp("fuzz") / str(i)
-        program = model.program()
-        engine = Engine(program)
-        write(folder, program, store, vectors(engine, engine.codes(model.x), 1), {}, {})
+        write(folder, engine.program, store, vectors(engine, engine.codes(x), 1), {}, {})
         found.append(
             (
                 json.loads((folder / "manifest.json").read_text()),
@@ -111,7 +121,7 @@ def attempt(folder, original, changed, flipped, cut):
 
 
 inputs = given(
-    which=st.integers(0, 3), changed=changes, flipped=flips, cut=st.one_of(st.just(0), st.integers(1, 50))
+    which=st.integers(0, 6), changed=changes, flipped=flips, cut=st.one_of(st.just(0), st.integers(1, 50))
 )
 anything = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 

@@ -15,19 +15,19 @@ def rng(seed=0):
 def test_drop_and_noise_touch_the_share_they_say():
     """40,000 entries: the share's standard error is below 0.25 %."""
     codes = np.ones((10, 4, 1000), np.uint8)
-    assert drop(codes, 0.3, rng()).mean() == pytest.approx(0.7, abs=0.01)
-    assert noise(codes * 0, 0.05, rng(), 255).mean() == pytest.approx(0.05 * 255, abs=1.0)
-    assert (noise(codes, 0.5, rng(), 255) == 1).all(), "noise adds where there is nothing"
+    assert drop(0.3, codes, rng()).mean() == pytest.approx(0.7, abs=0.01)
+    assert noise(0.05, 255, codes * 0, rng()).mean() == pytest.approx(0.05 * 255, abs=1.0)
+    assert (noise(0.5, 255, codes, rng()) == 1).all(), "noise adds where there is nothing"
 
 
 def test_jitter_moves_events_by_one_step_and_loses_none():
     codes = np.zeros((50, 9, 40), np.uint8)
     codes[:, 4] = 1
-    moved = jitter(codes, 1.0, rng(), 255)
+    moved = jitter(1.0, 255, codes, rng())
     assert moved.sum() == codes.sum()
     assert moved[:, 4].sum() == 0
     assert moved[:, 3].sum() + moved[:, 5].sum() == codes.sum()
-    np.testing.assert_array_equal(jitter(codes, 0.0, rng(), 255), codes)
+    np.testing.assert_array_equal(jitter(0.0, 255, codes, rng()), codes)
 
 
 def test_flips_stay_in_the_width_and_all_of_them_invert_every_code():

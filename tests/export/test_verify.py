@@ -138,7 +138,7 @@ def put(path, value):
         (lambda m: m["files"].update({"/etc/passwd": {"bytes": 1, "sha256": "0"}}), "bad name"),
         (lambda m: m["files"].pop("weights.bin"), "does not name weights.bin"),
         (put(["format"], "another"), "no export of this project"),
-        (put(["version"], 2), "version"),
+        (put(["version"], 1), "version"),
         (put(["timesteps"], 10**9), "timesteps"),
         (put(["timesteps"], "6"), "timesteps must be a whole number"),
         (put(["classes"], 4), "cannot vote for 4 classes"),

@@ -1,0 +1,56 @@
+"""Bytes on disk equal the memory that the cost model claims, to the byte: every kind of network, every encoding."""
+
+import math
+
+import pytest
+
+from pipeline import config
+from pipeline.export.__main__ import parts
+from pipeline.export.integer import Engine
+from pipeline.export.kinds import said_and_stored
+from pipeline.export.manifest import Store
+from pipeline.export.stdp_integer import StdpEngine
+from pipeline.hardware.cost import cost
+from pipeline.hardware.load import measure
+from tests.export.small import attending, convolutional, flat
+from tests.export.test_stdp import batches, lowered, network
+
+ENCODINGS = ("dense", "bitmask", "rle", "cp", "uop", "smallest")
+MODELS = {
+    "fully connected": lambda: flat(sparsity=0.7, bias=True, beta=0.5, neurons={"beta": 32}),
+    "convolutional": lambda: convolutional(sparsity=0.6, bias=True, weights={"granularity": "per_channel"}),
+    "attention": lambda: attending({"bits": 3}),
+}
+
+
+def machine(encoding):
+    return config.build_experiment(
+        config.plain(config.compose(["+experiment=quickstart", f"accelerator.weight_encoding={encoding}"]))
+    ).accelerator
+
+
+def same_bytes(encoding, program, net, widths, seen):
+    price = cost(measure(net, seen, widths), machine(encoding))
+    stored = said_and_stored(program, Store(encoding, machine(encoding).run_bits))[1]
+    assert len(stored) == math.ceil(sum(parts(price, True).values()) / 8)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("kind", MODELS)
+def test_layers_take_the_bytes_that_are_claimed(kind, encoding):
+    model = MODELS[kind]()
+    program = Engine(model.program()).program
+    same_bytes(encoding, program, model.net, model.widths, model.batches())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("changes", [{}, {"inhibition": "layer"}, {"w_inh_mv": 0.0}])
+def test_stdp_networks_take_the_bytes_that_are_claimed(changes, encoding):
+    net = network(weights={"bits": 2}, **changes)
+    program = StdpEngine(lowered(net)).program
+    widths = {
+        "weight": 2,
+        "membrane": 12,
+        **dict.fromkeys(("threshold", "beta", "inhibition", "reset", "theta"), 8),
+    }
+    same_bytes(encoding, program, net, widths, list(batches(1)))
