@@ -25,8 +25,9 @@ class Framing:
 
     slicing: Literal["count", "time"] = "count"
     """count: the same number of events in every frame; time: the same duration."""
-    values: Literal["count", "binary"] = "count"
-    """count: events per pixel; binary: 1 where there was any."""
+    values: Literal["count", "root", "binary"] = "count"
+    """count: events per pixel; root: its square root, rounded, which evens out busy and quiet pixels (the spread of a
+    count grows with it; Anscombe 1948); binary: 1 where there was any."""
     crop: int | None = None
     """Side of the central square that is kept, in sensor pixels; None: the whole sensor."""
     size: int | None = None
@@ -40,7 +41,8 @@ class Framing:
 
     def __post_init__(self) -> None:
         require(self.slicing in ("count", "time"), "slicing", "be count or time", self.slicing)
-        require(self.values in ("count", "binary"), "values", "be count or binary", self.values)
+        kinds = ("count", "root", "binary")
+        require(self.values in kinds, "values", f"be one of {', '.join(kinds)}", self.values)
         for name, value in (("denoise_ms", self.denoise_ms), ("duration_ms", self.duration_ms)):
             require(value is None or value > 0, name, "be null or above 0", value)
 
@@ -86,6 +88,8 @@ class Framing:
         frames = np.zeros((timesteps, 2, size, size), np.uint8)
         cuts = self.edges(events["t"], timesteps)
         lost = int(_add(events["x"], events["y"], events["p"], cuts, cells, frames))
+        if self.values == "root":
+            frames = np.rint(np.sqrt(np.arange(MOST_PER_PIXEL + 1))).astype(np.uint8)[frames]
         if self.values == "binary":
             np.minimum(frames, 1, out=frames)
         return frames, lost

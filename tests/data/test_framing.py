@@ -43,6 +43,13 @@ def test_equal_times_by_hand():
     assert frames.sum(axis=(1, 2, 3)).tolist() == [4, 0, 1]
 
 
+def test_root_frames_hold_rounded_square_roots():
+    events = events_of([(0, 0, 0, 0)] * 7 + [(1, 1, 1, 1)] * 100 + [(1, 0, 2, 1)])
+    frames, _ = Framing(values="root").frames(events, 2, 1)
+    assert frames[0].tolist() == [[[3, 0], [0, 0]], [[0, 1], [0, 10]]]  # 2.6, 1 and 10
+    assert frames.dtype == np.uint8
+
+
 def test_binary_frames_hold_zeros_and_ones():
     events = events_of([(0, 0, 0, 0)] * 5 + [(1, 1, 1, 1)])
     frames, _ = Framing(values="binary").frames(events, 2, 1)
@@ -119,7 +126,7 @@ def test_a_real_clip_frames_as_tonic_frames_it():
     ("make", "message"),
     [
         (lambda: Framing(slicing="space"), r"^slicing must be count or time, but got 'space'"),
-        (lambda: Framing(values="mean"), r"^values must be count or binary"),
+        (lambda: Framing(values="mean"), r"^values must be one of count, root, binary"),
         (lambda: Framing(denoise_ms=0), r"^denoise_ms must be null or above 0"),
         (lambda: Framing(size=35).side(34), r"^size must be null or in \[1, 34\], but got 35"),
         (lambda: Framing(crop=0).side(34), r"^crop must be null or in \[1, 34\]"),

@@ -1,0 +1,99 @@
+"""benchmarks/gesture_records.py: from cells with known numbers to the records of H1 to H11."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+PATH = Path(__file__).parents[1] / "benchmarks" / "gesture_records.py"
+
+
+@pytest.fixture(scope="module")
+def book_of() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gesture_records", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def cell(accuracy: float, energy: float, **more: Any) -> dict[str, Any]:
+    made = {
+        "test_accuracy": accuracy, "energy_pj": energy, "worst_energy_pj": 2 * energy, "dense_energy_pj": energy / 1.1,
+        "dram_share": 0.8, "test_samples": 330.0, "sparsity": 0.0, "zeros": {},
+    }  # fmt: skip
+    return made | more
+
+
+def filled(module: ModuleType, tmp_path: Path) -> Any:
+    """Two seeds: 8 bit 96 %, ternary 95 %; 8 bit + 80 % joint 95.5 %, cumulative a point lower or half a point."""
+    book = module.Book(tmp_path / "cells.json")
+    layers = {"conv1": 0.4, "conv2": 0.8, "attention2.time": 0.2, "fc1": 0.95, "fc2": 0.7}
+    for seed in (0, 1):
+
+        def add(method: str, bits: int, sparsity: float, result: dict[str, Any], seed: int = seed) -> None:
+            made = module.Cell("gesture", seed, method, bits, sparsity)
+            book.add(made, {"data": "gesture", "seed": seed, "method": method, **result})
+
+        add("float", 32, 0.0, cell(0.97, 40))
+        for bits, energy in ((2, 10.0), (3, 14.0), (4, 18.0), (6, 22.0), (8, 24.0)):
+            dense = energy * (0.9 if bits > 3 else 1.2)
+            add(
+                "isolated",
+                bits,
+                0.0,
+                cell(0.95 if bits == 2 else 0.96, energy, dense_energy_pj=dense, sparsity=0.7),
+            )
+        add("joint", 8, 0.8, cell(0.955, 15.0))
+        add("cumulative", 8, 0.8, cell(0.945 + 0.005 * seed, 15.0))
+        add("joint", 8, 0.9, cell(0.93, 12.0, zeros=layers))
+        add("joint", 2, 0.8, cell(0.92, 9.5))
+        add("joint", 2, 0.9, cell(0.6, 5.0))
+    return book
+
+
+def test_every_claim_by_hand(book_of: ModuleType, tmp_path: Path) -> None:
+    found = {record.id: record for record in book_of.records(filled(book_of, tmp_path), "gesture")}
+    assert sorted(found) == sorted(["H1", "H2", "H3", "H4", "H5", "H6", "H7", "H8", "H9", "H10", "H11"])
+    expected = {
+        "H1": 1.0,  # 96 - 95
+        "H2": 0.5,
+        "H3": 70.0,
+        "H4": 1.5,  # 15 / 10
+        "H5": 2.4,
+        "H6": 5.0,
+        "H7": 5.0,  # 9.5 of 10; at 90 % sparsity it is no longer usable
+        "H9": 0.3
+        / 0.2,  # emptiest of conv1 0.6, attention 0.8, fc2 0.3 against fullest of conv2 0.2, fc1 0.05
+        "H10": 80.0,
+        "H11": 1.0,
+    }
+    for claim, value in expected.items():
+        assert found[claim].value == pytest.approx(value), claim
+    assert found["H9"].holds
+    assert not found["H11"].holds
+    assert found["H8"].value == pytest.approx(0.75 / 3.176551, rel=1e-4)  # mean gap over t(0.975, 1) * 0.25
+    assert found["H1"].n == 330
+    assert found["H1"].seeds == (0, 1)
+
+
+def test_cells_that_ended_without_a_network_count_nowhere(book_of: ModuleType, tmp_path: Path) -> None:
+    book = filled(book_of, tmp_path)
+    silent = book_of.Cell("gesture", 0, "joint", 8, 0.8)
+    book.add(silent, {"data": "gesture", "seed": 0, "method": "joint", "ended": "silent: lif1 does not fire"})
+    again = book_of.Book(book.path)
+    found = {record.id: record for record in book_of.records(again, "gesture")}
+    assert found["H2"].seeds == (1,)
+    assert found["H2"].interval is None
+    assert "H8" not in found
+
+
+def test_no_cells_no_records(book_of: ModuleType, tmp_path: Path) -> None:
+    assert book_of.records(book_of.Book(tmp_path / "none.json"), "gesture") == []
