@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -31,7 +32,7 @@ from pipeline import config, experiment
 from pipeline.claims import Record, write
 from pipeline.hardware.cost import cost
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
-from pipeline.types import TrialEnded
+from pipeline.types import Metrics, TrialEnded
 
 RESULTS = Path("docs/results/gesture_cells.json")
 CLAIMS = Path("docs/results/gesture_claims.json")
@@ -66,6 +67,14 @@ def cells(data: str) -> list[Cell]:
     return list(dict.fromkeys(cell for turn in turns for part in turn for cell in part))
 
 
+def told(step: int, metrics: Metrics) -> None:
+    """One line per epoch: some cells take minutes."""
+    accuracy, loss = metrics["validation_accuracy"], metrics["loss"]
+    print(
+        f"\repoch {step}: validation {accuracy:.1%}, loss {loss:.3f}", end="   ", file=sys.stderr, flush=True
+    )
+
+
 def run(cell: Cell) -> dict[str, Any]:
     """Train (or reuse) the float model, compress, test once."""
     plan = {
@@ -87,7 +96,7 @@ def run(cell: Cell) -> dict[str, Any]:
     begin = time.process_time()
     key = config.fingerprint(plain, FLOAT_KEYS)
     try:
-        trained = experiment.evaluate(built, lambda step, metrics: None, Pretrained(FLOATS, key))
+        trained = experiment.evaluate(built, told, Pretrained(FLOATS, key))
     except TrialEnded as ended:
         # A network pruned to silence has no accuracy; it is kept by name and left out of the means.
         return {
