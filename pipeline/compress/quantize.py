@@ -26,6 +26,8 @@ NEURON_QUANTITIES = (
     "membrane", "current", "threshold", "beta", "alpha", "reset", "inhibition", "theta", "trace",
 )  # fmt: skip
 _REST = "default"
+EXPONENT_BITS = 8
+"""Stored bits of one power-of-two step: a signed shift."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,13 @@ class QuantizeWeights:
         """Nothing to do: the step follows the weights at every training forward."""
 
     def widths(self, net: nn.Module) -> dict[str, int]:
-        return {full_name(name, tensor): bits for name, tensor, _, bits in self._targets(net)}
+        """Bits by tensor; with one step per channel also those of a step (a single one is folded into constants)."""
+        found = {full_name(name, tensor): bits for name, tensor, _, bits in self._targets(net)}
+        if self.granularity == "per_channel":
+            bits = FLOAT_BITS if self._free else EXPONENT_BITS
+            weights = [name for name, tensor, _, _ in self._targets(net) if tensor == "weight"]
+            found |= {full_name(name, "step"): bits for name in weights}
+        return found
 
     def check(self, net: nn.Module) -> None:
         """Raise ValueError where the config names a layer that the net lacks."""
@@ -124,6 +132,10 @@ class QuantizeWeights:
                 require(
                     name == _REST or name in known, "bits", f"name layers among {known} or {_REST!r}", name
                 )
+
+    @property
+    def _free(self) -> bool:
+        return self.scale == "free" or (self.scale == "auto" and self.scheme in LEARNED)
 
     def _targets(self, net: nn.Module) -> Iterator[tuple[str, str, nn.Module, int]]:
         self.check(net)
@@ -143,7 +155,7 @@ class QuantizeWeights:
         seed, per_channel = seed_of(self.seed, name), self.granularity == "per_channel"
         if bias:  # wide: nearest is exact enough there, and max never clips it
             return Uniform(bits, seed=seed)
-        free = self.scale == "free" or (self.scale == "auto" and self.scheme in LEARNED)
+        free = self._free
         if self.scheme == "binary":
             return Binary(per_channel, not free, seed)
         if self.scheme in LEARNED:

@@ -155,12 +155,18 @@ def stored(tensor: Fixed) -> np.ndarray:
     return tensor.codes.ravel()
 
 
+EXPONENT_BITS = 8
+"""Of one step where every channel has its own: they lie behind the tensor."""
+
+
 def put_tensor(tensor: Fixed, store: Store, writer: pack.Writer) -> Json:
     """Append the tensor to the stream; says where it lies and how it is to be read."""
     codes = stored(tensor)
     rows = tensor.codes.shape[0] if tensor.codes.ndim else 1
     encoding, run, bits, entries = _smallest(store, codes, rows, tensor.bits)
     offset, length = writer.put(bits)
+    if len(tensor.exponents) > 1:
+        writer.put(pack.to_bits(tensor.exponents, EXPONENT_BITS))
     return {
         "shape": list(tensor.codes.shape), "bits": tensor.bits, "form": tensor.form,
         "exponents": tensor.exponents.tolist(), "encoding": encoding, "run_bits": run, "entries": entries,
@@ -368,6 +374,8 @@ class Reading:
             raise DataError(f"{name}: {error}") from error
         exponents = np.array([e.integer(-16, 40) for e in node["exponents"].items(max(rows, 1))], np.int64)
         claim(len(exponents) in (1, rows), f"{name} has {len(exponents)} exponents for {rows} rows")
+        if len(exponents) > 1:
+            self._steps(exponents, name)
         exponent = int(exponents[0])
         if form == "float32":
             codes = _float_codes(codes, exponent, name)
@@ -376,6 +384,13 @@ class Reading:
             claim(bool(ok), f"{name} shifts by more than {exponent}")
             codes = (1 << exponent) - (np.int64(1) << (exponent - codes))
         return Fixed(codes.reshape(sides), exponents, width, form)
+
+    def _steps(self, exponents: np.ndarray, name: str) -> None:
+        """One step per channel lies behind its tensor, too."""
+        start, self.at = self.at, self.at + len(exponents) * EXPONENT_BITS
+        claim(self.at <= len(self.bits), f"{name}: its steps must fit")
+        stored = pack.from_bits(self.bits[start : self.at], EXPONENT_BITS, signed=True)
+        claim(bool((stored == exponents).all()), f"{name}: its steps are not those of the stream")
 
 
 def _float_codes(patterns: np.ndarray, exponent: int, name: str) -> np.ndarray:

@@ -210,11 +210,13 @@ class Meter:
         )
 
     def _parameters(self, name: str, tally: Tally) -> tuple[int, int]:
-        """(values, bits) of the bias, with a batch norm folded into it, and of the neurons' decay and threshold."""
+        """(values, bits) of the bias, with a batch norm folded into it, of steps by channel, decays and thresholds."""
         values = bits = 0
+        if step := self.widths.get(f"{name}.step", 0):
+            values, bits = tally.geometry.out_channels, tally.geometry.out_channels * step
         if tally.norm or getattr(tally.module, "bias", None) is not None:
             width = self.widths.get(f"{name}.bias", self.widths.get(f"{tally.norm}.bias", FLOAT_BITS))
-            values, bits = tally.geometry.out_channels, tally.geometry.out_channels * width
+            values, bits = values + tally.geometry.out_channels, bits + tally.geometry.out_channels * width
         neuron = self.net.get_submodule(tally.neuron) if tally.neuron else None
         for key in NEURON_PARAMETERS:
             tensor = getattr(neuron, key, None)

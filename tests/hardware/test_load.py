@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pipeline.compress.quantize import QuantizeWeights
 from pipeline.hardware.cost import cost
 from pipeline.hardware.load import measure
 from pipeline.hardware.workload import LayerLoad
@@ -187,6 +188,16 @@ def test_batch_norm_is_folded_into_one_bias_per_channel() -> None:
     assert load.parameters == 3 + 2
     assert load.parameter_bits == 3 * 12 + 2 * 32
     assert load.synapses == 27
+
+
+def test_steps_that_differ_by_channel_are_stored_values() -> None:
+    x = torch.ones(2, 2, 1, 5, 5)
+    one, many = only(Normed(), x, {"norm.bias": 12}), only(Normed(), x, {"norm.bias": 12, "conv.step": 8})
+    assert (many.parameters, many.parameter_bits) == (one.parameters + 3, one.parameter_bits + 3 * 8)
+    step = QuantizeWeights(4, granularity="per_channel").widths(Normed())
+    free = QuantizeWeights(4, scheme="duq", granularity="per_channel").widths(Normed())
+    assert (step["conv.step"], free["conv.step"]) == (8, 32)
+    assert "conv.step" not in QuantizeWeights(4).widths(Normed())
 
 
 def test_what_cannot_be_counted_is_refused_by_name() -> None:
