@@ -20,7 +20,7 @@ from pipeline import launch
 from pipeline.job import Job
 from pipeline.launch import Arguments, Crew
 from pipeline.nursery import Task
-from pipeline.study import database, results
+from pipeline.study import database, results, search
 from pipeline.types import DataError, Row, require
 
 POLL_S = 0.5
@@ -106,6 +106,7 @@ class RayCrew:
                 now = database.finished(study)
                 losses, done = (0, now) if now > done else (losses, done)
                 met = now >= here.study.trials or results.exhausted(study, here.study) is not None
+                met = met or search.ended(here.sampler, study) is not None
                 open_ = not met and losses < 3 * here.workers
                 while open_ and len(at_work) < here.workers:
                     at_work.append(

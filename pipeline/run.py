@@ -22,7 +22,7 @@ from pipeline.report.progress import StudyProgress
 from pipeline.report.tables import front_table
 from pipeline.report.units import show
 from pipeline.report.writing import write
-from pipeline.study import database, results, select
+from pipeline.study import database, results, search, select
 from pipeline.tracker import Tracker
 from pipeline.types import DataError, Dataset, Row
 
@@ -163,6 +163,9 @@ def _search(
     size = results.exhausted(study, here.study)
     if size is not None:
         console.print(f"{here.name}: the space is exhausted, all {size} points were tried", highlight=False)
+    said = search.ended(here.sampler, study)
+    if said is not None:
+        console.print(f"{here.name}: {said}", highlight=False, markup=False)
     return reference or finalists.baseline(here, study)
 
 

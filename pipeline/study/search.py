@@ -44,9 +44,16 @@ BOUND_SCALE = 1 - 1e-9
 
 
 class Samplers(Protocol):
-    """A config of an Optuna sampler."""
+    """A config of an Optuna sampler; one whose search ends by itself also has ``ended(study)``, as `ended` says."""
 
     def build(self, seed: int) -> optuna.samplers.BaseSampler: ...
+
+
+def ended(sampler: object, study: optuna.Study) -> str | None:
+    """How a search that ends by itself (the ordered one) has ended, in words; None: it goes on, or never ends."""
+    ask = getattr(sampler, "ended", None)
+    said: str | None = None if ask is None else ask(study)
+    return said
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,8 @@ class Worker:
                 held = sum(counted(t) for t in trials)
                 running = any(t.state == TrialState.RUNNING for t in trials)
                 if self._exhausted(trials) or (held >= self.spec.trials and not running):
+                    return
+                if ended(self.study.sampler, self.study) is not None:
                     return
                 if time.monotonic() - swept > HEARTBEAT_S or held >= self.spec.trials:
                     reap(self.study, self.spec.retries)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.study import database
-from pipeline.study.ordered import NoCandidate, Ordered, Search, fewest, significance
+from pipeline.study.ordered import NoCandidate, Search, fewest, significance
+from pipeline.study.ordered_sampler import Ordered
 from pipeline.study.search import Outcome, Worker
 from pipeline.study.spec import Study
 
@@ -59,8 +60,9 @@ def test_finds_the_fewest_bits_of_the_best_combination(widths, bonus) -> None:
     assert found.broken == ()
     # One for the reference, a bisection per width, and at most a bisection more per further combination.
     logs = [math.ceil(math.log2(high - low + 1)) for low, high in BITS.values()]
-    # and one check of the assumption per width.
-    assert len(asked) <= 1 + sum(logs) + 5 * 2 + 2 * sum(bonus.values()) + 3
+    # and one check of the assumption per width, one evaluation of its fewest bits and one try to stay there.
+    assert len(asked) <= 1 + sum(logs) + 5 * 2 + 2 * sum(bonus.values()) + 3 + 2 * 2
+    assert len(asked) == found.evaluations
     assert len({str(sorted(p.items())) for p in asked}) == len(asked), "a point was paid for twice"
 
 
@@ -97,10 +99,10 @@ class TestAsASampler:
         "rounding": {"choices": ["nearest", "stochastic"]},
     }
 
-    def run(self, trials: int, folder: Path) -> optuna.Study:
+    def run(self, trials: int, folder: Path, **given) -> optuna.Study:
         ask = model({"w.bits": 5, "n.mem": 9, "n.thr": 2}, {(None, "stochastic"): 1})
         spec = Study(trials, ("validation_error",), self.SPACE)
-        ordered = Ordered({"w.bits": (2, 12), "n.mem": (4, 16)}, {"rounding": ["nearest", "stochastic"]})
+        ordered = Ordered(self.SPACE, "w.bits", ["rounding"], **given)
         study = database.create(database.connect(f"sqlite:///{folder}/study.db"), "s", spec, {"config": 1})
         study.sampler = ordered.build(0)
         self.asked = 0
@@ -111,19 +113,74 @@ class TestAsASampler:
             return Outcome({"validation_accuracy": accuracy, "validation_error": 1 - accuracy})
 
         Worker(spec, study, evaluate, lambda params: str(sorted(params.items()))).run()
+        self.said = ordered.ended(study)
         return study
 
-    def test_the_study_finds_it_and_then_costs_nothing(self, tmp_path) -> None:
+    def test_the_study_ends_when_the_search_does(self, tmp_path) -> None:
         study = self.run(40, tmp_path)
-        last = study.get_trials()[-1].params
-        assert last == {"w.bits": 4, "n.mem": 9, "rounding": "stochastic"}
-        assert self.asked <= 18
+        assert "90.0% at bits=4, mem=9, rounding=stochastic (floor 89.0%)" in self.said
+        assert self.asked == len(study.get_trials()) <= 18
 
     def test_it_resumes(self, tmp_path) -> None:
         self.run(6, tmp_path)
-        study = self.run(40, tmp_path)
-        assert study.get_trials()[-1].params == {"w.bits": 4, "n.mem": 9, "rounding": "stochastic"}
+        assert self.said is None
+        self.run(40, tmp_path)
+        assert "bits=4, mem=9, rounding=stochastic" in self.said
         assert self.asked <= 12
+
+    def test_a_floor_that_nothing_reaches_ends_the_study_after_the_widest_formats(self, tmp_path) -> None:
+        self.run(40, tmp_path, floor=0.95)
+        assert self.asked == 2  # both roundings
+        assert self.said == "no candidate reaches 95.0%: best is 90.0% at bits=12, mem=16, rounding=nearest"
+
+    def test_idle_workers_go_on_as_if_the_points_at_work_reached_the_floor(self, tmp_path) -> None:
+        study = self.run(6, tmp_path)
+        spec = Study(40, ("validation_error",), self.SPACE)
+        points = []
+        for _ in range(3):  # three workers that ask before any of them has told
+            points.append(spec.axes.suggest(study.ask()))
+        assert len({str(sorted(point.items())) for point in points}) == 3
+
+    def test_layers_are_lowered_together_and_then_one_by_one(self) -> None:
+        need = {"w.bits.a": 4, "w.bits.b": 6, "n.mem": 7}
+
+        def ask(point):
+            short = sum(max(0, bits - point[path]) for path, bits in need.items())
+            return 0.9 - 0.03 * short + 0.001 * (point["decay"] == "shift")
+
+        space = {
+            "n.mem": {"low": 4, "high": 16}, "w.bits.a": {"low": 2, "high": 8}, "w.bits.b": {"low": 2, "high": 8},
+            "rounding": {"choices": ["nearest", "stochastic"]}, "decay": {"choices": ["fixed_point", "shift"]},
+        }  # fmt: skip
+        search = Ordered(space, "w.bits", ["rounding"]).search
+        assert list(search.bits) == ["w.bits.a", "w.bits.b", "n.mem"]
+        found = search.run(ask)
+        assert found.params == {**need, "rounding": "nearest", "decay": "shift"}
+        assert found.significance == pytest.approx({"n.mem": 0.09})
+
+    @pytest.mark.parametrize(
+        ("space", "message"),
+        [
+            ({"w.bits": {"low": 2, "high": 8, "when": {"a": [1]}}}, r"space\.w\.bits must have no `when`"),
+            ({"w.bits": {"low": 0.1, "high": 0.9}}, r"space\.w\.bits must be whole numbers or choices"),
+            ({"net.hidden": {"low": 2, "high": 8}}, "weights must begin a width of the study's space"),
+        ],
+    )
+    def test_a_space_that_it_cannot_search_is_refused(self, space, message) -> None:
+        with pytest.raises(ValueError, match=message):
+            Ordered(space, "w.bits", [])
+
+
+def test_the_least_significant_width_is_lowered_first_and_at_once() -> None:
+    ask, asked = counted(model({"w.bits": 5, "n.mem": 9, "n.thr": 2}, {}))
+    found = Search(BITS, {}).run(ask)
+    assert found.significance == pytest.approx({"n.mem": 0.15, "n.thr": 0.0})
+    order = [path for point in asked for path in ("n.mem", "n.thr") if point[path] not in (16, 8)]
+    assert order[:2] == ["n.mem", "n.thr"]  # what each loses alone
+    assert order[2] == "n.mem"  # n.thr is at its 2 bits already
+    plain, as_given = counted(model({"w.bits": 5, "n.mem": 9, "n.thr": 2}, {}))
+    assert Search(BITS, {}, by_significance=False).run(plain).params == found.params
+    assert len(asked) <= len(as_given) + 1
 
 
 def test_significance_changes_one_width_at_a_time() -> None:
@@ -140,6 +197,7 @@ def test_significance_changes_one_width_at_a_time() -> None:
         ({"bits": {"a": (8, 2)}}, r"bits\.a must have low <= high"),
         ({"points": -1.0}, "points must be >= 0"),
         ({"floor": 95.0}, r"floor must be in \(0, 1\)"),
+        ({"together": 2}, r"together must be in \[1, 1\]"),
     ],
 )
 def test_bad_values_name_the_field(wrong, message) -> None:
