@@ -12,7 +12,7 @@ from typing import cast
 
 import optuna
 
-from pipeline import claims, finalists
+from pipeline import baselines, claims, finalists
 from pipeline.job import Job
 from pipeline.portrait import portrait
 from pipeline.report.context import Context
@@ -23,6 +23,16 @@ from pipeline.types import Dataset, Row
 
 ONE_POINT = ("~study.space", "+study.space={}", "study.trials=1", "study.warm_start=[]", "name=again")
 """Overrides that make of any study a single trial at the point that the other overrides name."""
+
+
+TYPED = "typed"
+"""Attribute of a study: the words of the command that made it."""
+
+
+def remember(study: optuna.Study, arguments: Sequence[str] | None = None) -> None:
+    """Keep the words of the command with the study."""
+    if TYPED not in study.user_attrs:
+        study.set_user_attr(TYPED, list(sys.argv[1:] if arguments is None else arguments))
 
 
 def command(arguments: Sequence[str] | None = None) -> str:
@@ -58,6 +68,7 @@ def context(
         published="dvs_gesture_schaefer_2023" if "gesture" in data.name else "",
         claims=tuple(claims.lines(claims.gather(claims.FOLDERS))),
         baseline=reference,
+        compared=tuple(baselines.known(job.folder)),
     )
 
 

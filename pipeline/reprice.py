@@ -24,9 +24,11 @@ from pipeline import checkpoint, config, experiment, finalists, overview
 from pipeline.config import ConfigError
 from pipeline.experiment import Experiment
 from pipeline.job import Job
+from pipeline.report.files import write_whole
 from pipeline.report.tables import front_table
 from pipeline.report.writing import write
 from pipeline.select import open_study
+from pipeline.stages import figures
 from pipeline.study import pareto, results, select
 from pipeline.types import DataError, Row
 
@@ -82,8 +84,13 @@ def reprice(here: Job, study: optuna.Study, machine: Experiment, out: Path, give
     about = overview.context(here, data, study, rows, reference, "")
     again = shlex.join(["python", "-m", "pipeline.reprice", *given])
     machine_words = [word for word in given if word.startswith("accelerator")]
-    about = replace(about, command=again, reproduce=overview.reproduce([*typed(here.folder), *machine_words]))
+    about = replace(about, command=again, reproduce=overview.reproduce([*typed(study), *machine_words]))
     write(rows, here.study.objectives, chosen, out, about)
+    volume = about.hypervolume[-1][2] if about.hypervolume else 0.0
+    numbers: dict[str, object] = {"front_size": len(front), "hypervolume": volume}
+    numbers |= {name: figures(row) for row in front for name in chosen if chosen[name] == row.number}
+    numbers |= {"float": figures(reference)} if reference else {}
+    write_whole(out / "metrics.json", json.dumps(numbers, indent=1) + "\n")
     console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=160, soft_wrap=True)
     console.print(front_table(rows, chosen))
     for name, pick in picks.items():
@@ -166,13 +173,9 @@ def baseline(here: Job, study: optuna.Study, machine: Experiment) -> Row | None:
     return priced(row, record.get("loads", ()), machine)
 
 
-def typed(folder: Path) -> list[str]:
-    """The words of the command that ran the study, as its summary has them."""
-    try:
-        command = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["command"]
-    except (OSError, ValueError, KeyError):
-        return [f"name={folder.name}"]
-    return shlex.split(command)[3:]
+def typed(study: optuna.Study) -> list[str]:
+    """The words of the command that made the study."""
+    return list(study.user_attrs.get(overview.TYPED, [f"name={study.study_name}"]))
 
 
 def _parser() -> argparse.ArgumentParser:

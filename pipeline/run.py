@@ -13,14 +13,15 @@ import optuna
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pipeline import config, experiment, finalists, interrupts, job
+from pipeline import baselines, config, experiment, finalists, interrupts, job
 from pipeline.config import ConfigError
 from pipeline.job import Job
 from pipeline.launch import Crew, Launcher
-from pipeline.overview import command, context, ending, with_portraits
+from pipeline.overview import command, context, ending, remember, with_portraits
 from pipeline.report.progress import StudyProgress
 from pipeline.report.tables import front_table
 from pipeline.report.units import show
+from pipeline.report.worth import worth_table
 from pipeline.report.writing import write
 from pipeline.study import database, results, search, select
 from pipeline.tracker import Tracker
@@ -113,6 +114,7 @@ def _open_study(here: Job) -> optuna.Study:
         )
     more = [] if old else here.warm_points()
     study = database.create(storage, here.name, here.study, here.config, more)
+    remember(study)
     database.reap(study)
     return study
 
@@ -185,11 +187,16 @@ def _finish(
     rows = with_portraits(here, data, rows)
     front = [row for row in rows if row.on_front]
     picks = select.picks(front, reference, here.selectors)
+    if here.study.compare:
+        with console.status("training baselines of the knee's size"):
+            baselines.at_knee(here, front, picks)
     about = context(here, data, study, rows, reference, tracker.look)
     chosen = {name: pick.number for name, pick in picks.items() if pick.number is not None}
     written = write(rows, here.study.objectives, chosen, here.folder, about)
     tracker.finish(rows, ending(here, rows, chosen, about, written))
     console.print(front_table(rows, chosen))
+    if about.compared:
+        console.print(worth_table(about.compared))
     if reference is not None:
         worth = " · ".join(show(name, reference.metrics[name]) for name in SHOWN if name in reference.metrics)
         console.print(f"float model: {worth} (validation, test, memory, energy)", highlight=False)
