@@ -90,7 +90,7 @@ LOAD = {"x": {"low": 0.0, "high": 1.0}, "y": {"low": 1, "high": 100}, "z": {"cho
 def hurry(url: str, name: str, index: int, trials: int) -> None:
     """One worker of the load test."""
     spec = Study(trials=trials, objectives=("error", "price"), space=LOAD)
-    study = optuna.load_study(storage=database.connect(url), study_name=name)
+    study = optuna.load_study(storage=database.connect(url, made=True), study_name=name)
     study.sampler = optuna.samplers.RandomSampler(seed=index)
     Worker(spec, study, noop, lambda p: json.dumps(p, sort_keys=True)).run()
 

@@ -57,7 +57,7 @@ def work(
     plain: config.Plain,
     index: int,
     threads: int,
-    after_trial: Callable[[Row], None] = lambda row: None,
+    after_trial: Callable[[Row], None] | None = None,
     limit: int | None = None,
 ) -> None:
     """One worker: open the study and run trials (at most `limit`) until the budget is met.
@@ -67,7 +67,7 @@ def work(
     """
     torch.set_num_threads(threads)
     here = job.build(plain)
-    storage = database.connect(here.storage)
+    storage = database.connect(here.storage, made=True)
     study = optuna.load_study(storage=storage, study_name=here.name)
     begun = len(study.get_trials(deepcopy=False))
     study.sampler = here.sampler.build(here.seed + 1_000_003 * index + 7919 * begun)

@@ -6,7 +6,9 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import socket
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,33 +20,44 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.study.spec import Study
 from pipeline.study.storage import PATIENCE_S, WORKER, Storage
+from pipeline.study.storage import RECORD as RECORD
 from pipeline.types import DataError
 
-RECORD = "record"
 HISTORY = "history"
 LOST = "lost"
 """How often the same suggestion was lost with its worker before this trial."""
+BUSY = ("too many clients", "remaining connection slots", "starting up", "shutting down", "in recovery")
+"""What a PostgreSQL says that will soon have time for us; any other refusal at the start is said at once."""
 STUDY_LOCK = 0x534E4E  # one advisory lock per PostgreSQL server: only for making tables and studies
 
 
-def connect(url: str, patience_s: float = PATIENCE_S) -> Storage:
-    """An RDB storage on SQLite or PostgreSQL; the tables are made where there are none.
+def connect(url: str, patience_s: float = PATIENCE_S, made: bool = False) -> Storage:
+    """An RDB storage on SQLite or PostgreSQL; the tables are made where there are none, unless they are `made`.
+
+    A server that is starting or has no free connection is waited for, `patience_s` seconds at most.
 
     Raises:
         DataError: the database cannot be opened, or its driver is not installed.
     """
     if url.startswith(("postgresql://", "postgres://")):
         url = "postgresql+psycopg://" + url.partition("://")[2]
-    try:
-        with alone(url):
-            return Storage(url, identity(), patience_s)
-    except ImportError as error:
-        raise DataError(
-            f"{shown(url)} needs a driver: pip install 'snn-pipeline[cluster]' ({error})"
-        ) from error
-    except sqlalchemy.exc.DBAPIError as error:
-        reason = str(error.orig or error).strip().splitlines()[0]
-        raise DataError(f"the study database {shown(url)} cannot be opened: {reason}") from error
+    begin, pause = time.monotonic(), 0.1
+    while True:
+        try:
+            with contextlib.nullcontext() if made else alone(url):
+                return Storage(url, identity(), patience_s, made)
+        except ImportError as error:
+            raise DataError(
+                f"{shown(url)} needs a driver: pip install 'snn-pipeline[cluster]' ({error})"
+            ) from error
+        except (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError) as error:
+            cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+            reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+            busy = any(word in reason for word in BUSY)
+            if not busy or time.monotonic() - begin > patience_s:
+                raise DataError(f"the study database {shown(url)} cannot be opened: {reason}") from error
+        time.sleep(pause * random.uniform(0.5, 1.5))
+        pause = min(2 * pause, 5.0)
 
 
 def rehearse(sampler: optuna.samplers.BaseSampler) -> None:

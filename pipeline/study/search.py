@@ -13,8 +13,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -23,12 +22,13 @@ from typing import Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.study.database import HISTORY, RECORD, backend, counted, give_back, reap, verdict
-from pipeline.study.results import row, tried
+from pipeline.study.database import HISTORY, backend, counted, give_back, reap, verdict
+from pipeline.study.ledger import FINGERPRINT, Ledger
+from pipeline.study.results import row
 from pipeline.study.rivals import Rivals
 from pipeline.study.spec import Study
 from pipeline.study.stopping import Never, Stopper
-from pipeline.study.storage import HEARTBEAT_S, WORKER
+from pipeline.study.storage import HEARTBEAT_S, RECORD, WORKER
 from pipeline.types import Dominated, Metrics, Report, Row, TrialEnded
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Worker:
         evaluate: Evaluate,
         fingerprint: Callable[[Mapping[str, object]], str],
         stopper: Stopper | None = None,
-        after_trial: Callable[[Row], None] = lambda row: None,
+        after_trial: Callable[[Row], None] | None = None,
         bound: Bound = lambda params: {},
     ) -> None:
         self.spec, self.study, self.evaluate, self.fingerprint = spec, study, evaluate, fingerprint
@@ -106,7 +106,9 @@ class Worker:
         self.storage = backend(study)
         self._size = self.space.size()
         self.rivals = Rivals(study, self.stopper)
+        self.ledger = Ledger(study)
         self._current: int | None = None
+        self._swept, self._doubt = time.monotonic(), True
 
     def run(self, limit: int | None = None) -> None:
         """Trials until the budget is met by this and all other workers."""
@@ -117,20 +119,21 @@ class Worker:
         stop = threading.Event()
         beat = threading.Thread(target=self._beat, args=(stop,), name="heartbeat", daemon=True)
         beat.start()
-        begun, swept, pause = 0, time.monotonic(), WAIT_S[0]
+        begun, pause = 0, WAIT_S[0]
+        self._swept, self._doubt = time.monotonic(), True
         try:
             while limit is None or begun < limit:
-                trials = self.study.get_trials(deepcopy=False)
-                held = sum(counted(t) for t in trials)
-                running = any(t.state == TrialState.RUNNING for t in trials)
-                if self._exhausted(trials) or (held >= self.spec.trials and not running):
+                ledger = self.ledger
+                if self._doubt or ledger.held + 2 * ledger.running + 2 > self.spec.trials:
+                    ledger.look()
+                held = ledger.held
+                if self._exhausted() or (held >= self.spec.trials and not ledger.running):
                     return
                 if ended(self.study.sampler, self.study) is not None:
                     return
-                if time.monotonic() - swept > HEARTBEAT_S or held >= self.spec.trials:
-                    reap(self.study, self.spec.retries)
-                    swept = time.monotonic()
+                self._sweep(at_once=held >= self.spec.trials)
                 if held >= self.spec.trials:
+                    self._doubt = True
                     time.sleep(pause)
                     pause = min(2 * pause, WAIT_S[1])
                     continue
@@ -140,6 +143,16 @@ class Worker:
             stop.set()
             beat.join()
             self.storage.remove_session()
+
+    def _sweep(self, at_once: bool) -> None:
+        """Give back what dead workers left, and claims of this one whose answer was lost with the connection."""
+        if not at_once and time.monotonic() - self._swept < HEARTBEAT_S:
+            return
+        reap(self.study, self.spec.retries)
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get(WORKER) == self.storage.worker:
+                give_back(self.study, trial, self.spec.retries, blame=False)
+        self._swept, self._doubt = time.monotonic(), True
 
     def _beat(self, stop: threading.Event) -> None:
         """Say that the current trial is alive, for as long as this worker is."""
@@ -151,19 +164,27 @@ class Worker:
                 except Exception as error:
                     log.debug("no heartbeat: %s", error)  # the next one may come through
 
-    def _exhausted(self, trials: Sequence[FrozenTrial]) -> bool:
-        return self._size is not None and len(tried(trials)) >= self._size
+    def _exhausted(self) -> bool:
+        return self._size is not None and self.ledger.tried >= self._size
 
     def _one(self) -> bool:
-        """One claimed trial; whether it held a place in the budget."""
-        trial = self.study.ask()
+        """One claimed trial; whether it held a place in the budget.
+
+        The study is looked at once, after the claim: for what waits to be taken, the look before serves.
+        """
+        with self.storage.still():
+            trial = self.study.ask()
         self._current = trial._trial_id
         try:
-            earlier = [t for t in self.study.get_trials(deepcopy=False) if t.number < trial.number]
-            if not self._admitted(earlier):
+            self.ledger.look()
+            # By number, so that of two workers at the door the earlier one enters.
+            admitted = self.ledger.held_before(trial.number) < self.spec.trials
+            self._doubt = not admitted
+            if not admitted:
                 self._end(trial, {"state": "refused"})
                 return False
-            self._end(trial, _Attempt(self, trial, earlier).record())
+            attempt = _Attempt(self, trial)
+            self._end(trial, attempt.record(), attempt)
         except (KeyboardInterrupt, SystemExit):
             signal.setitimer(signal.ITIMER_REAL, 0)  # heard: whoever insists on it may stop
             frozen = self.storage.get_trial(trial._trial_id)
@@ -171,24 +192,30 @@ class Worker:
             raise
         finally:
             self._current = None
-        ended = self.storage.get_trial(trial._trial_id)
-        if counted(ended):
-            self.after_trial(row(ended, self.spec))
+            self.storage.forget(trial._trial_id)
+        if self.after_trial is not None:
+            ended = self.storage.get_trial(trial._trial_id)
+            if counted(ended):
+                self.after_trial(row(ended, self.spec))
         return True
 
-    def _admitted(self, earlier: Sequence[FrozenTrial]) -> bool:
-        """Whether there is a place left: by number, so that of two workers at the door the earlier one enters."""
-        return sum(counted(t) or t.state == TrialState.WAITING for t in earlier) < self.spec.trials
-
-    def _end(self, trial: optuna.Trial, record: Mapping[str, object]) -> None:
-        """The record first and Optuna after it: a worker killed in between has not lost the trial (`reap`)."""
+    def _end(
+        self, trial: optuna.Trial, record: Mapping[str, object], attempt: _Attempt | None = None
+    ) -> None:
+        """The record and Optuna's verdict at once: a worker killed before has lost the trial, after it has not."""
         trial_id = trial._trial_id
         try:
-            self.storage.set_trial_user_attr(trial_id, RECORD, json.dumps(record))
-            state, values = verdict(record, self.spec.objectives)
-            frozen = self.storage.get_trial(trial_id)
-            self.study.sampler.after_trial(self.study, frozen, state, values)
-            self.storage.set_trial_state_values(trial_id, state, values)
+            with self.storage.still(), self.storage.gather(trial_id):
+                if attempt is not None:
+                    for name, excess in attempt.constraints.items():
+                        trial.set_constraint(name, excess)
+                    if attempt.unheard:
+                        trial.set_user_attr(HISTORY, json.dumps(attempt.history))
+                trial.set_user_attr(RECORD, json.dumps(record))
+                state, values = verdict(record, self.spec.objectives)
+                frozen = self.storage.get_trial(trial_id)
+                self.study.sampler.after_trial(self.study, frozen, state, values)
+                self.storage.set_trial_state_values(trial_id, state, values)
         except optuna.exceptions.UpdateFinishedTrialError:
             # Given up by others (a stopped heartbeat, a clock that jumped): they have given it to someone else.
             log.warning("trial %d was given up by another worker; this result is left out", trial.number)
@@ -197,10 +224,11 @@ class Worker:
 class _Attempt:
     """One suggestion, from asking for it to its record."""
 
-    def __init__(self, worker: Worker, trial: optuna.Trial, earlier: Sequence[FrozenTrial]) -> None:
-        self.worker, self.trial, self.spec, self.earlier = worker, trial, worker.spec, earlier
+    def __init__(self, worker: Worker, trial: optuna.Trial) -> None:
+        self.worker, self.trial, self.spec = worker, trial, worker.spec
         self.begin = self._told = time.monotonic()
         self.history: list[tuple[int, dict[str, float]]] = []
+        self.constraints: dict[str, float] = {}
         self._heard = 0
 
     def record(self) -> dict[str, object]:
@@ -217,16 +245,19 @@ class _Attempt:
             record |= {"state": f"failed:{name}", "reason": str(error)}
             log.warning("trial %d failed: %s: %s", self.trial.number, type(error).__name__, error)
         record["duration_s"] = round(time.monotonic() - self.begin, 3)
-        if len(self.history) > self._heard:
-            with suppress(optuna.exceptions.UpdateFinishedTrialError):  # given up by others: `_end` says so
-                self._tell()
         return record
+
+    @property
+    def unheard(self) -> bool:
+        """Whether there are reports that are not in the storage yet."""
+        return len(self.history) > self._heard
 
     def _result(self) -> dict[str, object]:
         worker, trial = self.worker, self.trial
-        params = worker.space.suggest(trial)
-        key = worker.fingerprint(params)
-        trial.set_user_attr("fingerprint", key)
+        with worker.storage.still(), worker.storage.gather(trial._trial_id):
+            params = worker.space.suggest(trial)
+            key = worker.fingerprint(params)
+            trial.set_user_attr(FINGERPRINT, key)
         before = self._same(key)
         if before is not None:
             return before
@@ -245,14 +276,9 @@ class _Attempt:
         pause = WAIT_S[0]
         while True:
             running = False
-            for other in self.earlier:
-                if other.user_attrs.get("fingerprint") != key:
-                    continue
-                if (
-                    other.state == TrialState.RUNNING
-                    and other.user_attrs.get(WORKER) != self.worker.storage.worker
-                ):
-                    running = True
+            for other in self.worker.ledger.equal(key, self.trial.number):
+                if other.state == TrialState.RUNNING:
+                    running = running or other.user_attrs.get(WORKER) != self.worker.storage.worker
                 elif repeatable(other):
                     return self._repeat(other)
             if not running:
@@ -260,8 +286,7 @@ class _Attempt:
             time.sleep(pause)
             pause = min(2 * pause, WAIT_S[1])
             reap(self.worker.study, self.spec.retries)
-            trials = self.worker.study.get_trials(deepcopy=False)
-            self.earlier = [t for t in trials if t.number < self.trial.number]
+            self.worker.ledger.look()
 
     def _repeat(self, other: FrozenTrial) -> dict[str, object]:
         before: dict[str, object] = json.loads(other.user_attrs[RECORD])
@@ -276,10 +301,8 @@ class _Attempt:
         floors = [self.spec.floors.get(self.spec.objectives[i], 0.0) for i in errors]
         if any(self.spec.bound(name)[0] > 0 for name in self.spec.constraints):
             return True
-        return any(all(t.values[i] <= f for i, f in zip(errors, floors, strict=True)) for t in self._done())
-
-    def _done(self) -> list[FrozenTrial]:
-        return [t for t in self.earlier if t.state == TrialState.COMPLETE]
+        done = self.worker.ledger.complete
+        return any(all(t.values[i] <= f for i, f in zip(errors, floors, strict=True)) for t in done)
 
     def _check_bound(self, bound: Metrics) -> None:
         """End a trial that is beaten, or beyond a constraint, whatever training would make of it."""
@@ -287,10 +310,10 @@ class _Attempt:
         for name in self.spec.constraints:
             sign, limit = self.spec.bound(name)
             if sign > 0 and floor.get(name, 0.0) * BOUND_SCALE > limit:
-                self.trial.set_constraint(name, floor[name] - limit)
+                self.constraints[name] = floor[name] - limit
                 raise Bounded(f"{name} is at least {floor[name]:.4g}, beyond the constraint {limit:.4g}")
         here = [floor[name] * (BOUND_SCALE if name in bound else 1.0) for name in self.spec.objectives]
-        for other in self._done():
+        for other in self.worker.ledger.complete:
             beaten = all(v <= h for v, h in zip(other.values, here, strict=True))
             if beaten and row(other, self.spec).feasible:
                 said = ", ".join(f"{name} >= {floor[name]:.4g}" for name in self.spec.objectives)
@@ -305,8 +328,7 @@ class _Attempt:
             raise ArithmeticError(f"objectives are not finite: {values}")
 
     def _constrain(self, metrics: Metrics) -> None:
-        for name, excess in self.spec.violations(metrics).items():
-            self.trial.set_constraint(name, excess)
+        self.constraints |= self.spec.violations(metrics)
 
     @cached_property
     def _timeout(self) -> float:

@@ -6,7 +6,9 @@ What plain `RDBStorage` leaves open and this closes (Optuna 5.0):
   ever. Here number, worker and first heartbeat are one transaction.
 - On SQLite a claim reads and then writes without a lock, so that two workers can take one waiting trial. Here
   every writing call is one ``BEGIN IMMEDIATE`` transaction.
-- A lost connection or a lock ends the worker. Here every call is tried again for `patience_s` seconds.
+- A lost connection or a lock ends the worker. Here every call is tried again for `patience_s` seconds, and no call
+  does more when it is repeated (a commit may be through although its answer was lost).
+- A trial costs some thirty transactions. Here it is four (`gather`, `still`, and `pipeline.study.bulk`).
 """
 
 from __future__ import annotations
@@ -17,19 +19,24 @@ import random
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import event
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
+
+from pipeline.study import bulk
+from pipeline.study.bulk import Gathered
 
 log = logging.getLogger(__name__)
 
-WORKER = "worker"
+RECORD, WORKER = "record", "worker"
 HEARTBEAT_S, GRACE_S = 15, 90
 PATIENCE_S = 120.0
 SQLITE_BUSY_S = 5.0
@@ -43,16 +50,28 @@ LASTING = (
 class Storage(RDBStorage):
     """An RDB storage whose new trials belong to `worker` (see the module's text)."""
 
-    def __init__(self, url: str, worker: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, url: str, worker: str, patience_s: float = PATIENCE_S, made: bool = False) -> None:
+        """`made`: the tables are there, and of this version (a worker's driver has seen to it)."""
         self.worker, self.patience_s = worker, patience_s
         self.sqlite = url.startswith("sqlite")
         self._mode = threading.local()
-        kwargs: dict[str, Any] = {"pool_pre_ping": True}
+        self._mine: dict[int, FrozenTrial] = {}
+        self._gathered: dict[int, Gathered] = {}
+        self._still = False
+        # One connection for the worker and one for its heartbeat; a dead one is found by the call that meets it.
+        kwargs: dict[str, Any] = {"pool_size": 2, "max_overflow": 2}
         if self.sqlite:
             kwargs = {"connect_args": {"timeout": SQLITE_BUSY_S}}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # so marked since 2.0
-            super().__init__(url, engine_kwargs=kwargs, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
+            super().__init__(
+                url,
+                engine_kwargs=kwargs,
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=GRACE_S,
+                skip_compatibility_check=made,
+                skip_table_creation=made,
+            )
         if self.sqlite:
             event.listen(self.engine, "connect", _write_ahead)
             event.listen(self.engine, "begin", self._begin)
@@ -65,6 +84,70 @@ class Storage(RDBStorage):
         """None: Optuna neither beats nor looks for stale trials on its own, once per trial; the worker does."""
         return None
 
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            raise optuna.exceptions.StorageInternalError("the study database did not take this") from error
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Inside, all trials are what the last look at them found: one look serves a whole suggestion."""
+        before, self._still = self._still, True
+        try:
+            yield
+        finally:
+            self._still = before
+
+    @contextmanager
+    def gather(self, trial_id: int) -> Iterator[None]:
+        """Inside, what is set of this worker's trial is kept, and written at the end (or with its last state)."""
+        self._gathered[trial_id] = Gathered()
+        try:
+            yield
+        finally:
+            left = self._gathered.pop(trial_id)
+            if left:
+                self._write(trial_id, left)
+
+    def _write(self, trial_id: int, given: Gathered) -> None:
+        with self._transaction() as connection:
+            self.check_trial_is_updatable(trial_id, bulk.locked_state(connection, trial_id))
+            bulk.write(connection, trial_id, given)
+
+    def _place(self, trial_id: int) -> tuple[Gathered, bool]:
+        """Where to put what is set of a trial, and whether it is to be written at once."""
+        gathered = self._gathered.get(trial_id)
+        return (Gathered(), True) if gathered is None else (gathered, False)
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        if self._still:
+            return []
+        named = {i for i in included_trial_ids if i <= trial_id_greater_than}
+        with self._transaction() as connection:
+            found = bulk.read(connection, study_id, named, trial_id_greater_than)
+        return found if states is None else [t for t in found if t.state in states]
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        mine = self._mine.get(trial_id)
+        if mine is not None:
+            return _copied(mine)
+        with self._transaction() as connection:
+            return bulk.read_one(connection, trial_id)
+
+    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
+        return dict(self.get_trial(trial_id).system_attrs)
+
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Any
     ) -> models.TrialModel:
@@ -73,23 +156,106 @@ class Storage(RDBStorage):
         return trial
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
-        own = create_trial(state=TrialState.RUNNING, user_attrs={WORKER: self.worker})
-        return super()._create_new_trial(study_id, template_trial or own)
+        if template_trial is not None:
+            return super()._create_new_trial(study_id, template_trial)
+        with self._transaction() as connection:
+            made = bulk.claim(connection, study_id, {WORKER: self.worker})
+        self._mine[made._trial_id] = made
+        return _copied(made)
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        if previous_distribution is not None:
+            check_distribution_compatibility(previous_distribution, distribution)
+        if trial_id in self._mine:
+            mine = self._mine[trial_id]
+            mine.params[param_name] = distribution.to_external_repr(param_value_internal)
+            mine.distributions[param_name] = distribution
+        place, now = self._place(trial_id)
+        place.params[param_name] = (param_value_internal, distribution)
+        if now:
+            self._write(trial_id, place)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if trial_id in self._mine:
+            self._mine[trial_id].user_attrs[key] = value
+        place, now = self._place(trial_id)
+        place.user[key] = value
+        if now:
+            self._write(trial_id, place)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        if trial_id in self._mine:
+            self._mine[trial_id].system_attrs[key] = value
+        place, now = self._place(trial_id)
+        place.system[key] = value
+        if now:
+            self._write(trial_id, place)
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
+        """As Optuna's; a call that is repeated because its answer was lost finds its own work and is content."""
         if state == TrialState.RUNNING:
-            self.record_heartbeat(trial_id)  # first, so that a claim that dies half way goes stale
-            won = super().set_trial_state_values(trial_id, state, values)
-            if won:
-                self.set_trial_user_attr(trial_id, WORKER, self.worker)
-            return won
-        return super().set_trial_state_values(trial_id, state, values)
+            return self._take(trial_id)
+        gathered, _ = self._place(trial_id)
+        with self._transaction() as connection:
+            found = bulk.locked_state(connection, trial_id)
+            if not (found == state and trial_id in self._mine and self._told(connection, trial_id)):
+                self.check_trial_is_updatable(trial_id, found)
+                bulk.write(connection, trial_id, gathered)
+                bulk.finish(connection, trial_id, state, values)
+        if trial_id in self._gathered:
+            self._gathered[trial_id] = Gathered()
+        self._mine.pop(trial_id, None)
+        return True
+
+    def _told(self, connection: Connection, trial_id: int) -> bool:
+        mine = self._mine[trial_id].user_attrs.get(RECORD)
+        return mine is not None and bulk.attribute(connection, trial_id, RECORD) == mine
+
+    def _take(self, trial_id: int) -> bool:
+        """Claim a waiting trial; False where another worker was faster."""
+        owner = {WORKER: self.worker}
+        with self._transaction() as connection:
+            found = bulk.locked_state(connection, trial_id)
+            self.check_trial_is_updatable(trial_id, found)
+            if found == TrialState.WAITING:
+                bulk.take(connection, trial_id, owner)
+            elif bulk.attribute(connection, trial_id, WORKER) != self.worker or trial_id in self._mine:
+                return False
+            mine = bulk.read_one(connection, trial_id)
+        self._mine[trial_id] = mine
+        return True
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with self._transaction() as connection:
+            bulk.beat(connection, trial_id)
+
+    def forget(self, trial_id: int) -> None:
+        """What this worker believed of a trial: it is no longer its own."""
+        self._mine.pop(trial_id, None)
 
     def stale(self, study_id: int) -> list[int]:
         """Trials that run but have not beaten for `GRACE_S`, by the database's clock."""
         return self._get_stale_trial_ids(study_id)
+
+
+def _copied(trial: FrozenTrial) -> FrozenTrial:
+    """A trial whose mappings are its own."""
+    return FrozenTrial(
+        number=trial.number, state=trial.state, value=None, values=trial._values,
+        datetime_start=trial.datetime_start, datetime_complete=trial.datetime_complete,
+        params=dict(trial.params), distributions=dict(trial.distributions), user_attrs=dict(trial.user_attrs),
+        system_attrs=dict(trial.system_attrs), intermediate_values=dict(trial.intermediate_values),
+        trial_id=trial._trial_id,
+    )  # fmt: skip
 
 
 def _write_ahead(connection: Any, _record: object) -> None:
@@ -145,7 +311,7 @@ READING = (
 WRITING = (
     "create_new_study", "delete_study", "set_study_user_attr", "set_study_system_attr", "create_new_trial",
     "_create_new_trial", "set_trial_param", "_set_trial_param", "set_trial_state_values", "set_trial_user_attr",
-    "set_trial_system_attr", "record_heartbeat",
+    "set_trial_system_attr", "record_heartbeat", "_write",
 )  # fmt: skip
 for _names, _reading in ((READING, True), (WRITING, False)):
     for _name in _names:
