@@ -117,7 +117,8 @@ def tcja_loads(
     for shape, pruned in zip(TCJA, pruning_thresholds(sparsity), strict=True):
         attention = shape.kind == "attention"
         seen = 1.0 if attention else input_density if shape.name == "conv1" else layer_density
-        gates = 128 * STEPS * layer_density * (16**2 if shape.name == "tcja1.channel" else 8**2)
+        gated = 128 * STEPS * layer_density * (16**2 if shape.name == "tcja1.channel" else 8**2)
+        last = shape.name.endswith("channel")
         loads.append(
             expected_load(
                 shape.name,
@@ -132,7 +133,8 @@ def tcja_loads(
                 weight_bits=bits,
                 state_bits=STATE_BITS,
                 input_bits=8 if attention or shape.name == "conv1" else 1,
-                elementwise=gates if shape.name.endswith("channel") else 0.0,
+                gates=gated + 128 * STEPS if last else 0.0,
+                additions=gated if last else 0.0,
             )
         )
     return tuple(loads)

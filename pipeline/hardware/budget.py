@@ -70,7 +70,6 @@ def silenced(load: LayerLoad, density: float) -> LayerLoad:
         nonzero=nonzero,
         runs=((0, nonzero),) if nonzero else (),
         input_bits=1,
-        elementwise=0.0,
         mean=work,
         worst=work,
     )

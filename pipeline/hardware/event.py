@@ -111,6 +111,10 @@ def learning(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf
         ledger.charge("arithmetic", "learning", updates * (one.add_pj(bits) + one.multiply_pj(bits, bits)))
 
 
+WIDEST_SUM = 31
+"""Bits of a sum of spikes at most: a count is never a float."""
+
+
 def operation_pj(load: LayerLoad, machine: Accelerator) -> float:
     """One synaptic operation: an addition as wide as the sum or the weight; a product before it if inputs count."""
     energy = machine.arithmetic.add_pj(max(psum_bits(load, machine), load.weight_bits))
@@ -120,11 +124,11 @@ def operation_pj(load: LayerLoad, machine: Accelerator) -> float:
 
 
 def arithmetic(ledger: Ledger, load: LayerLoad, machine: Accelerator, executed: float) -> None:
-    """Synaptic operations, gates of attention, and neuron updates."""
+    """Synaptic operations, gates and means of attention, average pooling, and neuron updates."""
     one, bits = machine.arithmetic, max(load.state_bits, 1)
     ledger.charge("arithmetic", "synapses", executed * operation_pj(load, machine))
-    ledger.charge(
-        "arithmetic", "synapses", load.elementwise * one.multiply_pj(load.input_bits, load.input_bits)
-    )
+    apart = load.mean.gates * one.multiply_pj(load.input_bits, load.input_bits)
+    apart += load.mean.additions * one.add_pj(min(psum_bits(load, machine), WIDEST_SUM))
+    ledger.charge("arithmetic", "apart", apart)
     update = machine.update_adds * one.add_pj(bits) + machine.update_multiplies * one.multiply_pj(bits, bits)
     ledger.charge("arithmetic", "neurons", load.mean.updates * update)

@@ -42,7 +42,8 @@ def expected_load(
     state_bits: int = FLOAT_BITS,
     parameter_bits: int = 0,
     input_bits: int = 1,
-    elementwise: float = 0.0,
+    gates: float = 0.0,
+    additions: float = 0.0,
 ) -> LayerLoad:
     """A `LayerLoad` whose zeros are independent of each other: nonzero = density x synapses, and so on.
 
@@ -65,6 +66,8 @@ def expected_load(
         synops_event=dense * input_density,
         synops_dense=dense,
         updates=float(count * steps),
+        gates=gates,
+        additions=additions,
     )
     return LayerLoad(
         name,
@@ -78,7 +81,6 @@ def expected_load(
         state_bits if neurons else 0,
         parameter_bits=parameter_bits,
         input_bits=input_bits,
-        elementwise=elementwise,
         mean=work,
         worst=work,
     )

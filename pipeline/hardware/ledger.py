@@ -22,6 +22,7 @@ What = Literal[
     "synapses",
     "neurons",
     "addresses",
+    "apart",
     "idle",
 ]
 Entry = tuple[Where, What]

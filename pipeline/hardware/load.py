@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 from pipeline.hardware.kernels import Doubles, count_events, count_rows
 from pipeline.hardware.tally import (
+    ADDITIONS,
     CONVS,
+    GATES,
+    SPIKES,
     Tally,
     conv_geometry,
     in_memory_order,
@@ -32,6 +35,7 @@ from pipeline.types import FLOAT_BITS, Batch, Widths, require
 __all__ = ["LayerLoad", "Meter", "measure", "metering", "zero_runs"]
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 STATES = ("mem", "syn", "syn_exc", "syn_inh")
 """snnTorch's names of what a neuron keeps between two steps."""
 NEURON_PARAMETERS = ("beta", "threshold", "alpha")
@@ -67,6 +71,8 @@ class Meter:
                 self.hooks.append(module.register_forward_hook(self._norm))
             elif isinstance(module, snn.SpikingNeuron):
                 self.hooks.append(module.register_forward_hook(self._neuron))
+            elif isinstance(module, AVERAGES):
+                self.hooks.append(module.register_forward_hook(self._average))
             elif module in attending:
                 self.hooks.append(module.register_forward_hook(self._gate))
 
@@ -122,10 +128,32 @@ class Meter:
             self.latest.norm = self.names[module]
 
     def _gate(self, module: nn.Module, args: tuple[Tensor, ...], _y: Tensor) -> None:
-        """An attention multiplies each entry of its input that is not zero by a gate."""
+        """An attention adds up the entries of its input that are not zero, and multiplies each of them by a gate.
+
+        Each gate is a product too, one for each output of its last convolution.
+        """
         last = [self.tallies[m] for m in module.modules() if m in self.tallies][-1:]
         for tally in last:
-            tally.gated += int(torch.count_nonzero(args[0]))
+            events = self._events(args[0])
+            tally.batch[:, GATES] += events + tally.geometry.outputs
+            tally.batch[:, ADDITIONS] += events
+
+    def _average(self, _module: nn.Module, args: tuple[Tensor, ...], _y: Tensor) -> None:
+        """Average pooling adds up what is not zero; a maximum of spikes is an OR, and free."""
+        if self.latest is not None:
+            self.latest.batch[:, ADDITIONS] += self._events(args[0])
+
+    def _events(self, x: Tensor) -> Doubles:
+        """Entries that are not zero, per sample [B], of rows [K, B, ...] or [K x B, ...], time outermost."""
+        x = x.detach()
+        flat = x.reshape(-1, x.numel() // max(self._rows_of(x), 1)).float().cpu().numpy()
+        events = np.empty(len(flat))
+        count_events(flat, events)
+        return self._per_sample(events[:, None])[:, 0]
+
+    def _rows_of(self, x: Tensor) -> int:
+        """Rows of time and samples of [K, B, ...] or [K x B, ...]; five dimensions are a map at every step."""
+        return len(x) * x.shape[1] if x.ndim == 5 else len(x)
 
     def _neuron(self, module: nn.Module, _args: tuple[Tensor, ...], y: Tensor | tuple[Tensor, ...]) -> None:
         self.repeats = False
@@ -149,7 +177,7 @@ class Meter:
         (spikes, tally), self.fired = self.fired, None
         tally.read_on = seen is not None and same_memory(spikes, seen)
         if tally.read_on and counts is not None:
-            tally.batch[:, 3] += self._per_sample(counts[:, :1])[:, 0]
+            tally.batch[:, SPIKES] += self._per_sample(counts[:, :1])[:, 0]
             return
         b = self.samples
         chunk = spikes.ndim >= 2 and spikes.shape[1] == b and (spikes.shape[0] != b or self.rows == b * b)
@@ -159,7 +187,7 @@ class Meter:
         rows = spikes.reshape(steps * b, -1).float().cpu().numpy()
         events = np.empty(len(rows))
         count_events(rows, events)
-        tally.batch[:, 3] += events.reshape(steps, b).sum(0)
+        tally.batch[:, SPIKES] += events.reshape(steps, b).sum(0)
 
     def remove(self) -> None:
         for hook in self.hooks:
@@ -187,8 +215,8 @@ class Meter:
         mean, worst = tally.total / tally.samples, tally.worst
 
         def activity(counts: Doubles) -> Activity:
-            events, effective, reached, spikes = counts.tolist()
-            return Activity(events, spikes, effective, reached, dense, updates)
+            events, effective, reached, spikes, gates, additions = counts.tolist()
+            return Activity(events, spikes, effective, reached, dense, updates, gates, additions)
 
         return LayerLoad(
             name=name,
@@ -203,7 +231,6 @@ class Meter:
             parameters=parameters,
             parameter_bits=parameter_bits,
             input_bits=min(tally.input_bits, self.widths.get(f"{name}.input", FLOAT_BITS)),
-            elementwise=tally.gated / tally.samples,
             mean=activity(mean),
             worst=activity(worst),
             runs=tally.survey.runs,

@@ -16,8 +16,9 @@ from pipeline.hardware.workload import Geometry, Kind, Runs
 from pipeline.types import FLOAT_BITS, require
 
 CONVS = (nn.Conv1d, nn.Conv2d)
-COUNTS = 4
-"""Columns of a tally: input events, effective operations, operations with all weights, output spikes."""
+SPIKES, GATES, ADDITIONS, COUNTS = 3, 4, 5, 6
+"""Columns of a tally: input events, effective operations, operations with all weights, output spikes, and outside the
+weights multiplications and additions."""
 FIXED_POINT = 2.0**-8
 """The unit to try where the smallest value is none: 8 fraction bits, what an intensity as a current has."""
 ON_GRID = 1e-3
@@ -47,8 +48,6 @@ class Tally:
     neuron_entries: int = 0
     read_on: bool | None = None
     """Whether the next layer reads this one's spikes as they are, and so counts them; None: not seen yet."""
-    gated: int = 0
-    """Multiplications by an attention's gates."""
     layouts: dict[bool, tuple[Reach, Reach]] = field(default_factory=dict)
 
     def fold(self) -> None:

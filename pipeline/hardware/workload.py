@@ -34,6 +34,10 @@ class Activity:
     """All weights with all inputs: what a machine does that skips nothing (padding is never counted)."""
     updates: float = 0.0
     """Neuron state updates: neurons x time steps."""
+    gates: float = 0.0
+    """Multiplications outside the weights (attention: the products that make the gates, and a gate per event)."""
+    additions: float = 0.0
+    """Additions outside the weights (means of an attention, average pooling): one per event that comes in."""
     weight_updates: float = 0.0
     """Weights read, changed and written back by learning (0 in inference)."""
     trace_updates: float = 0.0
@@ -102,8 +106,6 @@ class LayerLoad:
     """Stored bits of one learning trace (read only where learning is counted)."""
     traces: int = 0
     """Learning traces kept."""
-    elementwise: float = 0.0
-    """Multiplications outside the weights, per sample (attention gates)."""
     mean: Activity = field(default_factory=Activity)
     worst: Activity = field(default_factory=Activity)
     runs: Runs = ()

@@ -190,6 +190,34 @@ def test_batch_norm_is_folded_into_one_bias_per_channel() -> None:
     assert load.synapses == 27
 
 
+class Averaged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+        self.lif1 = snn.Leaky(0.9, threshold=0.05, init_hidden=True)
+        self.pool = nn.AvgPool2d(2)
+        self.fc = nn.Linear(12, 4)
+        self.lif2 = snn.Leaky(0.9, init_hidden=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.lif1.reset_mem()
+        self.lif2.reset_mem()
+        return torch.stack([self.lif2(self.fc(self.pool(self.lif1(self.conv(s))).flatten(1))) for s in x])
+
+
+def test_average_pooling_adds_up_spikes() -> None:
+    torch.manual_seed(0)
+    conv, fc = measure(Averaged(), [Batch(torch.rand(4, 3, 1, 6, 6).round(), torch.zeros(3))], {})
+    assert conv.mean.spikes_out > 0
+    assert (conv.mean.additions, conv.worst.additions) == (conv.mean.spikes_out, conv.worst.spikes_out)
+    assert fc.mean.additions == 0
+    assert fc.input_bits == 3  # quarters: 0 to 4 spikes
+    machine = MACHINES["embedded_45nm"]
+    free = replace(conv, mean=replace(conv.mean, additions=0.0))
+    added = cost([conv], machine).energy_pj - cost([free], machine).energy_pj
+    assert added == pytest.approx(conv.mean.additions * machine.arithmetic.add_pj(31))
+
+
 def test_steps_that_differ_by_channel_are_stored_values() -> None:
     x = torch.ones(2, 2, 1, 5, 5)
     one, many = only(Normed(), x, {"norm.bias": 12}), only(Normed(), x, {"norm.bias": 12, "conv.step": 8})
@@ -249,7 +277,11 @@ def test_the_attention_network_is_counted_whole() -> None:
     assert not loads["conv2"].multiplies
     assert loads["attention2.channel"].kind == "attention"
     assert loads["conv2"].mean.spikes_out > 0
-    assert loads["attention2.channel"].elementwise == loads["conv2"].mean.spikes_out
+    # A mean adds up each spike, a gate multiplies it; the 4 x 6 gates are products themselves.
+    work = loads["attention2.channel"].mean
+    assert work.additions == loads["conv2"].mean.spikes_out
+    assert work.gates == loads["conv2"].mean.spikes_out + 4 * 6
+    assert loads["attention2.channel"].worst.additions == loads["conv2"].worst.spikes_out
     assert loads["fc1"].input_bits == 32  # gated spikes are real numbers ...
     measured = measure(net, [Batch(x, torch.zeros(3))], {"fc1.input": 8})
     assert measured[-2].input_bits == 8  # ... unless a width says how they are stored
