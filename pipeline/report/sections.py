@@ -40,6 +40,7 @@ from pipeline.report.samples import (
     fields_html,
     raster_charts,
 )
+from pipeline.report.sweeps import draw_front_by_method, draw_sweep, methods_words, sweep_charts
 from pipeline.report.tables import on_front
 from pipeline.types import Row
 
@@ -65,6 +66,9 @@ class Report:
 Draw = Callable[[Report], Figure | None]
 FIGURES: tuple[tuple[str, Draw], ...] = (
     ("parallel", lambda of: draw_parallel(of.scene)),
+    ("accuracy-over-bits", lambda of: draw_sweep(of.scene, "bits")),
+    ("accuracy-over-sparsity", lambda of: draw_sweep(of.scene, "sparsity")),
+    ("front-methods", lambda of: draw_front_by_method(of.scene)),
     ("accuracy", lambda of: draw_accuracy(of.rows, of.picks, of.context)),
     ("energy-layers", lambda of: draw_stacks(of.models, "energy_pj")),
     ("memory-layers", lambda of: draw_stacks(of.models, "memory_bits")),
@@ -105,6 +109,12 @@ def sections(of: Report) -> list[Section]:
     return [
         Section("short", "In short", html=picks_table(of.rows, of.picks, context)),
         front_section(of),
+        Section(
+            "methods",
+            "Widths, zeros and methods",
+            _quiet(methods_words(of.scene, context)),
+            tuple(sweep_charts(of.scene)),
+        ),
         Section(
             "accuracy",
             "Accuracy and how sure it is",

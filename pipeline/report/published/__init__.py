@@ -19,6 +19,10 @@ class Point:
     name: str
     """``joint, 2 bit, 80% zeros``."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    series: str = ""
+    """``joint``, ``cumulative``: how the paper names its way."""
+    bits: float = 32
+    sparsity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ def load(name: str) -> Published | None:
         return None
     require(name in tables(), "published", f"be one of {', '.join(tables())}", name)
     content = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    points = tuple(Point(_name(entry), entry["metrics"]) for entry in content["points"])
+    points = tuple(
+        Point(_name(entry), entry["metrics"], entry["series"], entry["bits"], entry["sparsity"])
+        for entry in content["points"]
+    )
     return Published(content["title"], content["source"], content["note"], points)
 
 

@@ -1,0 +1,277 @@
+"""Accuracy over bits, accuracy over sparsity, and a front for each method: what a study of compression is read for.
+
+A method is how a trial got its compression: post-training, or isolated, cumulative, joint fine-tuning. Each line
+joins, per width (or sparsity), the method's most accurate trial; every trial is a dot. Published points of the same
+series lie beside them, dashed. A study that searched neither has none of these pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.report.charts import Chart, Trace, layout
+from pipeline.report.context import Context
+from pipeline.report.figures import LINES, SYMBOLS, canvas, colour
+from pipeline.report.front import Panel, Scene, hover, panels, paper_value
+from pipeline.report.palette import DASHES, LIGHT, role
+from pipeline.report.points import value
+from pipeline.report.published import Published
+from pipeline.types import Row
+
+METHODS = ("post-training", "isolated", "cumulative", "joint", "in training")
+"""In the order of the palette; other names follow."""
+KNOBS = {"bits": ("width of the weights (bits)", 1.0), "sparsity": ("zeros asked for (%)", 0.01)}
+"""Last part of a parameter's name -> title of its axis, and what its values are divided by."""
+MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+ACTS_ALONE = {"bits": "quantize_first", "sparsity": "prune_first"}
+"""The `plan.order` under which isolated fine-tuning uses this knob at all."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method: all its trials and the best at each value, in the axes' units."""
+
+    name: str
+    index: int
+    """Which colour and dash."""
+    rows: tuple[Row, ...]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    published: bool = False
+
+    @property
+    def best(self) -> tuple[list[float], list[float]]:
+        """The highest y at each x, by x."""
+        top: dict[float, float] = {}
+        for at, height in zip(self.x, self.y, strict=True):
+            top[at] = max(height, top.get(at, -math.inf))
+        return sorted(top), [top[at] for at in sorted(top)]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One picture: accuracy over one knob."""
+
+    knob: str
+    x_title: str
+    y_title: str
+    lines: tuple[Line, ...]
+
+
+def method_of(row: Row) -> str:
+    """How this trial was compressed, by the parameters of its plan; empty where the study did not search it."""
+    scheme, mode = row.params.get("plan.scheme"), row.params.get("plan.mode")
+    if scheme == "ptq":
+        return "post-training"
+    if scheme == "in_training":
+        return "in training"
+    return str(mode or ("fine-tuned" if scheme == "qat" else ""))
+
+
+def knob_of(rows: Sequence[Row], knob: str) -> str:
+    """The searched parameter that turns this knob (of several, that of the weights); empty: none."""
+    names = {key for row in rows for key in row.params if key.rsplit(".", 1)[-1] == knob}
+    return min(names, key=lambda key: ("weights" not in key, key), default="")
+
+
+def sweep(scene: Scene, knob: str) -> Sweep | None:
+    """Accuracy over this knob, one line per method; None where fewer than two values were tried."""
+    rows, shown = scene.kinds.drawable, panels(scene)
+    key = knob_of(rows, knob)
+    if not key or not shown or not shown[0].upward:
+        return None
+    accuracy = shown[0].y
+    title, unit = KNOBS[knob]
+    found: dict[str, list[tuple[Row, float, float]]] = {}
+    for row in rows:
+        at, method = row.params.get(key), method_of(row)
+        alone = method == "isolated" and row.params.get("plan.order", ACTS_ALONE[knob]) != ACTS_ALONE[knob]
+        if isinstance(at, int | float) and not alone:
+            (height,) = accuracy.scaled([value(row, accuracy.metric)])
+            found.setdefault(method, []).append((row, at / unit, height))
+    lines = [
+        Line(
+            method or "trials",
+            index,
+            tuple(row for row, _, _ in found[method]),
+            tuple(at for _, at, _ in found[method]),
+            tuple(height for _, _, height in found[method]),
+        )
+        for index, method in enumerate(sorted(found, key=_place))
+    ]
+    if len({at for line in lines for at in line.x}) < 2:
+        return None
+    papers = _published(scene.published, knob, accuracy.metric, unit, accuracy.factor)
+    return Sweep(knob, title, accuracy.title, (*lines, *papers))
+
+
+def _place(method: str) -> tuple[int, str]:
+    return (METHODS.index(method) if method in METHODS else len(METHODS), method)
+
+
+def _published(
+    published: Published | None, knob: str, metric: str, unit: float, factor: float
+) -> tuple[Line, ...]:
+    """The paper's series, all points: where its own lines would be highest is read off as for ours."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for point in published.points if published else ():
+        height = paper_value(point, metric)
+        if math.isfinite(height):
+            found.setdefault(point.series, []).append((getattr(point, knob) / unit, height / factor))
+    return tuple(
+        Line(f"published: {name}", at, (), tuple(x for x, _ in spots), tuple(y for _, y in spots), True)
+        for at, (name, spots) in enumerate(sorted(found.items(), key=lambda item: _place(item[0])))
+    )
+
+
+def _words(shown: Sweep) -> str:
+    tried = sum(len(line.rows) for line in shown.lines)
+    return (
+        f"{tried} trials; each line joins the most accurate trial of its method at each value, over all other "
+        "settings." + (" Published: test accuracy." if any(line.published for line in shown.lines) else "")
+    )
+
+
+def draw_sweep(scene: Scene, knob: str) -> Figure | None:
+    """The picture for paper."""
+    shown = sweep(scene, knob)
+    if shown is None:
+        return None
+    figure, (ax,) = canvas(size=(6.4, 4.2), caption=_words(shown))
+    for line in shown.lines:
+        _draw_line(ax, line)
+    if knob == "bits":
+        ax.set_xticks(sorted({at for line in shown.lines for at in line.x}))
+    ax.set_xlabel(shown.x_title)
+    ax.set_ylabel(shown.y_title)
+    ax.legend(fontsize=8, frameon=False, loc="best")
+    return figure
+
+
+def _draw_line(ax: Axes, line: Line) -> None:
+    x, y = line.best
+    symbol = SYMBOLS[line.index % len(SYMBOLS)]
+    if line.published:
+        ax.plot(x, y, linestyle=LINES[(line.index + 1) % len(LINES)], color=LIGHT["muted"], marker=symbol,
+                markerfacecolor="none", markersize=4, linewidth=1, label=line.name)  # fmt: skip
+        return
+    ink = colour(line.index)
+    ax.plot(line.x, line.y, symbol, color=ink, alpha=0.35, markersize=4)
+    ax.plot(x, y, marker=symbol, color=ink, linestyle=LINES[line.index % len(LINES)], linewidth=1.6,
+            markersize=5.5, label=line.name)  # fmt: skip
+
+
+def sweep_charts(scene: Scene) -> list[Chart]:
+    """The same for the page: accuracy over bits, accuracy over sparsity, and the fronts of the methods."""
+    charts = []
+    for knob in KNOBS:
+        shown = sweep(scene, knob)
+        if shown is not None:
+            data = [trace for line in shown.lines for trace in _traces(line, scene.chosen)]
+            drawn = layout(shown.x_title, shown.y_title)
+            charts.append(
+                Chart(
+                    f"accuracy-over-{knob}", data, drawn, title=f"Accuracy over {knob}", words=_words(shown)
+                )
+            )
+    return [*charts, *front_by_method(scene)]
+
+
+def _traces(line: Line, chosen: Mapping[int, str]) -> list[Trace]:
+    x, y = line.best
+    ink = "@muted" if line.published else role(line.index)
+    symbol = MARKERS[line.index % len(MARKERS)] + ("-open" if line.published else "")
+    joined: Trace = {
+        "type": "scatter", "mode": "lines+markers", "name": line.name, "x": x, "y": y, "hoverinfo": "x+y+name",
+        "line": {"color": ink, "width": 2 - line.published, "dash": DASHES[(line.index + line.published) % 6]},
+        "marker": {"color": ink, "symbol": symbol, "size": 8}, "legendgroup": line.name,
+        "meta": {"still": True},
+    }  # fmt: skip
+    if line.published:
+        return [joined]
+    return [joined, _dots(line.rows, line.x, line.y, ink, symbol, line.name, chosen)]
+
+
+def _dots(
+    rows: Sequence[Row], x: Sequence[float], y: Sequence[float], ink: str, symbol: str, name: str,
+    chosen: Mapping[int, str],
+) -> Trace:  # fmt: skip
+    """Every trial of a method; a click opens it."""
+    return {
+        "type": "scatter", "mode": "markers", "name": name, "x": list(x), "y": list(y), "showlegend": False,
+        "legendgroup": name, "marker": {"color": ink, "symbol": symbol, "size": 7, "opacity": 0.4},
+        "customdata": [row.number for row in rows], "hovertext": [hover(row, chosen) for row in rows],
+        "hoverinfo": "text", "meta": {"kind": "trial"},
+    }  # fmt: skip
+
+
+# --- the front, one line per method --------------------------------------------------------------------------
+
+
+def _fronts(scene: Scene) -> tuple[Panel, dict[str, list[Row]]] | None:
+    """Accuracy against energy (else the first cost), and the trials of each method; None for a single method."""
+    shown = [panel for panel in panels(scene) if panel.upward]
+    of: dict[str, list[Row]] = {}
+    for row in (*scene.kinds.front, *scene.kinds.dominated):
+        of.setdefault(method_of(row), []).append(row)
+    if not shown or len(of) < 2:
+        return None
+    panel = next((panel for panel in shown if panel.x.metric == "energy_pj"), shown[0])
+    return panel, {method: of[method] for method in sorted(of, key=_place)}
+
+
+def draw_front_by_method(scene: Scene) -> Figure | None:
+    """For paper: what each method alone can reach."""
+    found = _fronts(scene)
+    if found is None:
+        return None
+    panel, of = found
+    words = "Each line is the front of one method alone; fainter symbols are its other trials."
+    figure, (ax,) = canvas(size=(6.4, 4.2), caption=words)
+    for index, (method, rows) in enumerate(of.items()):
+        ink, symbol = colour(index), SYMBOLS[index % len(SYMBOLS)]
+        ax.plot(*panel.spots(rows), symbol, color=ink, alpha=0.35, markersize=4)
+        ax.plot(
+            *panel.stairs(rows), color=ink, linestyle=LINES[index % len(LINES)], linewidth=1.8, label=method
+        )
+    if panel.x.log:
+        ax.set_xscale("log")
+    ax.set_xlabel(panel.x.title)
+    ax.set_ylabel(panel.y.title)
+    ax.legend(fontsize=8, frameon=False, loc="best")
+    return figure
+
+
+def front_by_method(scene: Scene) -> list[Chart]:
+    """For the page."""
+    found = _fronts(scene)
+    if found is None:
+        return []
+    panel, of = found
+    data: list[Trace] = []
+    for index, (method, rows) in enumerate(of.items()):
+        steps, heights = panel.stairs(rows)
+        ink = role(index)
+        data.append(
+            {
+                "type": "scatter", "mode": "lines", "name": method, "x": steps, "y": heights, "legendgroup": method,
+                "line": {"color": ink, "width": 2, "dash": DASHES[index % 6]}, "hoverinfo": "skip",
+                "meta": {"still": True},
+            }
+        )  # fmt: skip
+        data.append(_dots(rows, *panel.spots(rows), ink, MARKERS[index % len(MARKERS)], method, scene.chosen))
+    words = "The front of each method alone: " + ", ".join(of)
+    title = "What each method reaches alone"
+    return [Chart("front-methods", data, layout(panel.x, panel.y), title=title, words=words)]
+
+
+def methods_words(scene: Scene, context: Context) -> str:
+    """What the section shows, in a sentence."""
+    made = [shown for knob in KNOBS if (shown := sweep(scene, knob)) is not None]
+    papers = " Published points: test accuracy." if made and context.published else ""
+    return "Lines join each method's most accurate trial at each value, over all other settings." + papers
