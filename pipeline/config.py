@@ -29,7 +29,17 @@ _INSTALLED, _CHECKOUT = Path(__file__).parent / "conf", Path(__file__).parent.pa
 CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 EXPERIMENT_KEYS = ("data", "net", "learner", "compression", "plan", "accelerator", "seed")
 """What decides a trial's result: the fingerprint covers these and nothing else."""
-FREE_KEYS = ("study.trials", "study.finalists", "workers", "storage", "tracking", "launcher", "hydra", "out")
+FREE_KEYS = (
+    "study.trials",
+    "study.finalists",
+    "study.compare",
+    "workers",
+    "storage",
+    "tracking",
+    "launcher",
+    "hydra",
+    "out",
+)
 """What may change between two runs of one study."""
 
 Plain = dict[str, object]

@@ -161,6 +161,17 @@ def bound(experiment: Experiment) -> dict[str, float]:
     return {name: price[name] for name in PRICES if name in price}
 
 
+def size_bits(experiment: Experiment) -> float:
+    """Memory of the untrained network without any compression: every weight of a float network is stored."""
+    data = experiment.data.load(experiment.seed)
+    with torch.random.fork_rng(devices=[]):
+        net = experiment.net.build(data.shape, data.classes, experiment.seed)
+    few = next(iter(data.batches("validation", 8, seed=0)))
+    bits = cost(measure(net, [few], {}), experiment.accelerator).memory_bits
+    SpikingNeuron.instances.clear()
+    return bits
+
+
 def calibration(data: Dataset, seed: int) -> list[torch.Tensor]:
     """Input batches of the training split on which ranges are measured."""
     batches = data.batches("train", CALIBRATION_BATCH, seed, shuffle=True)

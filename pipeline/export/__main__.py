@@ -28,7 +28,8 @@ from pipeline.export.c_code import c_files, refusals, working_bits
 from pipeline.export.finalist import lowered, prove_any, stressed
 from pipeline.export.folder import READOUT, STREAM, Vectors, vectors, write
 from pipeline.export.kinds import AnyProgram, said_and_stored
-from pipeline.export.manifest import Json, Store
+from pipeline.export.manifest import Store
+from pipeline.export.node import Json
 from pipeline.export.program import Accumulator, NotExact, bounds, signed_bits
 from pipeline.export.proof import Proof
 from pipeline.export.robustness import Stress

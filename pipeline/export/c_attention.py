@@ -6,7 +6,7 @@ import math
 from typing import cast
 
 from pipeline.export.c_print import c_numbers, c_stream
-from pipeline.export.manifest import Json
+from pipeline.export.node import Json
 from pipeline.export.program import Attention, Program
 
 ATTEND = r"""#if SNN_ATTENTIONS

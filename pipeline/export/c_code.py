@@ -18,7 +18,8 @@ from pipeline.export.c_stdp import stdp_files, stdp_map_bits, stdp_state_bits
 from pipeline.export.c_text import NEURON_H, RUNNER_C
 from pipeline.export.folder import Vectors
 from pipeline.export.kinds import AnyProgram
-from pipeline.export.manifest import Json, Store, describe
+from pipeline.export.manifest import Store, describe
+from pipeline.export.node import Json
 from pipeline.export.pack import to_bits
 from pipeline.export.program import (
     RESETS,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import cast
 
-from pipeline.export.manifest import Json
+from pipeline.export.node import Json
 from pipeline.export.pack import ENCODINGS, Encoding, index_bits
 from pipeline.export.program import FORMS, Form
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.export.c_print import c_array, c_int32, c_numbers, c_stream
 from pipeline.export.c_reading import READING, WALK
-from pipeline.export.manifest import Json, Store
+from pipeline.export.manifest import Store
+from pipeline.export.node import Json
 from pipeline.export.pack import to_bits
 from pipeline.export.stdp_manifest import describe_stdp
 from pipeline.export.stdp_program import WINNERS, StdpProgram, constants

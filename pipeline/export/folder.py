@@ -28,7 +28,8 @@ from safetensors.numpy import load_file, save
 
 from pipeline.export.check import claim
 from pipeline.export.kinds import AnyEngine, AnyProgram, engine_of, rebuilt, said_and_stored, work_of
-from pipeline.export.manifest import FORMAT, VERSION, Json, Node, Store
+from pipeline.export.manifest import FORMAT, VERSION, Store
+from pipeline.export.node import Json, Node
 from pipeline.types import DataError
 
 MANIFEST, STREAM, VECTORS = "manifest.json", "weights.bin", "vectors.safetensors"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pipeline.export.check import work
 from pipeline.export.integer import Engine
-from pipeline.export.manifest import Json, Node, Store, describe, rebuild
+from pipeline.export.manifest import Store, describe, rebuild
+from pipeline.export.node import Json, Node
 from pipeline.export.program import Program
 from pipeline.export.stdp_integer import StdpEngine
 from pipeline.export.stdp_manifest import describe_stdp, rebuild_stdp

@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline.export import pack
 from pipeline.export.check import MOST_STEPS
-from pipeline.export.manifest import Json, Node, Reading, Store, put_tensor
+from pipeline.export.manifest import Reading, Store, put_tensor
+from pipeline.export.node import Json, Node
 from pipeline.export.program import ROUNDINGS, Rounding, Shape
 from pipeline.export.stdp_program import CONSTANTS, LAYER, WINNERS, StdpProgram, Winner, check_stdp
 

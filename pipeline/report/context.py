@@ -41,6 +41,8 @@ class Context:
     claims: tuple[Mapping[str, str], ...] = ()
     """Lines of the table of claims (column -> text), as `python -m pipeline.claims` gathers them; empty:
     none."""
+    compared: tuple[Mapping[str, object], ...] = ()
+    """Members of the front beside baselines of their size (name, accuracies, prices); empty: none."""
     baseline: Row | None = None
     """The uncompressed float model, drawn beside the front where the study trained one."""
 

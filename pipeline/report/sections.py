@@ -8,6 +8,7 @@ from html import escape
 
 from matplotlib.figure import Figure
 
+from pipeline.report import device, worth
 from pipeline.report.accuracy import accuracy_charts, draw_accuracy
 from pipeline.report.charts import front_charts
 from pipeline.report.context import Context, command_of
@@ -110,6 +111,12 @@ def sections(of: Report) -> list[Section]:
         Section("short", "In short", html=picks_table(of.rows, of.picks, context)),
         front_section(of),
         Section(
+            "worth",
+            "Is the spiking network worth it?",
+            _quiet(worth.WORDS),
+            html=worth.worth_html(context.compared),
+        ),
+        Section(
             "methods",
             "Widths, zeros and methods",
             _quiet(methods_words(of.scene, context)),
@@ -120,6 +127,12 @@ def sections(of: Report) -> list[Section]:
             "Accuracy and how sure it is",
             _quiet("Each member of the front on validation and, read once, on test, with 95 % intervals."),
             tuple(accuracy_charts(of.rows, of.picks, context)),
+        ),
+        Section(
+            "device",
+            "As a device would run it",
+            _quiet(device.WORDS),
+            html=device.device_html(of.rows, of.picks),
         ),
         Section(
             "energy",

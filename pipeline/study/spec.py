@@ -20,6 +20,7 @@ class Study:
     suggestion whose worker died is done again, until it has taken `retries` workers with it. `floors` are values
     that no network of this study can beat (a least validation error, say): with the memory and the energy floor
     of a suggestion, which are known before training, they end what a finished trial beats already.
+    `compare` trains, once the search is over, three baselines of the knee's size (`pipeline.baselines`).
     """
 
     trials: int
@@ -35,6 +36,7 @@ class Study:
     retries: int = 3
     floors: Mapping[str, float] = field(default_factory=dict)
     warm_start_from: tuple[str, ...] = ()
+    compare: bool = False
 
     def __post_init__(self) -> None:
         require(self.trials >= 1, "trials", "be >= 1", self.trials)

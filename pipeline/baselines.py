@@ -1,0 +1,194 @@
+"""Is the spiking network worth it? A member of the front beside three others of its own size.
+
+    python -m pipeline.baselines outputs/NAME [--member K]
+
+* float SNN, as small: the same network without any compression, its layers narrowed until its memory is the member's
+* random pruning: the same bits and sparsity, but the weights that go are drawn, not chosen by magnitude
+* quantized ANN: the same layers and weight bits, ReLUs of 8 bits in place of the neurons, one pass in place of T steps,
+  its energy as multiply-accumulates on the same accelerator; it sees the mean of the input over time. Of an STDP
+  network: one hidden layer of as many neurons, trained with labels on the images themselves
+
+Each is a config of its own, trained, compressed and priced as a trial. A study does this for its knee where
+`study.compare` is true. This command does it for any member, once; the report shows what it finds as rows when the
+study's own command, which only reports then, is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+
+from pipeline import config, experiment, finalists
+from pipeline.config import ConfigError, Plain
+from pipeline.job import Job
+from pipeline.report.worth import worth_table
+from pipeline.select import open_study
+from pipeline.study import results, select
+from pipeline.study.select import Pick
+from pipeline.types import DataError, Row, TrialEnded
+
+log = logging.getLogger(__name__)
+
+WIDTHS = ("hidden", "channels", "neurons")
+"""Fields of a network's config that say how wide it is."""
+COLUMNS = ("validation_accuracy", "test_accuracy", "memory_bits", "energy_pj", "latency_us")
+ANN_EPOCHS = 5
+"""Of the network beside an unsupervised one, whose own epochs mean something else."""
+_SEARCH_STEPS = 12
+Line = dict[str, object]
+
+
+def opponents(plain: Plain, memory_bits: float) -> dict[str, Plain]:
+    """Name -> config of the baselines of a trial with this config and this memory."""
+    found = {"float SNN, as small": narrowed(plain, memory_bits)}
+    drawn = at_random(plain)
+    if drawn is not None:
+        found["random pruning"] = drawn
+    found["quantized ANN"] = ann(plain)
+    return found
+
+
+def narrowed(plain: Plain, memory_bits: float) -> Plain:
+    """The float config, its widths scaled down until its memory is at most `memory_bits` (or 1 everywhere)."""
+    net = cast(Plain, plain["net"])
+    widths = {name: net[name] for name in WIDTHS if net.get(name)}
+
+    def at(share: float) -> Plain:
+        changed = {name: _scaled(cast("int | Sequence[int]", width), share) for name, width in widths.items()}
+        return {**plain, "net": {**net, **changed}, "compression": {}}
+
+    low, high = 0.0, 1.0
+    for _ in range(_SEARCH_STEPS):
+        middle = (low + high) / 2
+        fits = experiment.size_bits(config.build_experiment(at(middle))) <= memory_bits
+        low, high = (middle, high) if fits else (low, middle)
+    return at(low)
+
+
+def _scaled(width: int | Sequence[int], share: float) -> int | list[int]:
+    return (
+        max(1, round(width * share)) if isinstance(width, int) else [max(1, round(w * share)) for w in width]
+    )
+
+
+def at_random(plain: Plain) -> Plain | None:
+    """The same with drawn masks; None where nothing is pruned."""
+    steps, pruned = {}, False
+    for name, step in cast(Mapping[str, Plain], plain["compression"]).items():
+        if str(step["_target_"]).endswith(".PruneWeights"):
+            pruned = pruned or float(cast(float, step["sparsity"])) > 0
+            step = {**step, "_target_": "pipeline.compress.chance.PruneAtRandom", "seed": plain["seed"]}
+        steps[name] = step
+    return {**plain, "compression": steps} if pruned else None
+
+
+def ann(plain: Plain) -> Plain:
+    """The network of the same shape without spikes, its weights of the same bits."""
+    net = cast(Plain, plain["net"])
+    spec: Plain = {"_target_": "pipeline.nets.ann.AnnOf", "spec": net}
+    if "neurons" not in net:
+        return {**plain, "net": spec}
+    spec["spec"] = {"_target_": "pipeline.nets.feedforward.FeedForward", "hidden": net["neurons"]}
+    steps = cast(Mapping[str, Plain], plain["compression"])
+    bits = next(
+        (step["bits"] for step in steps.values() if "Weights" in str(step["_target_"]) and "bits" in step), 32
+    )
+    image = {"_target_": "pipeline.data.encode.Direct"}
+    return {
+        **plain,
+        "data": {**cast(Plain, plain["data"]), "encoding": image, "timesteps": 1},
+        "net": spec,
+        "learner": {"_target_": "pipeline.learn.surrogate.Surrogate", "epochs": ANN_EPOCHS},
+        "compression": {
+            "quantize_weights": {"_target_": "pipeline.compress.quantize.QuantizeWeights", "bits": bits}
+        },
+        "plan": {"_target_": "pipeline.compress.plan.Plan"},
+    }
+
+
+def line(name: str, plain: Plain) -> Line:
+    """Both accuracies and the price of one config, trained as a trial; `ended` instead where training ended early."""
+    built = config.build_experiment(plain)
+    try:
+        trained = experiment.evaluate(built, lambda step, metrics: None)
+    except TrialEnded as ended:
+        return {"name": name, "ended": f"{ended.state}: {ended}"}
+    data = built.data.load(built.seed)
+    tested, _ = experiment.measured(trained.net, trained.decode, data, "test", trained.widths)
+    metrics = {**trained.metrics, **tested}
+    return {"name": name, **{column: metrics[column] for column in COLUMNS}}
+
+
+def beside(job: Job, row: Row) -> list[Line]:
+    """The member first, then its baselines; done once and kept in the study's folder."""
+    path = job.folder / "baselines" / f"trial-{row.number:05d}.json"
+    if path.exists():
+        try:
+            return cast(list[Line], json.loads(path.read_text(encoding="utf-8")))
+        except json.JSONDecodeError:
+            path.unlink()  # cut off while it was written
+    member: Line = {"name": f"trial {row.number}", **{c: row.metrics[c] for c in COLUMNS if c in row.metrics}}
+    made = opponents(job.params_config(row.params), row.metrics["memory_bits"])
+    found = [member, *(line(name, plain) for name, plain in made.items())]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def known(folder: Path) -> list[Line]:
+    """What was compared so far, the members in order."""
+    found: list[Line] = []
+    for path in sorted((folder / "baselines").glob("trial-*.json")):
+        try:
+            found += json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError:
+            log.warning("%s was cut off and is left out", path)
+    return found
+
+
+def at_knee(job: Job, front: Sequence[Row], picks: Mapping[str, Pick]) -> None:
+    """Train the baselines of the knee, or of the first pick there is."""
+    chosen = [
+        pick.number for pick in (picks.get("knee"), *picks.values()) if pick and pick.number is not None
+    ]
+    for row in front:
+        if chosen and row.number == chosen[0]:
+            beside(job, row)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0: compared; 1: no such study or member."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.baselines", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("folder", type=Path, help="outputs/NAME of a finished study")
+    parser.add_argument("--member", type=int, help="trial number; without it the knee of the front")
+    parser.add_argument("--storage", help="database address, where the study is not in study.db")
+    asked = parser.parse_args(arguments)
+    try:
+        job, study = open_study(asked.folder, asked.storage)
+        rows = finalists.known(job, study, results.rows(study, job.study))
+        front = [row for row in rows if row.on_front]
+        number = asked.member
+        if number is None:
+            number = select.picks(front, None, job.selectors)["knee"].number
+        row = next((row for row in rows if row.number == number and row.state == "complete"), None)
+        if row is None:
+            raise DataError(f"trial {number} is no finished trial of {job.name}.")
+        found = beside(job, row)
+    except (DataError, ConfigError, KeyError) as error:
+        print(f"baselines: {error}", file=sys.stderr)
+        return 1
+    Console(width=160, soft_wrap=True).print(worth_table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

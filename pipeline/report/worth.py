@@ -1,0 +1,63 @@
+"""A member of the front beside baselines of its own size, as a table on the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from rich.table import Table
+
+from pipeline.report.units import NOTHING, show
+
+Line = Mapping[str, object]
+COLUMNS = {
+    "validation": "validation_accuracy",
+    "test": "test_accuracy",
+    "memory": "memory_bits",
+    "energy": "energy_pj",
+    "latency": "latency_us",
+}
+WORDS = (
+    "A member beside three networks of its size, trained and priced in the same way: a smaller float SNN in the same "
+    "memory, the same network with weights pruned by chance, and a quantized ANN of the same shape and weight bits, "
+    "whose energy is multiply-accumulates of one pass."
+)
+
+
+def _cells(line: Line) -> list[str]:
+    if "ended" in line:
+        return [NOTHING] * len(COLUMNS)
+    values = (line.get(metric) for metric in COLUMNS.values())
+    return [
+        show(metric, float(value)) if isinstance(value, int | float) else NOTHING
+        for metric, value in zip(COLUMNS.values(), values, strict=True)
+    ]
+
+
+def worth_table(lines: Sequence[Line]) -> Table:
+    """For the terminal."""
+    table = Table(title="Beside baselines of its size", title_justify="left")
+    table.add_column("network", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(str(line["name"]), *_cells(line))
+    return table
+
+
+def worth_html(lines: Sequence[Line]) -> str:
+    """For the page; empty without lines."""
+    if not lines:
+        return ""
+    body = []
+    for line in lines:
+        name = escape(str(line["name"]))
+        if "ended" in line:
+            name += f' <span class="quiet">{escape(str(line["ended"]))}</span>'
+        if name.startswith("trial "):
+            name = f'<span class="mark">{name}</span>'
+        body.append(
+            f'<tr><td class="text">{name}</td>' + "".join(f"<td>{c}</td>" for c in _cells(line)) + "</tr>"
+        )
+    heads = '<th class="text">network</th>' + "".join(f"<th>{name}</th>" for name in COLUMNS)
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'

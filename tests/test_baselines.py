@@ -1,0 +1,114 @@
+"""The baselines beside a member of the front: what makes each of them a fair opponent, and where they are shown."""
+
+import json
+
+import pytest
+import torch
+
+from pipeline import baselines, config, experiment, run
+from pipeline.compress.bake import bake, sparsity
+from pipeline.nets.ann import QuantizedReLU
+from pipeline.nets.feedforward import FeedForward
+
+
+def plain_of(*overrides):
+    return config.plain(config.compose(list(overrides)))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    overrides = ["+experiment=quickstart", "learner.epochs=1", "compression.prune_weights.sparsity=0.75"]
+    return plain_of(*overrides, "data.timesteps=4", "plan.scheme=ptq")
+
+
+@pytest.fixture(scope="module")
+def stdp():
+    small = ["data=digits", "data/encoding=poisson", "data.timesteps=20", "net.neurons=40"]
+    return plain_of("+experiment=tinysnn_mnist", *small, "compression.quantize_weights.bits=4")
+
+
+def test_the_float_network_is_no_larger_than_the_member(plain):
+    small = config.build_experiment(baselines.narrowed(plain, memory_bits=40_000))
+    assert small.compression == {}
+    assert 20_000 < experiment.size_bits(small) <= 40_000
+    data = small.data.load(0)
+    net = small.net.build(data.shape, data.classes, 0)
+    assert 20_000 < 32 * sum(p.numel() for p in net.parameters()) <= 40_000
+
+
+def test_a_float_stdp_network_is_made_smaller_by_its_neurons(stdp):
+    small = baselines.narrowed(stdp, memory_bits=30_000)
+    assert 8 <= small["net"]["neurons"] < 15
+    assert experiment.size_bits(config.build_experiment(small)) <= 30_000
+
+
+def test_random_pruning_has_the_sparsity_and_other_places(plain):
+    nets = []
+    for each in (plain, baselines.at_random(plain)):
+        net = FeedForward(hidden=40).build((1, 8, 8), 10, 0)
+        config.build_experiment(each).compression["prune_weights"].attach(net)
+        nets.append(bake(net))
+    assert sparsity(nets[0]) == pytest.approx(0.75, abs=1e-3)
+    assert sparsity(nets[1]) == pytest.approx(0.75, abs=1e-3)
+    kept = [net.fc1.weight.detach().abs()[net.fc1.weight != 0].mean() for net in nets]
+    assert kept[0] > 1.1 * kept[1], "magnitude keeps the large ones, chance does not"
+    assert baselines.at_random(config.override(plain, {"compression.prune_weights.sparsity": 0.0})) is None
+
+
+def test_the_ann_has_the_weights_of_the_network_and_answers_in_one_pass(plain):
+    ann = config.build_experiment(baselines.ann(plain))
+    data = ann.data.load(0)
+    net = ann.net.build(data.shape, data.classes, 0)
+    snn = config.build_experiment(plain).net.build(data.shape, data.classes, 0)
+    assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in snn.parameters())
+    assert net(torch.rand(4, 3, 1, 8, 8)).shape == (1, 3, 10)
+    trained = experiment.evaluate(ann, lambda step, metrics: None)
+    assert trained.loads[0].input_bits == 8
+    assert all(2 <= load.input_bits <= 8 for load in trained.loads), "multiply-accumulates, of 8 bits at most"
+    assert trained.loads[0].weight_bits == ann.compression["quantize_weights"].bits
+    assert trained.metrics["validation_accuracy"] > 0.3
+
+
+def test_the_ann_of_an_stdp_network_has_as_many_neurons_and_sees_the_images(stdp):
+    found = baselines.line("quantized ANN", baselines.ann(stdp))
+    assert found["validation_accuracy"] > 0.8
+    built = config.build_experiment(baselines.ann(stdp))
+    data = built.data.load(0)
+    assert built.net.build(data.shape, data.classes, 0).fc1.weight.shape == (40, 64)
+    assert built.compression["quantize_weights"].bits == 4
+    assert data.timesteps == 1
+
+
+def test_a_relu_of_eight_bits_by_hand():
+    x = torch.tensor([-1.0, 0.04, 0.5, 20.0], requires_grad=True)
+    y = QuantizedReLU()(x)
+    assert y.tolist() == [0.0, 0.0625, 0.5, 15.9375]
+    y.sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_a_study_that_compares_shows_rows_in_its_report(tmp_path, capsys):
+    words = ["+experiment=quickstart", "workers=1", "tracking=silent", "study.trials=1", "study.compare=true"]
+    words += [
+        "learner.epochs=2",
+        "study.warm_start=[]",
+        "data.timesteps=5",
+        "study.baseline={}",
+        "name=small",
+    ]
+    assert run.main([*words, f"out={tmp_path}"]) == 0
+    folder = tmp_path / "small"
+    lines = json.loads((folder / "baselines" / "trial-00000.json").read_text())
+    assert [line["name"] for line in lines][:2] == ["trial 0", "float SNN, as small"]
+    assert lines[1]["memory_bits"] <= lines[0]["memory_bits"]
+    assert lines[-1]["name"] == "quantized ANN"
+    said, page = capsys.readouterr().out, (folder / "report.html").read_text()
+    assert "Beside baselines of its size" in said
+    assert "Is the spiking network worth it?" in page
+    assert "float SNN, as small" in page
+    assert "As a device would run it" in page, "robustness and proof are columns of the report"
+    for column in ("equal spikes", "drop 0.1", "noise 0.05", "flip 0.001"):
+        assert f"<th>{column}</th>" in page
+    assert baselines.main([str(folder), "--member", "0"]) == 0
+    assert "quantized ANN" in capsys.readouterr().out
+    assert baselines.main([str(folder), "--member", "7"]) == 1
