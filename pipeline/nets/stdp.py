@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pipeline.nets.stdp_cell import ALL, FIRST, HIGHEST, RANDOM, Cell
 from pipeline.nets.stdp_counts import Sample, by_sample, inference_load, training_load
-from pipeline.nets.stdp_kernel import ALL, COUNTERS, FIRST, HIGHEST, RANDOM, Cell, events_of, no_rule, present
+from pipeline.nets.stdp_kernel import COUNTERS, events_of, no_rule, present
 from pipeline.nets.stdp_plasticity import Rule
 from pipeline.nets.stdp_rounding import QUANTITIES, ROUNDINGS, WEIGHT, quantized_array
 from pipeline.types import Batch, Widths, require
@@ -173,9 +174,9 @@ class StdpNet(nn.Module):
         )
         if not binary:
             raise ValueError("x must hold spikes, 0 or 1 (data/encoding=poisson), but got other values.")
-        raster = np.zeros((steps, samples, self.spec.neurons), np.float32)
+        raster = np.zeros((samples, steps, self.spec.neurons), np.float32)
         self._infer(starts, pixels, samples, steps, 0, raster)
-        return torch.from_numpy(raster)
+        return torch.from_numpy(raster).transpose(0, 1).contiguous()
 
     def respond(self, starts: Ops, pixels: Counts, samples: int, steps: int, seed: int) -> Counts:
         """Spike counts [S, n] of event-coded samples (see `stdp_kernel.present`); nothing is learned."""
@@ -203,7 +204,7 @@ class StdpNet(nn.Module):
             present(
                 starts[first * steps : last * steps + 1], pixels, steps, w, none, unmasked, theta, cell, rule,
                 False, False, formats, np.uint64(seed), first, counts[first:last],
-                raster[:, first:last] if len(raster) else raster, ops,
+                raster[first:last], ops,
             )  # fmt: skip
             return ops
 
@@ -241,7 +242,7 @@ class StdpNet(nn.Module):
             raw *= mask
         w, full, rng = raw, np.zeros((0, 0), np.float32), np.array([seed ^ 0x5EED], np.uint64)
         if formats[WEIGHT, 0] > 0 and shadow:
-            w, full = raw.copy(), raw
+            w, full = torch.from_numpy(raw).clone().numpy(), raw  # torch's memory begins on a cache line
         quantized_array(w.reshape(-1), formats, WEIGHT, rng)
         present(
             starts, pixels, steps, w, full, mask, self.theta.numpy(), self.spec.cell(), Rule(**rule), True,  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from snntorch import Leaky
 from torch import Tensor, nn
 
 from pipeline.nets.stdp import StdpNet
-from pipeline.nets.stdp_kernel import ALL, FIRST, RANDOM
+from pipeline.nets.stdp_cell import ALL, FIRST, RANDOM
 
 
 class SnnTorchStdp(nn.Module):

@@ -104,8 +104,9 @@ def count_reads(starts, pixels, steps, alive, rows, out):  # type: ignore[no-unt
     for s in range(out.shape[0]):
         effective = 0
         for e in range(starts[s * steps], starts[(s + 1) * steps - 1]):
-            rows[pixels[e]] += 1
-            effective += alive[pixels[e]]
+            p = np.uint32(pixels[e])  # unsigned: numba need not look for indices from the end
+            rows[p] += 1
+            effective += alive[p]
         out[s, 0] = starts[(s + 1) * steps] - starts[s * steps]
         out[s, 1] = effective
 

@@ -1,8 +1,9 @@
 """One loop over samples and time steps for the STDP network: integrate, fire, inhibit and, when asked, learn.
 
-Event-driven: a step adds the weight rows of the pixels that spiked in the step before (float32, eight rows at
-a time), touches weight columns only of neurons that fired, and keeps traces as the time of the last spike. The
-plain numpy form of the same equations stands in tests/nets/stdp_reference.py.
+Event-driven: the input current of a sample is the sum of the weight rows of the pixels that spiked (float32), added
+up for all its steps at once, which is right for every neuron that has not learned in this sample. The columns of those
+that have are kept side by side, and their current is summed step by step. Traces are kept as the time of the last
+spike. The plain numpy form of the same equations stands in tests/nets/stdp_reference.py.
 
 Voltages are in mV above rest (rest = 0), so the fixed-point ranges of `formats` need no shift. With
 ``x(t)`` the pixels' spikes, ``s(t)`` the excitatory and ``i(t)`` the inhibitory ones, one step is
@@ -15,119 +16,42 @@ which is BindsNET's DiehlAndCook2015 (0.3.4) step for step; STDP follows in `std
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from pipeline.nets.stdp_plasticity import Rule, depress, normalise, potentiate
-from pipeline.nets.stdp_rounding import MEMBRANE, THETA, TRACE, quantized, quantized_array, uniform
+from pipeline.nets.stdp_cell import ALL, choose, find_fired, inhibit
+from pipeline.nets.stdp_lanes import LANES, advance, aligned, rows_of, sum_rows
+from pipeline.nets.stdp_plasticity import Rule, depress, fetch, memory_of, normalise, potentiate, trace
+from pipeline.nets.stdp_rounding import MEMBRANE, THETA, quantized, quantized_array, quick, uniform
 
 # Rows of the counters that one call adds to. "dense" is what a simulator of full matrices would touch.
 INPUT_SPIKES, SPIKES, READS, EXCITATORY_UPDATES, INHIBITORY_UPDATES, INHIBITIONS = 0, 1, 2, 3, 4, 5
 FIRED = 6
 COUNTERS = 16
 
-RANDOM, FIRST, HIGHEST, ALL = 0, 1, 2, 3
-"""Who spikes when several cross the threshold in one step: one of them (drawn, lowest index, highest
-overshoot), or all of them."""
 
+class State(NamedTuple):
+    """Of the neurons; v, currents and theta [..., n rounded up to LANES] float32, the others [n]."""
 
-class Cell(NamedTuple):
-    """Neuron constants in mV above rest and steps; decays are factors per step."""
-
-    decay: float
-    threshold: float
-    reset: float
-    lowest: float
-    refractory: int
-    theta_plus: float
-    theta_decay: float
-    gain: float
-    w_inh: float
-    winner: int
-    layer: bool
-    drive: float
-    inh_decay: float
-    inh_threshold: float
-    inh_reset: float
-    inh_refractory: int
-
-
-@njit(cache=True, nogil=True)
-def add_rows(w, pixels, first, last, out):  # type: ignore[no-untyped-def]
-    """out[j] = sum of w[p, j] over the spiking pixels p; eight rows per pass keep `out` out of the way."""
-    n = out.shape[0]
-    for j in range(n):
-        out[j] = np.float32(0.0)
-    e = first
-    while e + 8 <= last:
-        a, b, c, d = w[pixels[e]], w[pixels[e + 1]], w[pixels[e + 2]], w[pixels[e + 3]]
-        f, g, h, i = w[pixels[e + 4]], w[pixels[e + 5]], w[pixels[e + 6]], w[pixels[e + 7]]
-        for j in range(n):
-            out[j] += ((a[j] + b[j]) + (c[j] + d[j])) + ((f[j] + g[j]) + (h[j] + i[j]))
-        e += 8
-    while e + 2 <= last:
-        a, b = w[pixels[e]], w[pixels[e + 1]]
-        for j in range(n):
-            out[j] += a[j] + b[j]
-        e += 2
-    if e < last:
-        a = w[pixels[e]]
-        for j in range(n):
-            out[j] += a[j]
-
-
-@njit(cache=True, nogil=True)
-def find_fired(v, bar, theta, faded, fired):  # type: ignore[no-untyped-def]
-    """Neurons at or above threshold into `fired`; returns how many. Counting first keeps the loop vectorised."""
-    n = v.shape[0]
-    above = 0
-    for j in range(n):
-        above += v[j] >= bar + theta[j] * faded
-    if above == 0:
-        return 0
-    count = 0
-    for j in range(n):
-        if v[j] >= bar + theta[j] * faded:
-            fired[count] = j
-            count += 1
-    return count
-
-
-@njit(cache=True, nogil=True)
-def choose(winner, fired, count, v, theta, faded, rng):  # type: ignore[no-untyped-def]
-    """Position in `fired` of the one neuron that spikes."""
-    if winner == RANDOM and count > 1:
-        return int(uniform(rng) * count)
-    best = 0
-    if winner == HIGHEST:
-        for i in range(1, count):
-            if v[fired[i]] - theta[fired[i]] * faded > v[fired[best]] - theta[fired[best]] * faded:
-                best = i
-    return best
-
-
-@njit(cache=True, nogil=True)
-def inhibit(cell, spiked, spikes, t, inh_v, inh_time, inh_free, out):  # type: ignore[no-untyped-def]
-    """Inhibitory neurons that spike at step t, into `out`; driven one to one by `spiked` of step t - 1.
-
-    Their voltage only decays between drives, so it is computed when the next drive comes.
-    """
-    count = 0
-    for i in range(spikes):
-        j = spiked[i]
-        v = inh_v[j] * np.float32(cell.inh_decay ** (t - inh_time[j]))
-        if t >= inh_free[j]:
-            v += np.float32(cell.drive)
-        if v >= cell.inh_threshold:
-            v = np.float32(cell.inh_reset)
-            inh_free[j] = t + cell.inh_refractory + 1
-            out[count] = j
-            count += 1
-        inh_v[j] = v
-        inh_time[j] = t
-    return count
+    v: Any
+    currents: Any
+    """[steps, n]: input of the sample."""
+    theta: Any
+    faded: Any
+    """[steps] decay of theta since the sample began."""
+    free: Any
+    """Step from which a neuron is out of its refractory time, int32."""
+    held: Any
+    fired: Any
+    spiked: Any
+    silenced: Any
+    inh_v: Any
+    inh_time: Any
+    inh_free: Any
+    rng: Any
+    """[1] uint64."""
 
 
 @njit(cache=True, nogil=True)
@@ -141,45 +65,49 @@ def present(  # type: ignore[no-untyped-def]
     ``pixels[starts[s * steps + t] : starts[s * steps + t + 1]]``. w, shadow, mask [P, n] (shadow and mask may
     be empty), theta [n] mV, formats [4, 4] (eps, lo, hi, rounding by quantity). whole: normalise every column after
     the first sample, not only the ones that learned. Sample s draws from `seed` (uint64) and its number
-    first + s alone. Adds to counts [S, n] and ops [COUNTERS], and writes raster [steps, S, n] where it is
+    first + s alone. Adds to counts [S, n] and ops [COUNTERS], and writes raster [S, steps, n] where it is
     not empty.
     """
-    samples = counts.shape[0]
     inputs, n = w.shape
-    v = np.zeros(n, np.float32)
-    current = np.zeros(n, np.float32)
-    free = np.zeros(n, np.int32)
-    held = np.zeros(n, np.int32)
-    fired = np.zeros(n, np.int32)
-    spiked = np.zeros(n, np.int32)
-    silenced = np.zeros(n, np.int32)
-    inh_v = np.zeros(n, np.float32)
-    inh_time = np.zeros(n, np.int32)
-    inh_free = np.zeros(n, np.int32)
-    pre_time = np.zeros(inputs, np.int32)
-    pre_trace = np.zeros(inputs, np.float32)
-    seen = np.zeros(inputs, np.int32)
-    everyone = np.arange(inputs).astype(np.int32)
-    values = np.zeros(inputs, np.float32)
-    post_time = np.zeros(n, np.int32)
-    active = np.zeros(n, np.int32)
-    waiting = np.zeros(n, np.uint8)
-    dirty = np.zeros(n, np.uint8)
-    faded_pre = np.ones(steps + 1, np.float32)
-    faded_post = np.ones(steps + 1, np.float32)
-    for t in range(steps):
-        faded_pre[t + 1] = faded_pre[t] * np.float32(rule.pre_decay)
-        faded_post[t + 1] = faded_post[t] * np.float32(rule.post_decay)
-    rng = np.zeros(1, np.uint64)
-    decay, gain, w_inh = np.float32(cell.decay), np.float32(cell.gain), np.float32(cell.w_inh)
-    bar, reset, lowest = np.float32(cell.threshold), np.float32(cell.reset), np.float32(cell.lowest)
-    quantize_v = formats[MEMBRANE, 0] > 0
+    wide = (n + LANES - 1) // LANES * LANES
     # On a grid theta does not decay: a factor of 1 - 1e-7 per step is below every step of the grid, and truncation
     # would take a whole step each time.
     theta_step = cell.theta_decay if learn and formats[THETA, 0] <= 0 else 1.0
     faded_theta = (theta_step ** np.arange(1.0, steps + 1.0)).astype(np.float32)
+    state = State(
+        aligned(np.int64(1), wide)[0], aligned(steps, wide), aligned(np.int64(1), wide)[0], faded_theta,
+        np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32),
+        np.zeros(n, np.int32), np.zeros(n, np.float32), np.zeros(n, np.int32), np.zeros(n, np.int32),
+        np.zeros(1, np.uint64),
+    )  # fmt: skip
+    plastic = memory_of(inputs, n, steps, learn, shadow.shape[0] > 0, mask, rule)
+    rows = rows_of(w, pixels, starts, steps)
+    loop(
+        starts, pixels, steps, w, shadow, theta, cell, rule, learn, whole, formats, seed, first, counts, raster,
+        ops, state, plastic, rows,
+    )  # fmt: skip
+
+
+@quick
+def loop(  # type: ignore[no-untyped-def]
+    starts, pixels, steps, w, shadow, theta, cell, rule, learn, whole, formats, seed, first, counts, raster,
+    ops, state, plastic, rows,
+):  # fmt: skip
+    """`present`, with memory to work in."""
+    samples, n, wide = counts.shape[0], w.shape[1], state.v.shape[0]
+    v, currents, extra, faded_theta, rng = state.v, state.currents, state.theta, state.faded, state.rng
+    free, held, fired, spiked, silenced = state.free, state.held, state.fired, state.spiked, state.silenced
+    inh_v, inh_time, inh_free = state.inh_v, state.inh_time, state.inh_free
+    columns, active, dirty, waiting = plastic.columns, plastic.active, plastic.dirty, plastic.waiting
+    pre_time, post_time = plastic.pre_time, plastic.post_time
+    decay, gain, w_inh = np.float32(cell.decay), np.float32(cell.gain), np.float32(cell.w_inh)
+    bar, reset, lowest = np.float32(cell.threshold), np.float32(cell.reset), np.float32(cell.lowest)
+    quantize_v = formats[MEMBRANE, 0] > 0
     if learn:
         quantized_array(theta, formats, THETA, rng)
+    extra[:] = np.inf
+    for j in range(n):
+        extra[j] = theta[j]
     if whole:
         dirty[:] = 1
     for s in range(samples):
@@ -190,43 +118,43 @@ def present(  # type: ignore[no-untyped-def]
         inh_v[:] = 0
         inh_time[:] = 0
         inh_free[:] = 0
-        spikes = inhibitors = held_count = seen_count = active_count = most = 0
+        zero: Any = np.int64(0)
+        spikes = inhibitors = held_count = seen_count = active_count = most = zero
         faded = np.float32(1.0)
         pre_time[:] = -1
         post_time[:] = -1
         base = s * steps
+        sum_rows(w, pixels, starts, base, steps, currents, rows)
         for t in range(steps):
-            # Input of the step before; then the input of refractory neurons is taken away again.
+            # What a neuron that learned in this sample gets now; then refractory neurons lose their input again.
             if t > 0:
-                add_rows(w, pixels, starts[base + t - 1], starts[base + t], current)
-                ops[READS] += (starts[base + t] - starts[base + t - 1]) * n
+                for i in range(active_count):
+                    if dirty[active[i]] == 1:
+                        total = np.float32(0.0)
+                        for e in range(starts[base + t - 1], starts[base + t]):
+                            total += columns[i, np.uint32(pixels[e])]
+                        currents[t, active[i]] = total
             else:
-                current[:] = 0
+                currents[0, :] = 0
             push = w_inh * np.float32(inhibitors)
             for i in range(inhibitors):
-                current[silenced[i]] += w_inh / gain
+                currents[t, silenced[i]] += w_inh / gain
             ops[INHIBITIONS] += inhibitors * (n - 1)
             kept = 0
             for i in range(held_count):
                 if free[held[i]] > t:
-                    current[held[i]] = push / gain
+                    currents[t, held[i]] = push / gain
                     held[kept] = held[i]
                     kept += 1
             held_count = kept
-            for j in range(n):
-                v[j] = v[j] * decay + (current[j] * gain - push)
-            if lowest > -np.inf:
-                for j in range(n):
-                    v[j] = max(v[j], lowest)
-            if quantize_v:
-                quantized_array(v, formats, MEMBRANE, rng)
             faded = faded_theta[t]
-            ops[EXCITATORY_UPDATES] += n
+            risen = advance(v, currents, t * wide, extra, decay, gain, push, lowest, bar, faded)
+            if quantize_v:
+                quantized_array(v[:n], formats, MEMBRANE, rng)
             if cell.layer:
                 inhibitors = inhibit(cell, spiked, spikes, t, inh_v, inh_time, inh_free, silenced)
-                ops[INHIBITORY_UPDATES] += n
             # Fire: everyone at threshold resets, rests and adapts; the winner is the one that is heard.
-            count = find_fired(v, bar, theta, faded, fired)
+            count = find_fired(v, bar, extra, faded, fired) if risen or quantize_v else 0
             spikes = 0
             if count > 0:
                 if cell.winner == ALL:
@@ -234,7 +162,7 @@ def present(  # type: ignore[no-untyped-def]
                         spiked[i] = fired[i]
                     spikes = count
                 else:
-                    spiked[0] = fired[choose(cell.winner, fired, count, v, theta, faded, rng)]
+                    spiked[0] = fired[choose(cell.winner, fired, count, v, extra, faded, rng)]
                     spikes = 1
                 for i in range(count):
                     j = fired[i]
@@ -243,8 +171,9 @@ def present(  # type: ignore[no-untyped-def]
                     held[held_count] = j
                     held_count += 1
                     if learn:
-                        theta[j] = quantized(theta[j] + cell.theta_plus / faded, formats, THETA, rng)
+                        extra[j] = quantized(extra[j] + cell.theta_plus / faded, formats, THETA, rng)
                 ops[FIRED] += count
+                ops[SPIKES] += spikes
             if not cell.layer:
                 inhibitors = spikes
                 for i in range(spikes):
@@ -252,54 +181,53 @@ def present(  # type: ignore[no-untyped-def]
             for i in range(spikes):
                 counts[s, spiked[i]] += 1
                 most = max(most, counts[s, spiked[i]])
-            if raster.shape[0] > 0:
-                for i in range(spikes):
-                    raster[t, s, spiked[i]] = np.float32(1.0)
-            ops[SPIKES] += spikes
-            ops[INPUT_SPIKES] += starts[base + t + 1] - starts[base + t]
+                if raster.shape[0] > 0:
+                    raster[s, t, spiked[i]] = np.float32(1.0)
             if not learn:
                 continue
             # Traces of this step's spikes, then STDP.
-            for e in range(starts[base + t], starts[base + t + 1]):
-                p = pixels[e]
-                if pre_time[p] < 0:
-                    seen[seen_count] = p
-                    seen_count += 1
-                    pre_trace[p] = 1
-                elif rule.additive:
-                    pre_trace[p] = quantized(
-                        pre_trace[p] * faded_pre[t - pre_time[p]] + 1, formats, TRACE, rng
-                    )
-                pre_time[p] = t
+            seen_count = trace(
+                plastic, seen_count, pixels, starts[base + t], starts[base + t + 1], t, rule, formats, rng
+            )
             for i in range(spikes):
                 j = spiked[i]
                 if post_time[j] < 0:
-                    active[active_count] = j
+                    fetch(plastic, w, shadow, np.int64(j), active_count)
                     active_count += 1
                 post_time[j] = t
                 waiting[j] = 1
             if rule.eta_pre > 0 and active_count > 0:
                 depress(
-                    w, shadow, mask, pixels, starts[base + t], starts[base + t + 1], active, active_count,
-                    waiting, post_time, faded_post, t, values, rule, formats, rng, dirty, ops,
-                )  # fmt: skip
+                    plastic,
+                    active_count,
+                    pixels,
+                    starts[base + t],
+                    starts[base + t + 1],
+                    t,
+                    rule,
+                    formats,
+                    rng,
+                    ops,
+                )
             if rule.window <= 1 or (t + 1) % rule.window == 0 or t + 1 == steps:
                 k = rule.k
                 if rule.spikes_per_k > 0:
                     k = rule.k * np.ceil(most / rule.spikes_per_k)
                 for i in range(active_count):
-                    j = active[i]
-                    if waiting[j] == 1:
-                        potentiate(
-                            w, shadow, mask, j, k, seen, seen_count, pre_time, pre_trace, faded_pre, t,
-                            values, rule, formats, rng, ops,
-                        )  # fmt: skip
-                        waiting[j] = 0
-                        dirty[j] = 1
+                    if waiting[active[i]] == 1:
+                        potentiate(plastic, i, k, seen_count, t, rule, formats, rng, ops)
+        ops[INPUT_SPIKES] += starts[base + steps] - starts[base]
+        ops[READS] += (starts[base + steps - 1] - starts[base]) * n
+        ops[EXCITATORY_UPDATES] += n * steps
+        if cell.layer:
+            ops[INHIBITORY_UPDATES] += n * steps
         if learn:
             for j in range(n):
-                theta[j] *= faded
-            normalise(w, shadow, mask, dirty, everyone, values, rule, formats, rng, ops)
+                extra[j] *= faded
+            normalise(plastic, active_count, w, shadow, rule, formats, rng, ops)
+    if learn:
+        for j in range(n):
+            theta[j] = extra[j]
 
 
 def no_rule() -> Rule:

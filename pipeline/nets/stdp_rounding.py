@@ -7,17 +7,28 @@ floor(x / eps + 1/2), stochastic floor(x / eps) + Bernoulli(fraction).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import numpy as np
 from numba import njit
 
+Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 TRUNCATE, NEAREST, STOCHASTIC = 0, 1, 2
 ROUNDINGS = {"truncation": TRUNCATE, "truncate": TRUNCATE, "nearest": NEAREST, "stochastic": STOCHASTIC}
-WEIGHT, MEMBRANE, THETA, TRACE = 0, 1, 2, 3
+# No Python ints: numba would compile every function anew for each of those.
+WEIGHT, MEMBRANE, THETA, TRACE = np.int64(0), np.int64(1), np.int64(2), np.int64(3)
 QUANTITIES = ("weight", "membrane", "theta", "trace")
 """What `formats` [4, 4] holds, row by row."""
 
 
-@njit(cache=True, nogil=True)
+def quick(function: Compiled) -> Compiled:
+    """njit for functions that allocate nothing: it does not count references to every array they touch, which costs
+    an atomic operation each and took longer than the learning itself."""
+    return cast(Compiled, njit(cache=True, nogil=True, _nrt=False)(function))  # type: ignore[call-overload]
+
+
+@quick
 def uniform(rng):  # type: ignore[no-untyped-def]
     """float64 in [0, 1) from splitmix64 (Steele et al. 2014); rng [1] uint64 is advanced."""
     rng[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -28,7 +39,7 @@ def uniform(rng):  # type: ignore[no-untyped-def]
     return np.float64(z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True, nogil=True)
+@quick
 def rounded(x, eps, lo, hi, rounding, draw):  # type: ignore[no-untyped-def]
     """x in the format (eps, lo, hi, rounding), eps > 0; `draw` in [0, 1) decides stochastic rounding."""
     scaled = np.float64(x) / eps
@@ -40,7 +51,7 @@ def rounded(x, eps, lo, hi, rounding, draw):  # type: ignore[no-untyped-def]
     return np.float32(min(max(whole * eps, lo), hi))
 
 
-@njit(cache=True, nogil=True)
+@quick
 def quantized(x, formats, row, rng):  # type: ignore[no-untyped-def]
     """One value in the format of `row`, as float32."""
     if formats[row, 0] <= 0.0:
@@ -49,7 +60,7 @@ def quantized(x, formats, row, rng):  # type: ignore[no-untyped-def]
     return rounded(x, formats[row, 0], formats[row, 1], formats[row, 2], formats[row, 3], draw)
 
 
-@njit(cache=True, nogil=True)
+@quick
 def quantized_array(x, formats, row, rng):  # type: ignore[no-untyped-def]
     """`quantized` on every element of x [n], in place.
 
