@@ -108,7 +108,7 @@ class DecayFactor(Quantizer):
             self.step = 1 - quantize_decay(x.detach(), self.bits, True).max()
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        return x + (quantize_decay(x, self.bits, self.shift) - x).detach()
+        return quantize_decay(x, self.bits, self.shift).detach() + (x - x.detach())  # exactly on the grid
 
     def grid(self) -> Grid:
         """With a shift the codes are 2^K - 2^(K - k), K the largest k; k is what is stored."""

@@ -15,7 +15,7 @@ from pipeline.compress.bake import bake, grids, restore
 from pipeline.compress.plan import Plan, compress
 from pipeline.compress.prune import PruneWeights
 from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
-from pipeline.compress.quantizers import quantize_decay
+from pipeline.compress.quantizers import DecayFactor, quantize_decay
 from pipeline.nets.stdp import Stdp, StdpNet
 from tests.compress.nets import first_class
 
@@ -35,6 +35,16 @@ def test_hand_worked_decays() -> None:
     assert float(quantize_decay(torch.tensor(0.99), 4, False)) == 0.875
     # -log2(0.01) = 6.64 -> k = 7: 127/128.
     assert float(quantize_decay(torch.tensor(0.99), 4, True)) == 127 / 128
+
+
+@given(st.floats(1e-6, 0.999), st.integers(2, 12), st.booleans())
+def test_a_decay_is_exactly_on_its_grid_and_its_gradient_passes(beta, bits, shift) -> None:
+    exact = torch.tensor(beta, requires_grad=True)
+    held = DecayFactor(bits, shift)(exact)
+    # x + (q - x) would miss q by a rounding error for a beta far from it.
+    assert torch.equal(held, quantize_decay(exact.detach(), bits, shift))
+    held.backward()
+    assert exact.grad == 1
 
 
 class Synapsing(nn.Module):
