@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Literal
 
-from pipeline.hardware.encoding import ENCODINGS, EncodingName
+from pipeline.hardware.encoding import ENCODINGS, EncodingName, drops_zeros, skips
 from pipeline.types import FLOAT_BITS, require
 
 Place = Literal["dram", "buffer"]
@@ -150,6 +150,8 @@ class Operations:
     step_ns: float
     """Synchronising all cores at the end of a time step."""
     neurons_per_core: int
+    synapse_kib_per_core: float = float("inf")
+    """What the weights of one core may take."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -219,6 +221,9 @@ class Accelerator:
     machine whose memories have one word width for all tensors."""
     psum_bits: int | None = None
     """Width of a partial sum; None: the width of the neuron's state."""
+    skips_zero_weights: bool | None = None
+    """Whether a weight that is left out of memory costs no cycle; None: as the format says by itself (`skips`), which
+    for a bitmask is no; a machine that finds the next one of a mask at once (as SparTen does) says true."""
     gates_zero_inputs: bool = True
     """A zero input costs a check, not an operation (frame only)."""
     update_adds: int = 2
@@ -228,7 +233,7 @@ class Accelerator:
     address_adds: float = 0.0
     """32-bit additions per synaptic operation to find the neuron or weight (event only)."""
     address_multiplies: float = 0.0
-    """32-bit multiplications per input event to find its row (event only)."""
+    """32-bit multiplications, each with an addition, per event in a map to find its neurons (event only)."""
     operations: Operations | None = None
     area: Area | None = None
     sources: str = ""
@@ -264,6 +269,13 @@ class Accelerator:
         require(self.psum_bits is None or self.psum_bits >= 1, "psum_bits", "be >= 1", self.psum_bits)
         require(self.update_adds >= 0, "update_adds", "be >= 0", self.update_adds)
         require(self.update_multiplies >= 0, "update_multiplies", "be >= 0", self.update_multiplies)
+
+    @property
+    def skips_weights(self) -> bool:
+        """Whether absent weights cost no time (a dense format leaves none out)."""
+        by_format = skips(self.weight_encoding)
+        asked = by_format if self.skips_zero_weights is None else self.skips_zero_weights
+        return asked and drops_zeros(self.weight_encoding)
 
     @property
     def lanes(self) -> int:

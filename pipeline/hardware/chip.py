@@ -19,7 +19,7 @@ def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) 
     ledger.charge("arithmetic", "neurons", work.updates * one.update_pj)
     ledger.charge("arithmetic", "outputs", work.spikes_out * one.spike_pj)
     ledger.charge("arithmetic", "learning", (work.weight_updates + work.trace_updates) * one.learn_pj)
-    per_core = machine.buffer.capacity_bits / machine.buffer.instances
+    per_core = min(machine.buffer.capacity_bits / machine.buffer.instances, one.synapse_kib_per_core * 8192)
     cores = max(1, math.ceil(load.neurons / one.neurons_per_core), math.ceil(weights.bits / per_core))
     busy_ns = synops * one.synop_ns + work.updates * one.update_ns
     busy_ns += (work.weight_updates + work.trace_updates) * one.learn_ns

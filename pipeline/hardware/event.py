@@ -7,7 +7,7 @@ proportional to spikes: a silent input costs nothing.
 from __future__ import annotations
 
 from pipeline.hardware.accelerator import Accelerator
-from pipeline.hardware.encoding import Stored, drops_zeros, skips, store
+from pipeline.hardware.encoding import Stored, drops_zeros, store
 from pipeline.hardware.ledger import Ledger, Shelf, Spot, What, map_bits, psum_bits, spike_bits
 from pipeline.hardware.workload import LayerLoad
 
@@ -25,9 +25,11 @@ def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) 
     arithmetic(ledger, load, machine, executed)
     one = machine.arithmetic
     addresses = executed * machine.address_adds * one.add_int32_pj
-    addresses += work.events_in * machine.address_multiplies * one.multiply_int32_pj
+    if load.geometry.in_size != (1, 1):
+        found = one.multiply_int32_pj + one.add_int32_pj
+        addresses += work.events_in * machine.address_multiplies * found
     ledger.charge("arithmetic", "addresses", addresses)
-    visited = work.synops if skips(machine.weight_encoding) else work.synops_event
+    visited = work.synops if machine.skips_weights else work.synops_event
     ledger.cycles = (visited + work.updates + work.weight_updates + work.trace_updates) / machine.lanes
     return ledger
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from pipeline.hardware import event
 from pipeline.hardware.accelerator import Accelerator, Dataflow, Memory
-from pipeline.hardware.encoding import Stored, drops_zeros, skips
+from pipeline.hardware.encoding import Stored, drops_zeros
 from pipeline.hardware.ledger import Ledger, Shelf, What, map_bits, psum_bits
 from pipeline.hardware.workload import Geometry, LayerLoad
 
@@ -228,7 +228,7 @@ def _array(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Store
     """
     work, encoding = load.mean, weights.encoding
     stored = weights.entries / max(load.synapses, 1)
-    scanned = work.synops_dense * (stored if skips(encoding) else 1.0)
+    scanned = work.synops_dense * (stored if machine.skips_weights else 1.0)
     met = work.synops if drops_zeros(encoding) else work.synops_event
     executed = met if machine.gates_zero_inputs else max(met, scanned)
     event.arithmetic(ledger, load, machine, executed)

@@ -248,6 +248,39 @@ def test_a_constant_changed_changes_the_price() -> None:
     assert cost(three_layers(), dearer).energy_pj > cost(three_layers(), machine).energy_pj
 
 
+def test_the_metric_of_lemaire_et_al_by_their_equations() -> None:
+    """Fully connected, 100 -> 10 leaky neurons, 5 steps, 50 input spikes, 32-bit values."""
+    load = expected_load("fc", "linear", Geometry(100, 10), 5, input_density=0.1)
+    spikes, outputs, steps, add, multiply = 50, 10, 5, 0.1, 3.1
+
+    def access(values: int) -> float:
+        return 13.2 + 1.09e-5 * 32 * values
+
+    energy = cost([load], MACHINES["lemaire_2022"]).layers[0].energy
+    potentials = spikes * outputs + outputs * steps  # eq. 10 reads, eq. 15 writes
+    moved = energy["buffer", "psums"] + energy["buffer", "state"]
+    assert moved == pytest.approx(2 * potentials * access(10), rel=1e-3)
+    assert energy["buffer", "weights"] == pytest.approx(spikes * outputs * access(1000), rel=1e-3)  # eq. 8
+    assert energy["arithmetic", "synapses"] == pytest.approx(spikes * outputs * add)  # eq. 2.4
+    assert energy["arithmetic", "neurons"] == pytest.approx(
+        steps * outputs * (multiply + 2 * add)
+    )  # 2.3, 2.4
+    assert energy["arithmetic", "addresses"] == pytest.approx(spikes * outputs * add)  # eq. 17.2
+
+
+@pytest.mark.parametrize("name", ["embedded_45nm", "eyeriss_45nm"])
+def test_a_machine_may_skip_what_its_format_only_gates(name: str) -> None:
+    load = expected_load("fc", "linear", Geometry(100, 50), 5, density=0.2, input_density=0.3, weight_bits=8)
+    scans = replace(MACHINES[name], weight_encoding="bitmask")
+    skipping = replace(scans, skips_zero_weights=True)
+    assert cost([load], skipping).latency_us <= cost([load], scans).latency_us
+    assert cost([load], skipping).memory_bits == cost([load], scans).memory_bits
+    dense = replace(scans, weight_encoding="dense", skips_zero_weights=True)
+    assert not dense.skips_weights  # there is nothing to skip by
+    assert replace(scans, weight_encoding="rle").skips_weights
+    assert not scans.skips_weights
+
+
 def test_time_batching_saves_weight_traffic_and_needs_room() -> None:
     load = expected_load(
         "fc", "linear", Geometry(2048, 512), 20, weight_bits=8, state_bits=8, input_density=0.1
