@@ -30,6 +30,7 @@ import json
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -45,6 +46,8 @@ from pipeline.types import require
 FOLDERS = (Path("docs/results"), Path("outputs/claims"))
 BEGIN = "<!-- claims: written by `python -m pipeline.claims --update README.md` -->"
 END = "<!-- claims end -->"
+WHOLE = Path("docs/claims.md")
+"""The page with every record, beside the README that has one line per claim."""
 NOT_MEASURED = "not measured here"
 OK, BAD_RECORD = 0, 1
 
@@ -237,13 +240,51 @@ def tally(records: Sequence[Record]) -> str:
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """The block of the README, markers included."""
-    rows = [[_cell(line[name]) for name in COLUMNS] for line in lines(records)]
-    head = "| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS)
-    body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    """The block of `WHOLE`, every record, markers included."""
+    rows = [[line[name] for name in COLUMNS] for line in lines(records)]
     commands = dict.fromkeys(record.command for record in records)
     again = "\n\nMeasured by:\n\n```\n" + "\n".join(commands) + "\n```" if commands else ""
-    return f"{BEGIN}\n{tally(records)}.\n\n{head}\n{body}{again}\n{END}\n"
+    return f"{BEGIN}\n{tally(records)}.\n\n{_grid(COLUMNS, rows)}{again}\n{END}\n"
+
+
+def brief(records: Sequence[Record]) -> str:
+    """The block of the README: one line per claim, the record that says most, and on how much data it holds."""
+    rows = []
+    for claim in CLAIMS:
+        found = [record for record in records if record.id == claim.id]
+        first = max(
+            found, key=lambda record: (record.value is not None, len(record.seeds), record.n), default=None
+        )
+        measured = f"{first.measured} ({_sized(first)})" if first else ""
+        if first and len({record.verdict for record in found}) > 1:
+            measured += f": {first.verdict}"
+        rows.append([claim.id, claim.statement, claim.published, measured, verdict(found)])
+    table = _grid(("id", "claim", "published", "measured", "holds"), rows)
+    more = (
+        f"Every record, with intervals, notes and the commands that measure: [{WHOLE}]({WHOLE.as_posix()})."
+    )
+    return f"{BEGIN}\n{tally(records)}. {more}\n\n{table}\n{END}\n"
+
+
+def _sized(record: Record) -> str:
+    seeds = f"; {len(record.seeds)} seed{'s' if len(record.seeds) > 1 else ''}" if record.seeds else ""
+    return f"{record.data}{seeds}"
+
+
+def verdict(records: Sequence[Record]) -> str:
+    """``holds``, ``does not``, or on how many of the records: ``5 hold, 1 does not, 1 undecided``."""
+    words = Counter(record.verdict for record in records)
+    if len(words) < 2:
+        return next(iter(words), NOT_MEASURED)
+    plural = {"holds": "hold", "does not": "do not", "undecided": "undecided"}
+    return ", ".join(
+        f"{words[word]} {word if words[word] == 1 else many}" for word, many in plural.items() if words[word]
+    )
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "| " + " | ".join(columns) + " |\n|" + "---|" * len(columns)
+    return head + "".join("\n| " + " | ".join(map(_cell, row)) + " |" for row in rows)
 
 
 def _cell(text: str) -> str:
@@ -279,8 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         records = gather(cast(Sequence[Path], asked.folders), refused)
         if asked.update and not refused:
-            block = markdown(records)
-            asked.update.write_text(update(asked.update.read_text(encoding="utf-8"), block), encoding="utf-8")
+            _update(asked.update, brief(records))
+            whole = asked.update.parent / WHOLE
+            if whole.exists():
+                _update(whole, markdown(records))
             print(f"{asked.update}: {tally(records)}")
         elif not asked.update:
             _print(records, asked.form)
@@ -291,6 +334,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return BAD_RECORD if refused else OK
 
 
+def _update(path: Path, block: str) -> None:
+    path.write_text(update(path.read_text(encoding="utf-8"), block), encoding="utf-8")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.claims",
@@ -299,12 +346,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     forms = parser.add_mutually_exclusive_group()
     for form, words in (
-        ("markdown", "print the block of the README"),
+        ("markdown", "print the block of docs/claims.md"),
         ("json", "print the lines of the table as JSON"),
         ("rules", "print by which rule each claim is judged"),
     ):
         forms.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=words)
-    forms.add_argument("--update", type=Path, metavar="FILE", help="write the block between FILE's markers")
+    forms.add_argument(
+        "--update",
+        type=Path,
+        metavar="FILE",
+        help="write one line per claim between the markers of FILE, and all records into docs/claims.md beside it",
+    )
     where = "folders with records (default: docs/results outputs/claims)"
     parser.add_argument(
         "--from", dest="folders", type=Path, nargs="+", default=FOLDERS, metavar="FOLDER", help=where
