@@ -179,6 +179,6 @@ def test_the_records_of_this_project_are_valid_and_the_readme_shows_them() -> No
     if BEGIN not in text:
         pytest.skip("the README has no block of claims")
     whole = (ROOT / claims.WHOLE).read_text(encoding="utf-8")
-    assert claims.brief(records) in text and claims.markdown(records) in whole, (
-        "run: python -m pipeline.claims --from docs/results --update README.md"
-    )
+    how = "run: python -m pipeline.claims --from docs/results --update README.md"
+    assert claims.brief(records) in text, how
+    assert claims.markdown(records) in whole, how
