@@ -18,6 +18,8 @@ from pipeline.hardware.workload import LayerLoad
 
 Part = Literal["dram", "buffer", "pads", "arithmetic", "metadata", "leakage"]
 PARTS: tuple[Part, ...] = ("dram", "buffer", "pads", "arithmetic", "metadata", "leakage")
+Busy = Literal["compute", "buffer", "dram"]
+BUSY: tuple[Busy, ...] = ("compute", "buffer", "dram")
 Holding = Literal["weights", "metadata", "parameters", "state", "buffers"]
 HOLDINGS: tuple[Holding, ...] = ("weights", "metadata", "parameters", "state", "buffers")
 
@@ -31,15 +33,23 @@ class LayerCost:
     """Bits held: weights, metadata (indices), parameters (biases, decays, thresholds), state, buffers (input map)."""
     energy: Mapping[Entry, float]
     """(where, what) -> pJ for one inference; `parts` sums them up."""
-    latency_us: float
-    bound_by: str
-    """What the layer waits for: compute, dram or buffer."""
+    busy_us: Mapping[Busy, float]
+    """How long the lanes compute and each shared memory moves data; they work at once, so the longest decides."""
     off_chip: float
     """Share of weights and state (by bits) that live in the DRAM, in [0, 1]."""
     overflow: str = ""
     """Says so when something that should live on the chip does not fit there."""
     encoding: str = "dense"
     """The format of its weights."""
+
+    @property
+    def bound_by(self) -> Busy:
+        """What the layer waits for."""
+        return max(self.busy_us, key=lambda part: self.busy_us[part])
+
+    @property
+    def latency_us(self) -> float:
+        return self.busy_us[self.bound_by]
 
     @property
     def memory_bits(self) -> float:
@@ -86,6 +96,16 @@ class Cost:
     @property
     def latency_us(self) -> float:
         return sum(layer.latency_us for layer in self.layers)
+
+    @property
+    def busy_us(self) -> dict[Busy, float]:
+        """How long each part works, over all layers."""
+        return {part: sum(layer.busy_us.get(part, 0.0) for layer in self.layers) for part in BUSY}
+
+    @property
+    def waited_us(self) -> dict[Busy, float]:
+        """The latency by what it was spent waiting for; sums to `latency_us`."""
+        return {part: sum(e.latency_us for e in self.layers if e.bound_by == part) for part in BUSY}
 
     @property
     def parts(self) -> dict[Part, float]:
@@ -135,6 +155,7 @@ class Cost:
                 "energy_pj": layer.energy_pj,
                 "latency_us": layer.latency_us,
                 "bound_by": layer.bound_by,
+                "busy_us": dict(layer.busy_us),
                 "overflow": layer.overflow,
                 "parts": layer.parts,
             }
@@ -203,7 +224,7 @@ def stored_weights(load: LayerLoad, accelerator: Accelerator) -> Stored:
 
 def _layer(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> LayerCost:
     ledger = PRICING[machine.processing](load, machine, weights, shelf)
-    cycles = {
+    cycles: dict[Busy, float] = {
         "compute": ledger.cycles,
         "buffer": ledger.traffic_bits["buffer"] / machine.buffer.bits_per_cycle,
     }
@@ -211,9 +232,8 @@ def _layer(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf)
     if machine.dram is not None:
         cycles["dram"] = ledger.traffic_bits["dram"] / machine.dram.bits_per_cycle
         leakage_uw += machine.dram.leakage_uw
-    bound_by = max(cycles, key=lambda key: cycles[key])
-    latency_us = cycles[bound_by] / machine.clock_mhz
-    ledger.charge("leakage", "idle", leakage_uw * latency_us)  # uW x us = pJ
+    busy_us = {part: count / machine.clock_mhz for part, count in cycles.items()}
+    ledger.charge("leakage", "idle", leakage_uw * max(busy_us.values()))  # uW x us = pJ
     held: dict[Holding, float] = {
         "weights": weights.value_bits,
         "metadata": weights.metadata_bits,
@@ -228,8 +248,7 @@ def _layer(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf)
         name=load.name,
         memory=held,
         energy=dict(ledger.energy_pj),
-        latency_us=latency_us,
-        bound_by=bound_by,
+        busy_us=busy_us,
         off_chip=off / (weights.bits + held["state"]) if weights.bits + held["state"] else 0.0,
         encoding=weights.encoding,
         overflow=f"{wanted / 8192:.1f} KiB {where}" if wanted >= 1.0 else "",

@@ -21,7 +21,7 @@ from rich.table import Table
 from pipeline import checkpoint, config, experiment
 from pipeline.config import ConfigError
 from pipeline.hardware.accelerator import Accelerator
-from pipeline.hardware.cost import HOLDINGS, PARTS, Cost, cost
+from pipeline.hardware.cost import BUSY, HOLDINGS, PARTS, Cost, cost
 from pipeline.hardware.picture import (
     ENERGY_UNITS,
     MEMORY_UNITS,
@@ -174,13 +174,23 @@ def layer_table(price: Cost, worst: Cost, loads: Sequence[LayerLoad]) -> Table:
     memory_size, memory_unit = scaled([layer.memory_bits for layer in price.layers], MEMORY_UNITS)
     table = Table(title="by layer, one inference")
     table.add_column("layer")
-    heads = ("bits", "zeros", "rate", "synops", "of dense", f"memory {memory_unit}", f"energy {energy_unit}")
+    heads = (
+        "bits",
+        "format",
+        "zeros",
+        "rate",
+        "synops",
+        "of dense",
+        f"memory {memory_unit}",
+        f"energy {energy_unit}",
+    )
     for head in (*heads, f"worst {energy_unit}", "latency us", "waits for", "off-chip"):
         table.add_column(head, justify="right")
     for layer, bad, load in zip(price.layers, worst.layers, loads, strict=True):
         table.add_row(
             layer.name,
             f"{load.weight_bits}",
+            layer.encoding,
             f"{1 - load.density:.1%}",
             f"{load.firing_rate:.1%}" if load.neurons else "",
             f"{load.synops:,.0f}",
@@ -198,6 +208,7 @@ def layer_table(price: Cost, worst: Cost, loads: Sequence[LayerLoad]) -> Table:
     table.add_row(
         "all",
         "",
+        "",
         f"{price.sparsity:.1%}",
         f"{price.firing_rate:.1%}",
         "",
@@ -210,9 +221,23 @@ def layer_table(price: Cost, worst: Cost, loads: Sequence[LayerLoad]) -> Table:
 
 
 def part_table(price: Cost, worst: Cost) -> Table:
-    """Energy by part, mean and worst, and memory by what it holds."""
+    """Energy by part, mean and worst; memory by what it holds; time that parts work and that layers wait for them."""
     table = Table(title="by part")
-    for head in ("energy of", "mean", "share", "worst", "", "memory of", "size", "share"):
+    heads = (
+        "energy of",
+        "mean",
+        "share",
+        "worst",
+        "",
+        "memory of",
+        "size",
+        "share",
+        "",
+        "time of",
+        "busy",
+        "waited",
+    )
+    for head in heads:
         table.add_column(head, justify="left" if head.endswith("of") else "right")
     energy_size, energy_unit = scaled([price.energy_pj], ENERGY_UNITS)
     memory_size, memory_unit = scaled([price.memory_bits], MEMORY_UNITS)
@@ -226,10 +251,14 @@ def part_table(price: Cost, worst: Cost) -> Table:
             f"{bad / energy_size:.3g} {energy_unit}",
             "",
         ]
+        row += ["", "", ""]
         if index < len(HOLDINGS):
             bits = price.memory.get(HOLDINGS[index], 0.0)
             share = f"{bits / price.memory_bits:.1%}" if price.memory_bits else ""
-            row += [HOLDINGS[index], f"{bits / memory_size:.3g} {memory_unit}", share]
+            row[-3:] = [HOLDINGS[index], f"{bits / memory_size:.3g} {memory_unit}", share]
+        if index < len(BUSY):
+            busy, waited = price.busy_us[BUSY[index]], price.waited_us[BUSY[index]]
+            row += ["", BUSY[index], f"{busy:.3g} us", f"{waited:.3g} us"]
         table.add_row(*row)
     return table
 

@@ -82,6 +82,9 @@ def test_a_three_layer_network_priced_by_hand() -> None:
     # Latency: one lane, one operation or update per cycle of 1 us; the memory is never in the way.
     assert [layer.latency_us for layer in price.layers] == pytest.approx([15 + 6, 6 + 4, 1])
     assert {layer.bound_by for layer in price.layers} == {"compute"}
+    assert price.waited_us == pytest.approx({"compute": 32, "buffer": 0, "dram": 0})
+    # Bits through the buffer, 1000 a cycle: 120 weights, 2 x 128 sums, 2 x 96 state, 48 parameters, 26 in, 10 out.
+    assert first.busy_us["buffer"] == pytest.approx((120 + 256 + 192 + 48 + 26 + 10) / 1000)
     assert first.energy["leakage", "idle"] == pytest.approx(21 * 1.0)  # 1 uW for 21 us
     assert price.sparsity == pytest.approx(1 - 13 / 20)
     assert price.firing_rate == pytest.approx(4 / 10)
@@ -203,6 +206,8 @@ def test_a_network_is_the_sum_of_its_layers(layers: list[LayerLoad], machine: Ac
     assert whole.latency_us == pytest.approx(sum(price.latency_us for price in alone))
     assert sum(whole.parts[part] for part in PARTS) == pytest.approx(whole.energy_pj)
     assert sum(whole.memory.values()) == pytest.approx(whole.memory_bits)
+    assert sum(whole.waited_us.values()) == pytest.approx(whole.latency_us)
+    assert all(whole.busy_us[part] <= whole.latency_us * 1.0001 for part in whole.busy_us)
 
 
 @pytest.mark.parametrize("name", sorted(MACHINES))
