@@ -18,110 +18,36 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from filelock import FileLock
-from fspinn_records import BITS, MORE_SEEDS, SEEDS, key, records
-from safetensors.torch import save_file
+from fspinn_cells import FEW_IMAGES, INHIBITIONS_MV, Cell, run
+from fspinn_records import MORE_SEEDS, SEEDS, records
+from fspinn_shrink import Shrink, shrink
 
 from pipeline.config import compose, instantiate, plain
-from pipeline.data.mnist import Mnist, Which
-from pipeline.data.poisson import Poisson
+from pipeline.data.mnist import Which
 from pipeline.hardware.accelerator import Accelerator
-from pipeline.hardware.cost import cost
-from pipeline.hardware.workload import load_from
-from pipeline.learn.labels import Responses, assign
-from pipeline.learn.stdp import StdpRule
-from pipeline.learn.unsupervised import Unsupervised
-from pipeline.nets.stdp import Stdp, StdpNet
-from pipeline.nets.stdp_counts import inference_load, memory, per_sample
-from pipeline.types import FLOAT_BITS, Dataset, Split, TrialEnded
 
 RESULTS = Path("docs/results/fspinn_claims.json")
-MODELS = Path("outputs/claims/fspinn")
-STEPS = 250
-LABELS = 10_000
-MEMBRANE_BITS = 16
-"""Of FSpiNN with 8-bit weights: the sum of many weights needs more bits than one."""
-SCALE: dict[int, tuple[float, float]] = {
-    100: (0.01, 0.003), 400: (0.05, 0.01), 900: (0.2, 0.015), 1600: (0.5, 0.02), 2500: (0.8, 0.03),
-    3600: (1.1, 0.04), 4900: (1.5, 0.03),
-}  # fmt: skip
-"""Neurons -> (theta_plus_mv, eta_post), chosen on validation images: many neurons each see few images, and have to
-adapt with bigger steps. 400 has BindsNET's constants."""
-FASHION_SCALE = {**SCALE, 1600: (0.15, 0.01), 4900: (0.45, 0.015)}
-"""Thresholds rise faster on bright pictures; 4900 is extrapolated."""
-RATE_HZ: dict[str, float] = {"mnist": 128.0, "fashion_mnist": 64.0}
-"""Of a white pixel. Clothes fill twice as much of the picture as digits: at 128 Hz the thresholds run away (53 %
-instead of 73 % on validation images at n = 400)."""
-SLOW = {"eta_post": 0.001}
-"""Of claim F6: where single steps are small, k matters; with ten times the rate it only overshoots."""
-WINDOW = {"presynaptic": False, "window_ms": 25.0}
-VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
-    "baseline": ({"inhibition": "layer"}, {}, 32),
-    "direct": ({"inhibition": "direct"}, {}, 32),
-    "fspinn": ({"inhibition": "direct"}, WINDOW, 32),
-    "k_adaptive": (
-        {"inhibition": "direct"},
-        {**WINDOW, **SLOW, "adaptive_k": True, "spikes_per_k": 10.0},
-        32,
-    ),
-    "k_one": ({"inhibition": "direct"}, {**WINDOW, **SLOW}, 32),
-    "fspinn8": ({"inhibition": "direct"}, {**WINDOW, "shadow": False}, BITS),
-}
-INHIBITIONS_MV = (7.5, 15.0, 30.0, 60.0, 120.0, 170.0, 240.0, 480.0)
-FEW_IMAGES = 10_000
-"""Presented in claim F6, where a larger k is meant to make up for few samples."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One training run."""
-
-    which: Which
-    neurons: int
-    variant: str
-    seed: int
-    w_inh_mv: float = 120.0
-    images: int = 55_000
-
-    @property
-    def key(self) -> str:
-        return key(**asdict(self))
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        return (SCALE if self.which == "mnist" else FASHION_SCALE)[self.neurons]
-
-    def net(self) -> Stdp:
-        changes, _, _ = VARIANTS[self.variant]
-        theta_plus, _ = self.scale
-        return replace(
-            Stdp(neurons=self.neurons, theta_plus_mv=theta_plus, w_inh_mv=self.w_inh_mv), **changes
-        )
-
-    def rule(self) -> StdpRule:
-        _, changes, _ = VARIANTS[self.variant]
-        return replace(StdpRule(eta_post=self.scale[1]), **changes)
-
-
-def cells() -> list[Cell]:
+def cells() -> list[Cell | Shrink]:
     """In order of worth: a run that is cut off has the cheap claims of every kind, then the large networks once,
     then more seeds of both, and the small networks and the seeds of the largest last."""
     mnist: Which = "mnist"
     fashion: Which = "fashion_mnist"
     both: tuple[Which, ...] = (mnist, fashion)
     priced = ("fspinn8", "baseline")
-    made = [Cell(mnist, 400, v, s) for s in SEEDS for v in ("baseline", "direct", "fspinn", "fspinn8")]
+    made: list[Cell | Shrink] = [
+        Cell(mnist, 400, v, s) for s in SEEDS for v in ("baseline", "direct", "fspinn", "fspinn8")
+    ]
     made += [Cell(mnist, 400, v, s, images=FEW_IMAGES) for s in SEEDS for v in ("k_one", "k_adaptive")]
     made += [Cell(fashion, 400, v, s) for s in SEEDS for v in ("baseline", "fspinn", "fspinn8")]
     made += [Cell(mnist, 400, "fspinn", 0, w_inh_mv=w) for w in INHIBITIONS_MV if w != 120.0]
     made += [Cell(w, n, v, 0) for n in (1600, 4900) for w in both for v in priced]
+    made += [Shrink(w, n, 0) for n in (4900, 1600) for w in both]
     made += [Cell(w, 1600, v, s) for s in SEEDS[1:] for w in both for v in priced]
     made += [
         Cell(mnist, 400, "fspinn", s, w_inh_mv=w) for s in SEEDS[1:] for w in INHIBITIONS_MV if w != 120.0
@@ -131,86 +57,6 @@ def cells() -> list[Cell]:
     made += [Cell(mnist, 400, v, s) for s in MORE_SEEDS for v in ("direct", "fspinn")]
     made += [Cell(mnist, 100, v, s) for s in SEEDS for v in ("baseline", "fspinn", "fspinn8")]
     return made + [Cell(w, 4900, v, s) for s in SEEDS[1:] for w in both for v in priced]
-
-
-def respond(net: StdpNet, data: Dataset, split: Split, stream: int) -> torch.Tensor:
-    """Spike counts [S, n] of a split."""
-    encoder = cast(Poisson, data.encode)
-    parts = []
-    for start in range(0, len(split), 500):
-        x = split.x[start : start + 500]
-        starts, pixels = encoder.events(x, stream + start)
-        parts.append(net.respond(starts, pixels, len(x), STEPS, 0))
-    return torch.from_numpy(np.concatenate(parts))
-
-
-def run(cell: Cell, root: str | None, accelerator: Accelerator) -> dict[str, Any]:
-    """Train, label, test and price one cell."""
-    encoding = Poisson(STEPS, max_rate_hz=RATE_HZ[cell.which])
-    data = Mnist(STEPS, encoding, which=cell.which, root=root, limit=cell.images).load(cell.seed)
-    net = cell.net().build(data.shape, data.classes, cell.seed)
-    bits = VARIANTS[cell.variant][2]
-    if bits < 32:
-        eps, coarse = 2.0**-bits, 2.0**-7
-        net.numerics["weight"] = (
-            eps,
-            0.0,
-            1.0 - eps,
-            "stochastic",
-        )  # weights are never negative: no sign bit
-        net.numerics["membrane"] = (coarse, -256.0, 256.0 - coarse, "nearest")  # Q8.7
-    seen: list[Mapping[str, float]] = []
-    learner = Unsupervised(rule=cell.rule(), check_samples=500, label_samples=500)
-    begin = time.perf_counter()
-    try:
-        learner.fit(net, data, lambda _, metrics: seen.append(metrics), cell.seed)
-    except TrialEnded as ended:
-        return {"ended": f"{ended.state}: {ended}"}
-    train_s = time.perf_counter() - begin
-    keep(net, cell)
-    train = Split(data.train.x[:LABELS], data.train.y[:LABELS])
-    responses = Responses(cell.neurons, data.classes)
-    responses.add(respond(net, data, train, 1 << 50), train.y)
-    out: dict[str, Any] = {"train_s": train_s, "images_per_s": seen[-1]["images_per_s"]}
-    splits = {"test": data.test} if cell.w_inh_mv == 120.0 else {}
-    for name, split in {**splits, **({"validation": data.validation} if cell.neurons <= 400 else {})}.items():
-        if name == "test":
-            net.forget_inference()
-        counts = respond(net, data, split, 2 << 50)
-        for how in ("highest_mean", "proportional", "likelihood"):
-            answers = assign(responses, how).of_counts(counts)
-            out[f"{name}_{how}"] = float((answers == split.y).double().mean())
-    return out | priced(net, bits, accelerator)
-
-
-def keep(net: StdpNet, cell: Cell) -> None:
-    """The trained network, for a look at its receptive fields or another price."""
-    path = MODELS / f"{cell.key.replace('/', '-')}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    counters = {"ops": torch.from_numpy(net.training_ops), "pixels": torch.from_numpy(net.training_pixels)}
-    save_file({**net.state_dict(), **counters}, path)
-
-
-def priced(net: StdpNet, bits: int, accelerator: Accelerator) -> dict[str, Any]:
-    """Operations per image, memory both ways, and energy per image in inference and in training."""
-    widths = {"weight": bits, "membrane": MEMBRANE_BITS} if bits < FLOAT_BITS else {}
-    weights_only = {"weight": bits} if bits < FLOAT_BITS else {}
-    layer = net.spec.inhibition == "layer"
-    held = memory(len(net.weight), net.spec.neurons, layer, net.spec.cell().refractory, widths)
-
-    def energy_pj(load: Sequence[Mapping[str, object]]) -> float:
-        return cost(tuple(load_from(x) for x in load), accelerator).energy_pj
-
-    return {
-        **{name: float(bits) for name, bits in held._asdict().items()},
-        "inference_weights_only_pj": energy_pj(inference_load(net, weights_only)),
-        "training_weights_only_pj": energy_pj(net.training_load(weights_only, dense=False)),
-        "inference_pj": energy_pj(inference_load(net, widths)),
-        "training_pj": energy_pj(net.training_load(widths, dense=False)),
-        "training_dense_pj": energy_pj(net.training_load(widths, dense=True)),
-        "inference": per_sample(net.inference_ops, net.shown_samples)._asdict(),
-        "training": per_sample(net.training_ops, net.trained_samples)._asdict(),
-    }
 
 
 class Book:
@@ -253,7 +99,9 @@ def main() -> None:
             continue
         if time.monotonic() - begin > 60 * given.minutes:
             break
-        book.add(cell.key, run(cell, os.environ.get("PIPELINE_DATA"), accelerator))
+        root = os.environ.get("PIPELINE_DATA")
+        made = shrink(cell, root, accelerator) if isinstance(cell, Shrink) else run(cell, root, accelerator)
+        book.add(cell.key, made)
         print(
             cell.key, {k: v for k, v in book.cells[cell.key].items() if not isinstance(v, dict)}, flush=True
         )
