@@ -11,7 +11,7 @@ test -x "$peers/bin/python" || "$main/bin/python" -m venv --without-pip "$peers"
 here=$(site "$peers")
 site "$main" > "$here/project.pth"
 "$main/bin/python" -m pip install -q --disable-pip-version-check --no-deps --upgrade --target "$here" \
-  bindsnet==0.3.4 spikingjelly==2.0.0 tensorboardX loguru gymnasium ale_py opencv-python-headless
+  bindsnet==0.3.4 spikingjelly==2.0.0 neurobench==2.3.0 tensorboardX loguru gymnasium ale_py opencv-python-headless
 mkdir -p "$here/torchvision"
 cat > "$here/torchvision/__init__.py" <<'PYTHON'
 """Stands in for torchvision: any name is an empty class."""
@@ -27,7 +27,7 @@ PYTHON
 "$peers/bin/python" - <<'PYTHON'
 import importlib
 
-for name in ("bindsnet.models", "bindsnet.network", "spikingjelly.activation_based.neuron"):
+for name in ("bindsnet.models", "bindsnet.network", "spikingjelly.activation_based.neuron", "neurobench.metrics"):
     importlib.import_module(name)
     print("ready:", name)
 PYTHON
