@@ -5,9 +5,10 @@
 Where both are right they are equal, to the last operation; where they are not, a row shows it:
 - SpikingJelly's SynOpCounter counts every weight behind a spike, pruned ones too (compare with `all_weights`), and
   nothing at all for a layer that sees anything but spikes.
-- NeuroBench's SynapticOperations sets the weights of a copied layer to 0 and 1. With a quantizer still attached the copy
-  computes its weights anew and adds those up: a small number, even a negative one. Spikes of another size than 1 (after
-  an average pool) it calls MACs, although a constant scale folds into the weights. Its sums are float32, exact to 2^24.
+- NeuroBench's SynapticOperations sets the weights of a copied layer to 0 and 1. With a quantizer still attached the
+  copy computes its weights anew and adds those up: a small number, even a negative one. Spikes of another size than 1
+  (after an average pool) it calls MACs, although a constant scale folds into the weights. Its sums are
+  float32, exact to 2^24.
 """
 
 from __future__ import annotations
@@ -82,22 +83,23 @@ def neurobench(net: nn.Module, x: torch.Tensor) -> dict[str, float]:
         "Effective_MACs": "neurobench_macs",
         "Dense": "neurobench_dense",
     }
-    return {ours: SAMPLES * float(found[theirs]) for theirs, ours in names.items()}
+    return {ours: round(SAMPLES * float(found[theirs])) for theirs, ours in names.items()}
 
 
 def compare() -> dict[str, dict[str, float]]:
-    """Name -> operations over all samples: ours and theirs."""
+    """Name -> operations over all samples, whole numbers: ours and theirs."""
     found = {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         for name, (net, x) in networks().items():
             net.eval()
             loads = measure(net, [Batch(x, torch.zeros(SAMPLES))], {})
+            macs = [load for load in loads if load.multiplies]
             found[name] = {
-                "effective": SAMPLES * sum(load.mean.synops for load in loads),
-                "effective_macs": SAMPLES * sum(load.mean.synops for load in loads if load.multiplies),
-                "all_weights": SAMPLES * sum(load.mean.synops_event for load in loads),
-                "dense": SAMPLES * sum(load.mean.synops_dense for load in loads),
+                "effective": round(SAMPLES * sum(load.mean.synops for load in loads)),
+                "effective_macs": round(SAMPLES * sum(load.mean.synops for load in macs)),
+                "all_weights": round(SAMPLES * sum(load.mean.synops_event for load in loads)),
+                "dense": round(SAMPLES * sum(load.mean.synops_dense for load in loads)),
                 **spikingjelly(net, x),
                 **neurobench(net, x),
             }
