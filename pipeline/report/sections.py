@@ -41,6 +41,13 @@ from pipeline.report.samples import (
     fields_html,
     raster_charts,
 )
+from pipeline.report.significance import WORDS as SIGNIFICANCE
+from pipeline.report.significance import (
+    draw_significance,
+    significance,
+    significance_charts,
+    significance_table,
+)
 from pipeline.report.sweeps import draw_front_by_method, draw_sweep, methods_words, sweep_charts
 from pipeline.report.tables import on_front
 from pipeline.types import Row
@@ -75,6 +82,7 @@ FIGURES: tuple[tuple[str, Draw], ...] = (
     ("memory-layers", lambda of: draw_stacks(of.models, "memory_bits")),
     ("layers", lambda of: draw_widths(of.models)),
     ("sensitivity", lambda of: draw_sensitivity(of.context.sensitivity)),
+    ("significance", lambda of: draw_significance(significance(of.rows))),
     ("confusion", lambda of: draw_confusion(of.models, of.context)),
     ("rasters", lambda of: draw_rasters(of.models)),
     ("receptive-fields", lambda of: draw_fields(of.models)),
@@ -105,7 +113,7 @@ def front_section(of: Report) -> Section:
 
 def sections(of: Report) -> list[Section]:
     """All sections of the report page; an empty one is left out of the page."""
-    context, shown = of.context, of.models
+    context, shown, lost = of.context, of.models, significance(of.rows)
     names = ", ".join(model.name for model in shown)
     return [
         Section("short", "In short", html=picks_table(of.rows, of.picks, context)),
@@ -151,6 +159,13 @@ def sections(of: Report) -> list[Section]:
             "Sensitivity per layer",
             _quiet("Points of validation accuracy lost when one layer alone is compressed."),
             tuple(sensitivity_charts(context.sensitivity)),
+        ),
+        Section(
+            "significance",
+            "Significance: what each group of parameters loses over its bits",
+            _quiet(SIGNIFICANCE),
+            tuple(significance_charts(lost)),
+            significance_table(lost),
         ),
         Section(
             "classes",

@@ -11,6 +11,7 @@ from pipeline.report.figures import save
 from pipeline.report.files import write_whole
 from pipeline.report.page import render
 from pipeline.report.sections import FIGURES, Report, front_section, sections
+from pipeline.report.significance import significance, write_significance_csv
 from pipeline.report.tables import write_front_csv, write_summary, write_trials_csv
 from pipeline.types import Row, require
 
@@ -22,7 +23,8 @@ def write(
     out_dir: Path,
     context: Context,
 ) -> list[Path]:
-    """Write front.csv, trials.csv, summary.json, front.{png,svg,html}, report.html and figures/*.{png,svg}.
+    """Write front.csv, trials.csv, summary.json, front.{png,svg,html}, report.html and figures/*.{png,svg},
+    and significance.csv where trials differ in one width alone.
 
     `objectives` are names of metrics, all minimised (``validation_error``, ``memory_bits``, ``energy_pj``);
     `picks` are selectors' choices (``{"knee": 17}``). Rows may be empty, unfinished, failed or full of NaN:
@@ -39,6 +41,7 @@ def write(
         write_summary(rows, objectives, picks, context, out_dir / "summary.json"),
         *save(front.draw(rows, objectives, picks, context), out_dir, "front"),
         *write_figures(of, out_dir / "figures"),
+        *write_significance_csv(significance(rows), out_dir / "significance.csv"),
         write_page(of, out_dir / "front.html", whole=False),
         write_page(of, out_dir / "report.html", whole=True),
     ]

@@ -132,7 +132,8 @@ def test_the_same_rows_write_the_same_bytes(
 
 def test_every_figure_of_the_page_is_also_a_picture(written: tuple[list[Row], dict[str, int], Path]) -> None:
     _, _, folder = written
-    names = {"front", *(name for name, _ in FIGURES)}
+    # significance: in a random study no trials differ in one width alone
+    names = {"front", *(name for name, _ in FIGURES)} - {"significance"}
     found = {path.stem for path in (folder / "figures").iterdir()} | {"front"}
     assert found == names
     for name in names - {"front"}:
