@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -228,14 +229,26 @@ def difference(old: Mapping[str, object], new: Mapping[str, object]) -> list[str
 
 
 def conf_folders(overrides: Sequence[str] = ()) -> list[Path]:
-    """The folders that configs come from: the package's own, and those of ``hydra.searchpath=[file:///…]``."""
+    """The folders that configs come from: the package's own, and those of ``hydra.searchpath=[file://…]`` (or pkg://)."""
     folders = [CONF]
     for given in overrides:
         key, _, value = given.partition("=")
         if key.lstrip("+") == "hydra.searchpath":
             parts = (part.strip(" '\"") for part in value.strip("[]").split(","))
-            folders += [Path(part.removeprefix("file://")) for part in parts]
+            folders += [found for part in parts if (found := _folder(part)) is not None]
     return folders
+
+
+def _folder(address: str) -> Path | None:
+    """``file://conf`` or ``pkg://mine.conf`` as a folder; None where there is no such package."""
+    if not address.startswith("pkg://"):
+        return Path(address.removeprefix("file://"))
+    try:
+        spec = importlib.util.find_spec(address.removeprefix("pkg://"))
+    except ImportError:
+        return None
+    places = spec.submodule_search_locations if spec else None
+    return Path(next(iter(places))) if places else None
 
 
 def members(group: str, overrides: Sequence[str] = ()) -> list[str]:

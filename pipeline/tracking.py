@@ -31,6 +31,8 @@ __all__ = ["Mlflow", "Silent", "Tracker", "title"]
 
 LOADER = "pipeline.served"
 """The module whose ``_load_pyfunc`` opens a logged model."""
+KIND = "mlflow.experimentKind"
+"""Tag by which the UI shows an experiment as model training rather than as agents and prompts."""
 SOME = 8
 """The most rivals that a ``dominated_by`` tag names."""
 
@@ -139,7 +141,7 @@ class Mlflow:
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                self._experiment = client.create_experiment(name, artifact_location=self.artifacts)
+                self._experiment = client.create_experiment(name, self.artifacts, {KIND: "custom_model_development"})
             except Exception:
                 # Another worker was faster.
                 found = client.get_experiment_by_name(name)
