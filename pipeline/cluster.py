@@ -8,10 +8,10 @@ database says so (`pipeline.study.database.reap`); Ray's own bookkeeping decides
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import torch
@@ -24,6 +24,8 @@ from pipeline.study import database, results, search
 from pipeline.types import DataError, Row, require
 
 POLL_S = 0.5
+FUSE_S = 10.0
+"""So long after the driver has ended a hanging trial by name, its worker's process ends itself."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class RayCrew:
         here, threads = self.here, max(1, int(self.settings.cpus))
         at_work: list[Any] = []
         index, done, losses = 0, database.finished(study), 0
+        watch = launch.Watch(study, here.study.trial_timeout_s)
         try:
             while True:
                 now = database.finished(study)
@@ -118,6 +121,7 @@ class RayCrew:
                 ended, at_work = self.ray.wait(at_work, num_returns=1, timeout=POLL_S)
                 for reference in ended:
                     losses += self._lost(reference)
+                watch.look(None)
                 database.reap(study, here.study.retries)
                 on_poll()
         finally:
@@ -150,7 +154,9 @@ class RayCrew:
 
 
 def _work(plain: dict[str, object], index: int, threads: int, trials: int) -> None:
-    launch.work(plain, index, threads, limit=trials)
+    timeout_s = cast(Mapping[str, float | None], plain["study"]).get("trial_timeout_s")
+    fuse_s = None if timeout_s is None else timeout_s * launch.TIMEOUT_GRACE + FUSE_S
+    launch.work(plain, index, threads, limit=trials, fuse_s=fuse_s)
 
 
 def _task(task: Task, arguments: Arguments) -> None:

@@ -59,6 +59,7 @@ def work(
     threads: int,
     after_trial: Callable[[Row], None] | None = None,
     limit: int | None = None,
+    fuse_s: float | None = None,
 ) -> None:
     """One worker: open the study and run trials (at most `limit`) until the budget is met.
 
@@ -74,7 +75,7 @@ def work(
     worker = search.Worker(
         here.study, study, here.evaluate, here.fingerprint, here.stopper, after_trial, here.bound
     )
-    worker.run(limit)
+    worker.run(limit, fuse_s)
 
 
 def work_apart(plain: config.Plain, index: int, threads: int, variables: Mapping[str, str]) -> None:
@@ -227,17 +228,18 @@ class Watch:
         self.killed: set[int] = set()
         self._seen: dict[int, float] = {}
 
-    def look(self, team: Mapping[int, int]) -> None:
+    def look(self, team: Mapping[int, int] | None) -> None:
+        """End what takes too long in `team`; None: in any worker of the study, which then has a fuse (`Worker.run`)."""
         if self.timeout_s is None:
             return
-        mine = {database.identity(pid): pid for pid in team}
+        mine = None if team is None else {database.identity(pid): pid for pid in team}
         now = time.monotonic()
         for trial in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            pid = mine.get(str(trial.user_attrs.get(WORKER)))
+            pid = None if mine is None else mine.get(str(trial.user_attrs.get(WORKER)))
             took = now - self._seen.setdefault(trial.number, now)
-            if pid is not None and took > self.timeout_s * TIMEOUT_GRACE:
+            if (mine is None or pid is not None) and took > self.timeout_s * TIMEOUT_GRACE:
                 reason = f"killed after {took:.0f} s without a report, more than trial_timeout_s = {self.timeout_s:g}"
-                if search.end(self.study, trial, search.TimedOut(reason)):
+                if search.end(self.study, trial, search.TimedOut(reason)) and pid is not None:
                     self.killed.add(pid)
                     _tell(pid, signal.SIGKILL)
 

@@ -83,14 +83,17 @@ def serve(url, name, index):
     Worker(SPEC, study, priced, key).run()
 
 
-def test_workers_share_postgres_through_its_restart(postgres):
-    study = database.create(database.connect(postgres.url), "shared", SPEC, {"config": 1})
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("away_s", [1, pytest.param(30, marks=pytest.mark.slow)])
+def test_workers_share_postgres_through_its_restart(postgres, away_s):
+    name = f"away-{away_s}"
+    study = database.create(database.connect(postgres.url), name, SPEC, {"config": 1})
     with Nursery() as nursery:
-        team = {nursery.start(serve, postgres.url, "shared", i) for i in range(3)}
+        team = {nursery.start(serve, postgres.url, name, i) for i in range(3)}
         while database.finished(study) < 5:
             time.sleep(0.1)
         postgres.stop()
-        time.sleep(2)
+        time.sleep(away_s)
         postgres.start()
         while team:
             team -= {
@@ -101,6 +104,43 @@ def test_workers_share_postgres_through_its_restart(postgres):
     assert len(rows) == 30
     assert {r.state for r in rows} == {"complete"}
     assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+
+
+def test_postgres_trials_read_as_optuna_reads_them(postgres):
+    spec = Study(**{**vars(SPEC), "trials": 6, "constraints": {"price": 0.5}})
+    study = database.create(database.connect(postgres.url), "read", spec, {"config": 1})
+    study.sampler = optuna.samplers.NSGAIISampler(seed=0, population_size=3)
+    Worker(spec, study, priced, key).run()
+    study.enqueue_trial({"x": 0.5})
+    plain = optuna.storages.RDBStorage(postgres.url.replace("postgresql:", "postgresql+psycopg:"))
+    assert database.connect(postgres.url).get_all_trials(study._study_id) == plain.get_all_trials(
+        study._study_id
+    )
+    plain.engine.dispose()
+
+
+def test_a_server_without_a_free_connection_is_waited_for(postgres):
+    """With fewer connections than workers each waits for its turn; nobody dies of it."""
+    postgres.stop()
+    few, postgres.options = postgres.options, f"{postgres.options} -c max_connections=7"
+    postgres.start()
+    try:
+        study = database.create(database.connect(postgres.url), "few", SPEC, {"config": 1})
+        study._storage.remove_session()
+        database.backend(study).engine.dispose()
+        with Nursery() as nursery:
+            team = {nursery.start(serve, postgres.url, "few", i) for i in range(8)}
+            codes = []
+            while len(codes) < len(team):
+                codes += [code for _, code in nursery.ended()]
+                time.sleep(0.1)
+        assert codes == [0] * 8
+        assert database.finished(study) == 30
+    finally:
+        database.backend(study).engine.dispose()
+        postgres.stop()
+        postgres.options = few
+        postgres.start()
 
 
 def test_a_wrong_address_is_said_at_once_without_the_password(postgres):
@@ -159,3 +199,51 @@ def test_a_study_on_two_ray_nodes_survives_the_loss_of_one(postgres, tmp_path):
     assert database.finished(study) == 6
     assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
     assert (tmp_path / "quickstart" / "front.csv").exists()
+
+
+LEARNER = """
+import time
+from dataclasses import dataclass
+
+from pipeline.learn.surrogate import Surrogate
+
+
+@dataclass(frozen=True)
+class Hanging(Surrogate):
+    def fit(self, net, data, after_epoch, seed, epochs=None):
+        if self.learning_rate > 0.0055:
+            time.sleep(3600)
+        return super().fit(net, data, after_epoch, seed, epochs)
+"""
+HANGING = """
+import sys
+import ray
+from pipeline import run
+
+url, out = sys.argv[1:]
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+sys.exit(run.main(["+experiment=quickstart", "study.trials=4", "workers=2", "learner.epochs=1", f"storage={url}",
+    f"out={out}", "tracking=silent", "launcher=ray", "name=hanging", "study.selectors={}", "study.baseline={}",
+    "learner._target_=hanging.Hanging", "study.trial_timeout_s=15", "study.warm_start=[]",
+    "~study.space", "+study.space={learner.learning_rate: {choices: [0.003, 0.004, 0.005, 0.006]}}"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_hanging_trial_under_ray_is_ended_by_name_and_its_worker_replaced(postgres, tmp_path):
+    pytest.importorskip("ray", reason="Ray (the extra 'cluster') is not installed")
+    (tmp_path / "hanging.py").write_text(LEARNER)
+    path = os.pathsep.join(filter(None, [str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING, postgres.url, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=580,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    study = optuna.load_study(storage=database.connect(postgres.url), study_name="hanging")
+    records = [json.loads(t.user_attrs["record"])["state"] for t in study.get_trials() if database.counted(t)]
+    assert len(records) == 4
+    assert "stopped:timeout" in records, "the hanging one, by name"
+    assert set(records) <= {"stopped:timeout", "complete", "cached"}
+    assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
