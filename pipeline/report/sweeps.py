@@ -198,13 +198,19 @@ def _traces(line: Line, chosen: Mapping[int, str]) -> list[Trace]:
 
 
 def _dots(
-    rows: Sequence[Row], x: Sequence[float], y: Sequence[float], ink: str, symbol: str, name: str,
+    rows: Sequence[Row],
+    x: Sequence[float],
+    y: Sequence[float],
+    ink: str,
+    symbol: str,
+    name: str,
     chosen: Mapping[int, str],
-) -> Trace:  # fmt: skip
+    opacity: float | list[float] = 0.4,
+) -> Trace:
     """Every trial of a method; a click opens it."""
     return {
         "type": "scatter", "mode": "markers", "name": name, "x": list(x), "y": list(y), "showlegend": False,
-        "legendgroup": name, "marker": {"color": ink, "symbol": symbol, "size": 7, "opacity": 0.4},
+        "legendgroup": name, "marker": {"color": ink, "symbol": symbol, "size": 7, "opacity": opacity},
         "customdata": [row.number for row in rows], "hovertext": [hover(row, chosen) for row in rows],
         "hoverinfo": "text", "meta": {"kind": "trial"},
     }  # fmt: skip
@@ -264,7 +270,11 @@ def front_by_method(scene: Scene) -> list[Chart]:
                 "meta": {"still": True},
             }
         )  # fmt: skip
-        data.append(_dots(rows, *panel.spots(rows), ink, MARKERS[index % len(MARKERS)], method, scene.chosen))
+        x, y = panel.spots(rows)
+        members = set(zip(steps[::2], heights[::2], strict=True))
+        faint = [1.0 if spot in members else 0.4 for spot in zip(x, y, strict=True)]
+        symbol = MARKERS[index % len(MARKERS)]
+        data.append(_dots(rows, x, y, ink, symbol, method, scene.chosen, faint))
     words = "The front of each method alone: " + ", ".join(of)
     title = "What each method reaches alone"
     return [Chart("front-methods", data, layout(panel.x, panel.y), title=title, words=words)]
