@@ -25,6 +25,7 @@ from pipeline.hardware.workload import LayerLoad, load_from
 from pipeline.learn.decode import RateDecode
 from pipeline.learn.labels import LabelDecode
 from pipeline.types import (
+    PART,
     Batch,
     DataError,
     Dataset,
@@ -254,16 +255,17 @@ class _Steps:
     step: int = field(default=0)
 
     def report(self, _epoch: int, metrics: Metrics) -> None:
-        self.step += 1
-        self.target(self.step, metrics)
+        self.step += PART not in metrics
+        self.target(self.step + (PART in metrics), metrics)
 
     def then(self, on_progress: Callable[[float], None], epochs: int | None) -> Report:
         done = 0
 
         def report(_epoch: int, metrics: Metrics) -> None:
             nonlocal done
-            done += 1
-            on_progress(min(1.0, done / epochs) if epochs else 1.0)
+            if PART not in metrics:
+                done += 1
+                on_progress(min(1.0, done / epochs) if epochs else 1.0)
             self.report(_epoch, metrics)
 
         return report

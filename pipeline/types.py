@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 Metrics = Mapping[str, float]
+PART = "part_of_epoch"
+"""A report with this metric, in (0, 1), comes from inside an epoch: for rules that stop by images, not for curves."""
 Report = Callable[[int, Metrics], None]
 """``report(step, metrics)`` after every epoch; may raise `TrialEnded` to end the trial."""
 Decode = Callable[[Tensor], Tensor]

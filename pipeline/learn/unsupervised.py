@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from pipeline.learn.labels import Assignment, LabelDecode, Responses, assign
 from pipeline.learn.stdp import StdpRule
 from pipeline.learn.unsupervised_state import Progress, resume, save
-from pipeline.types import Dataset, Diverged, Report, Saturated, Silent, Split, require
+from pipeline.types import PART, Dataset, Diverged, Report, Saturated, Silent, Split, require
 
 _TRAIN, _LABEL, _VALIDATION, _REPEAT = 0, 1, 2, 3
 """Streams of spike trains that never meet: no image is labelled on the spikes it was learned from."""
+_TELL = 1000
+"""Images between two reports inside an epoch."""
 _FEW = 1e-3
 """Mean spikes per sample below which a network counts as silent."""
 _FULL = 0.95
@@ -121,7 +123,7 @@ class Unsupervised:
         if self.checkpoint is not None and total > 0:
             resume(self.checkpoint, net, book)
         for epoch in range(book.epoch, total):
-            metrics = self._epoch(plastic, net, data, encoder, seed, book)
+            metrics = self._epoch(plastic, net, data, encoder, seed, book, after_epoch)
             decode = self._decode(plastic, data, encoder, seed, self.check_samples)
             metrics["validation_accuracy"] = self._accuracy(plastic, data.validation, encoder, decode, seed)
             book.epoch, book.position = epoch + 1, 0
@@ -131,9 +133,19 @@ class Unsupervised:
         return self._decode(plastic, data, encoder, seed, self.label_samples or len(data.train))
 
     def _epoch(
-        self, net: Plastic, module: nn.Module, data: Dataset, encoder: Encoder, seed: int, book: Progress
+        self,
+        net: Plastic,
+        module: nn.Module,
+        data: Dataset,
+        encoder: Encoder,
+        seed: int,
+        book: Progress,
+        report: Report,
     ) -> dict[str, float]:
-        """One pass in a random order; the accuracy is that of each chunk under the labels found before it."""
+        """One pass in a random order; the accuracy is that of each chunk under the labels found before it.
+
+        Every `_TELL` images it is reported as a part of the epoch, so that one long pass can be stopped on its way.
+        """
         rule = self.rule.per_step(encoder.dt_ms, book.epoch)
         order = torch.randperm(
             len(data.train), generator=torch.Generator().manual_seed(seed * 1009 + book.epoch)
@@ -155,7 +167,11 @@ class Unsupervised:
             responses.fade(0.9)
             responses.add(counts, labels)
             spikes += float(counts.sum())
-            book.position += len(labels)
+            before, book.position = book.position, book.position + len(labels)
+            if judged and before // _TELL < book.position // _TELL and book.position < len(order):
+                error = 1.0 - right / judged
+                part = {PART: book.position / len(order), "images": float(base + book.position)}
+                report(book.epoch, {**part, "running_error": error})
             if self.progress:
                 rate = (book.position - first) / (time.perf_counter() - begin)
                 done = f"epoch {book.epoch + 1}  {book.position}/{len(order)}  {rate:.0f} images/s"
@@ -166,6 +182,8 @@ class Unsupervised:
             print()
         shown = max(len(order) - first, 1)
         return {
+            "images": float(base + len(order)),
+            "running_error": 1.0 - right / max(judged, 1),
             "train_accuracy": right / max(judged, 1),
             "images_per_s": shown / max(time.perf_counter() - begin, 1e-9),
             "spikes_per_sample": spikes / shown,

@@ -14,7 +14,7 @@ from pipeline.study import pareto
 from pipeline.study.database import HISTORY, RECORD, counted
 from pipeline.study.spec import Study
 from pipeline.study.storage import Storage
-from pipeline.types import DataError, Row
+from pipeline.types import PART, DataError, Row
 
 LEAST_FOR_FANOVA = 8
 
@@ -26,7 +26,8 @@ def row(trial: FrozenTrial, spec: Study) -> Row:
     state = "running" if trial.state == TrialState.RUNNING else record.get("state", "lost")
     metrics = record.get("metrics", {})
     feasible = trial.state == TrialState.COMPLETE and all(v <= 0 for v in spec.violations(metrics).values())
-    history = tuple((int(step), values) for step, values in json.loads(trial.user_attrs.get(HISTORY, "[]")))
+    told = json.loads(trial.user_attrs.get(HISTORY, "[]"))
+    history = tuple((int(step), values) for step, values in told if PART not in values)
     labels = {axis.path: axis for axis in spec.axes.axes}
     params = {path: _value(labels.get(path), value) for path, value in trial.params.items()}
     return Row(

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from pipeline.study.database import HISTORY
 from pipeline.study.stopping import Never, Stopper
-from pipeline.types import Metrics
+from pipeline.types import PART, Metrics
 
 History = Sequence[tuple[int, Metrics]]
 
@@ -26,8 +26,10 @@ class Rivals:
         """The rung that the last report has reached, if any."""
         if isinstance(self.stopper, Never):
             return None
-        before = self._place(history[-2]) if len(history) > 1 else 0.0
-        return self.stopper.mark(before, self._place(history[-1]))
+        if not self._speaks(history[-1]):
+            return None
+        past = next((report for report in reversed(history[:-1]) if self._speaks(report)), None)
+        return self.stopper.mark(0.0 if past is None else self._place(past), self._place(history[-1]))
 
     def face(self, number: int, now: Metrics, mark: float) -> None:
         """Set trial `number` against its rivals at a rung.
@@ -39,13 +41,15 @@ class Rivals:
         for other in self.study.get_trials(deepcopy=False):
             if other.number != number and HISTORY in other.user_attrs:
                 past = self._history(other)
-                there = next(
-                    (metrics for step, metrics in past if self._place((step, metrics)) >= mark), None
-                )
+                there = next((report[1] for report in past if self._place(report) >= mark), None)
                 if there is not None:
                     rivals.append(there)
         if self.stopper.hopeless(now, rivals):
             raise self.stopper.ended(mark)
+
+    def _speaks(self, report: tuple[int, Metrics]) -> bool:
+        """Whether a report counts for the rule: where rungs are epochs, those from inside one do not."""
+        return self.stopper.by != "step" or PART not in report[1]
 
     def _place(self, report: tuple[int, Metrics]) -> float:
         step, metrics = report
@@ -55,7 +59,8 @@ class Rivals:
         """Parsed once for a trial that has ended: a study of thousands asks for it thousands of times."""
         if trial.number in self._ended:
             return self._ended[trial.number]
-        history = [(int(step), metrics) for step, metrics in json.loads(trial.user_attrs[HISTORY])]
+        told = [(int(step), metrics) for step, metrics in json.loads(trial.user_attrs[HISTORY])]
+        history = [report for report in told if self._speaks(report)]
         if trial.state.is_finished():
             self._ended[trial.number] = history
         return history

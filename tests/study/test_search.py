@@ -13,7 +13,7 @@ from pipeline.study.samplers import Gp, Grid, Nsga2, Random, Tpe
 from pipeline.study.search import Outcome, Worker
 from pipeline.study.spec import Study
 from pipeline.study.stopping import NonDominatedRank
-from pipeline.types import DataError, Diverged, Silent
+from pipeline.types import PART, DataError, Diverged, Silent
 
 SPACE = {"x": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}}
 
@@ -148,6 +148,31 @@ def test_rank_stopping_ends_the_worse_ones_by_name(storage):
     kept = [r.history[0][1]["validation_error"] for r in rows if r.state == "complete"]
     ended = [r.history[0][1]["validation_error"] for r in stopped]
     assert sum(kept) / len(kept) < sum(ended) / len(ended)
+
+
+def one_pass(params, report, number):
+    """As one-pass learning reports: parts of an epoch, then the epoch."""
+    for images in (1000.0, 2000.0, 3000.0):
+        report(1, {PART: images / 4000, "images": images, "running_error": 1 - params["x"]})
+    report(1, {"validation_error": 1 - params["x"], "images": 4000.0, "running_error": 1 - params["x"]})
+    return price(params, lambda step, metrics: None, number)
+
+
+def test_rungs_by_images_end_a_trial_inside_its_only_epoch(storage):
+    rule = NonDominatedRank(objectives=("running_error",), eta=3, first=1000, by="images")
+    rows = run(storage, spec(trials=20), one_pass, stopper=rule)
+    stopped = [r for r in rows if r.state == "stopped:dominated"]
+    assert stopped
+    assert {r.reason.rpartition(" ")[2] for r in stopped} <= {"1000", "3000"}
+    assert not any(r.history for r in stopped), "no epoch was finished"
+    assert all([m["images"] for _, m in r.history] == [4000.0] for r in rows if r.state == "complete")
+
+
+def test_rungs_by_epochs_do_not_see_parts_of_one(storage):
+    rows = run(storage, spec(trials=20), one_pass, stopper=NonDominatedRank(eta=3))
+    stopped = [r for r in rows if r.state == "stopped:dominated"]
+    assert stopped
+    assert all(r.history[0][1]["images"] == 4000.0 for r in stopped)
 
 
 @pytest.mark.parametrize("sampler", [Tpe(startup=3), Nsga2(population=4), Random(), Gp(startup=4)])
