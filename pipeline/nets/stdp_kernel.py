@@ -30,6 +30,8 @@ from pipeline.nets.stdp_rounding import MEMBRANE, THETA, quantized, quantized_ar
 INPUT_SPIKES, SPIKES, READS, EXCITATORY_UPDATES, INHIBITORY_UPDATES, INHIBITIONS = 0, 1, 2, 3, 4, 5
 FIRED = 6
 COUNTERS = 16
+FOLD = np.float32(1e-4)
+"""theta is kept as it was when the sample began, and its decay apart, until the decay is this much."""
 
 
 class State(NamedTuple):
@@ -120,7 +122,7 @@ def loop(  # type: ignore[no-untyped-def]
         inh_free[:] = 0
         zero: Any = np.int64(0)
         spikes = inhibitors = held_count = seen_count = active_count = most = zero
-        faded = np.float32(1.0)
+        faded, since = np.float32(1.0), zero
         pre_time[:] = -1
         post_time[:] = -1
         base = s * steps
@@ -147,7 +149,11 @@ def loop(  # type: ignore[no-untyped-def]
                     held[kept] = held[i]
                     kept += 1
             held_count = kept
-            faded = faded_theta[t]
+            faded = faded_theta[t - since]
+            if faded < FOLD:
+                for j in range(n):
+                    extra[j] *= faded
+                faded, since = np.float32(1.0), t + 1
             risen = advance(v, currents, t * wide, extra, decay, gain, push, lowest, bar, faded)
             if quantize_v:
                 quantized_array(v[:n], formats, MEMBRANE, rng)

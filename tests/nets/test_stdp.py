@@ -55,6 +55,8 @@ VARIANTS = {
     "windows, presynaptic too": ({"inhibition": "direct"}, {"window": 7}),
     "adaptive k": ({"inhibition": "direct"}, {"eta_pre": 0.0, "window": 10, "spikes_per_k": 2.0}),
     "additive traces": ({}, {"additive": True}),
+    "theta decays fast": ({"tau_theta_ms": 2.0, "theta_plus_mv": 3.0}, {}),
+    "theta is gone at once": ({"tau_theta_ms": 1e-3}, {}),
     "weight decay, no norm": ({}, {"weight_decay": 0.01, "norm": 0.0}),
 }
 
