@@ -12,7 +12,7 @@ from pipeline.learn.labels import LabelDecode, Responses, assign
 from pipeline.learn.stdp import StdpRule
 from pipeline.learn.unsupervised import Unsupervised
 from pipeline.nets.stdp import Stdp
-from pipeline.types import DataError, Dataset, Saturated, Silent, Split
+from pipeline.types import PART, DataError, Dataset, Saturated, Silent, Split
 
 RULE = StdpRule(presynaptic=False, window_ms=20.0, norm=16.0, eta_post=0.03)
 SPEC = Stdp(
@@ -44,6 +44,25 @@ def trained(digits):
     return net, decode, seen
 
 
+def test_a_long_pass_is_reported_on_its_way(trained):
+    """1,200 images: after 1,000 of each epoch, with the error on images that had not been labelled yet."""
+    *_, seen = trained
+    parts = [(step, m["images"], round(m[PART], 3)) for step, m in seen if PART in m]
+    assert parts == [(0, 1000.0, 0.833), (1, 2200.0, 0.833)]
+    assert [m["images"] for _, m in seen] == [1000.0, 1200.0, 2200.0, 2400.0]
+    for _, m in seen:
+        assert 0.0 <= m["running_error"] < 0.9
+
+
+def test_a_report_may_end_a_pass_on_its_way(digits):
+    def enough(step, metrics):
+        raise Silent("seen enough")
+
+    net = SPEC.build(digits.shape, digits.classes, 0)
+    with pytest.raises(Silent, match="seen enough"):
+        LEARNER.fit(net, digits, enough, seed=0)
+
+
 def test_learning_beats_the_untrained_network_by_far(digits, trained):
     """Chance is 10 %; the accuracy is of images and spikes that learning and labelling never saw."""
     net, decode, seen = trained
@@ -56,7 +75,7 @@ def test_learning_beats_the_untrained_network_by_far(digits, trained):
 
     assert accuracy(net, decode) > 0.75
     assert accuracy(net, decode) > accuracy(fresh, blind) + 0.1
-    (step, metrics), *rest = seen
+    (step, metrics), *rest = [report for report in seen if PART not in report[1]]
     assert (step, len(rest)) == (0, 1)
     assert metrics["validation_accuracy"] > 0.7
     assert metrics["train_accuracy"] > 0.5
