@@ -6,7 +6,7 @@
     finalists   the front over seeds and on the test split
 
 `pipeline.run` does all of them and the report in one go, and both share one folder: each step finds what the earlier
-ones, or the run, have left, and does only what is missing. Each writes one small file into ``outputs/NAME/stages``.
+ones, or the run, have left, and does only what is missing. Each writes one small file into ``outputs/stages/NAME``.
 Another config under the same name puts the old folder aside (``outputs/NAME.1``) and starts afresh.
 """
 
@@ -145,7 +145,7 @@ def figures(row: Row) -> dict[str, float]:
 
 
 def _folder(here: Job) -> Path:
-    return here.folder / "stages"
+    return here.folder.parent / "stages" / here.name  # beside the study's folder, which may be put aside
 
 
 def _write(here: Job, stage: str, content: Mapping[str, object]) -> None:
