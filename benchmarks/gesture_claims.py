@@ -53,11 +53,13 @@ def cells(data: str) -> list[Cell]:
         return [
             [Cell(data, s, "float")],
             [Cell(data, s, "isolated", b) for b in (TERNARY, FULL)],
-            [Cell(data, s, "joint", FULL, p) for p in (0.8, 0.9, 0.95)],
+            [Cell(data, s, "joint", FULL, p) for p in (0.8, 0.9)],
+            [Cell(data, s, "ptq", b) for b in WIDTHS],
+            [Cell(data, s, "isolated", b) for b in WIDTHS],
+            [Cell(data, s, "joint", TERNARY, 0.8)],
+            [Cell(data, s, "joint", FULL, 0.95)],
             [Cell(data, s, m, TERNARY, p) for p in (0.8, 0.9) for m in ("joint", "cumulative")],
             [Cell(data, s, "cumulative", FULL, p) for p in (0.8, 0.9)],
-            [Cell(data, s, "isolated", b) for b in WIDTHS],
-            [Cell(data, s, "ptq", b) for b in WIDTHS],
             [Cell(data, s, "joint", FULL, 0.925)],
             [Cell(data, s, m, b, p) for p in LEVELS for b in WIDTHS for m in ("joint", "cumulative")],
         ]
