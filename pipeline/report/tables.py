@@ -78,6 +78,11 @@ def _columns(members: Sequence[Row]) -> dict[str, list[str]]:
         half = (spread.high - spread.low) / 2
         return f"{100 * spread.middle:.1f} ±{100 * half:.1f}%"
 
+    def chance(row: Row) -> str:
+        """How often a member stays on the front when its seeds are drawn; one seed says nothing about it."""
+        seeds = value(row, "finalist_seeds")
+        return show("front_probability", value(row, "front_probability")) if seeds > 1 else NOTHING
+
     cells = {
         "valid.": [accuracy(row, "validation_accuracy") for row in members],
         "test": [accuracy(row, "test_accuracy") for row in members],
@@ -86,6 +91,7 @@ def _columns(members: Sequence[Row]) -> dict[str, list[str]]:
         "latency": [show("latency_us", value(row, "latency_us")) for row in members],
         "bits": [weight_bits(row) or NOTHING for row in members],
         "zeros": [show("sparsity", sparsity(row)) for row in members],
+        "on front": [chance(row) for row in members],
     }
     always = ("valid.", "test", "memory", "energy", "bits", "zeros")
     return {

@@ -216,6 +216,18 @@ def test_the_terminal_table_names_picks_and_leaves_out_what_nobody_measured(stud
     assert "none finished" in _printed([], {})
 
 
+def test_the_terminal_table_says_how_surely_a_member_is_on_the_front() -> None:
+    once = Row(
+        4, "complete", metrics={**POINT, "finalist_seeds": 1.0, "front_probability": 1.0}, on_front=True
+    )
+    thrice = Row(
+        5, "complete", metrics={**POINT, "finalist_seeds": 3.0, "front_probability": 0.4}, on_front=True
+    )
+    assert "on front" in _printed([once, thrice], {})
+    assert "40.0%" in _printed([once, thrice], {})
+    assert "on front" not in _printed([once], {})
+
+
 def test_a_long_front_is_thinned_but_keeps_its_ends_and_picks() -> None:
     rows = [
         Row(n, "complete", metrics={"validation_error": n / 1000, "memory_bits": 1e4 - n}, on_front=True)
