@@ -28,6 +28,7 @@ from rich.console import Console
 from pipeline import config, experiment, finalists
 from pipeline.config import ConfigError, Plain
 from pipeline.job import Job
+from pipeline.pretrained import FLOAT_KEYS, Pretrained
 from pipeline.report.worth import worth_table
 from pipeline.select import open_study
 from pipeline.study import results, select
@@ -113,11 +114,15 @@ def ann(plain: Plain) -> Plain:
     }
 
 
-def line(name: str, plain: Plain) -> Line:
-    """Both accuracies and the price of one config, trained as a trial; `ended` instead where training ended early."""
+def line(name: str, plain: Plain, floats: Path) -> Line:
+    """Both accuracies and the price of one config, trained as a trial; `ended` instead where training ended early.
+
+    `floats`: the study's folder of float models, of which random pruning starts from the member's own.
+    """
     built = config.build_experiment(plain)
     try:
-        trained = experiment.evaluate(built, lambda step, metrics: None)
+        start = Pretrained(floats, config.fingerprint(plain, FLOAT_KEYS))
+        trained = experiment.evaluate(built, lambda step, metrics: None, start)
     except TrialEnded as ended:
         return {"name": name, "ended": f"{ended.state}: {ended}"}
     data = built.data.load(built.seed)
@@ -136,7 +141,7 @@ def beside(job: Job, row: Row) -> list[Line]:
             path.unlink()  # cut off while it was written
     member: Line = {"name": f"trial {row.number}", **{c: row.metrics[c] for c in COLUMNS if c in row.metrics}}
     made = opponents(job.params_config(row.params), row.metrics["memory_bits"])
-    found = [member, *(line(name, plain) for name, plain in made.items())]
+    found = [member, *(line(name, plain, job.folder / "float") for name, plain in made.items())]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found

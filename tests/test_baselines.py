@@ -69,8 +69,8 @@ def test_the_ann_has_the_weights_of_the_network_and_answers_in_one_pass(plain):
     assert trained.metrics["validation_accuracy"] > 0.3
 
 
-def test_the_ann_of_an_stdp_network_has_as_many_neurons_and_sees_the_images(stdp):
-    found = baselines.line("quantized ANN", baselines.ann(stdp))
+def test_the_ann_of_an_stdp_network_has_as_many_neurons_and_sees_the_images(stdp, tmp_path):
+    found = baselines.line("quantized ANN", baselines.ann(stdp), tmp_path)
     assert found["validation_accuracy"] > 0.8
     built = config.build_experiment(baselines.ann(stdp))
     data = built.data.load(0)

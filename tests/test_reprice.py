@@ -12,7 +12,14 @@ POINTS = (
     {"compression.quantize_weights.bits": 8, "compression.prune_weights.sparsity": 0.0},
     {"compression.quantize_weights.bits": 3, "compression.prune_weights.sparsity": 0.5},
 )
-SMALL = ["+experiment=quickstart", "name=small", "learner.epochs=2", "net.hidden=16", "study.trials=3"]
+SMALL = [
+    "+experiment=quickstart",
+    "name=small",
+    "learner.epochs=2",
+    "net.hidden=16",
+    "study.trials=3",
+    "study.compare=false",
+]
 SPACE = (
     "{compression.quantize_weights.bits:{low:2,high:8},compression.prune_weights.sparsity:{low:0.0,high:0.9}}"
 )

@@ -261,5 +261,5 @@ def _arranged(synapses: Synapses, kind: int) -> np.ndarray:
         groups = codes.reshape(synapses.groups, -1, *codes.shape[1:])
         w = groups.transpose(0, 2, 3, 4, 1).reshape(-1, groups.shape[1])
     top = int(np.abs(w).max(initial=0))
-    kind_of = next(t for t in (np.int16, np.int32) if top <= np.iinfo(t).max)
+    kind_of = next(t for t in (np.int8, np.int16, np.int32) if top <= np.iinfo(t).max)
     return np.ascontiguousarray(w.astype(kind_of))

@@ -45,16 +45,21 @@ def add_linear(x, w, acc, events):  # type: ignore[no-untyped-def]
     n = acc.shape[0]
     count, graded = gather(x, events)
     e = 0
+    if not graded:  # eight rows at a time: the sums are read and written once for all of them
+        while e + 8 <= count:
+            a, b, c, d = w[events[e]], w[events[e + 1]], w[events[e + 2]], w[events[e + 3]]
+            f, g, h, o = w[events[e + 4]], w[events[e + 5]], w[events[e + 6]], w[events[e + 7]]
+            for at in range(n):
+                left = number(a[at]) + number(b[at]) + number(c[at]) + number(d[at])
+                right = number(f[at]) + number(g[at]) + number(h[at]) + number(o[at])
+                acc[at] += left + right
+            e += 8
     while e + 4 <= count:
         i, j, k, m = events[e], events[e + 1], events[e + 2], events[e + 3]
         a, b, c, d = w[i], w[j], w[k], w[m]
-        if graded:
-            p, q, r, s = number(x[i]), number(x[j]), number(x[k]), number(x[m])
-            for at in range(n):
-                acc[at] += number(a[at]) * p + number(b[at]) * q + number(c[at]) * r + number(d[at]) * s
-        else:
-            for at in range(n):
-                acc[at] += number(a[at]) + number(b[at]) + number(c[at]) + number(d[at])
+        p, q, r, s = number(x[i]), number(x[j]), number(x[k]), number(x[m])
+        for at in range(n):
+            acc[at] += number(a[at]) * p + number(b[at]) * q + number(c[at]) * r + number(d[at]) * s
         e += 4
     while e < count:
         a, p = w[events[e]], number(x[events[e]])
@@ -292,9 +297,12 @@ def pool_sum(x, out, kernel, stride):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def to_codes(x, scale, low, high, out):  # type: ignore[no-untyped-def]
-    """x [T, B, C, pixels] float32 -> out [B, T, pixels * C] = x * scale; False where one is no integer in range."""
+    """x [T, B, C, pixels] float32 -> out [B, T, pixels * C] = x * scale; False where one is no integer in range.
+
+    What is wrong is kept per pixel: a sum over all of them would keep the loop from being vectorised.
+    """
     steps, samples, channels, pixels = x.shape
-    wrong = 0
+    wrong = np.zeros(pixels, np.int32)
     for b in range(samples):
         for t in range(steps):
             if channels == 1:  # without a stride the loop is a few wide instructions
@@ -303,7 +311,7 @@ def to_codes(x, scale, low, high, out):  # type: ignore[no-untyped-def]
                     value = of[i] * scale
                     code = np.int32(min(max(value, low), high))
                     to[i] = code
-                    wrong += np.float32(code) != value
+                    wrong[i] |= np.int32(np.float32(code) != value)
                 continue
             for c in range(channels):
                 of, to = x[t, b, c], out[b, t, c:]
@@ -311,5 +319,5 @@ def to_codes(x, scale, low, high, out):  # type: ignore[no-untyped-def]
                     value = of[i] * scale
                     code = np.int32(min(max(value, low), high))
                     to[i * channels] = code
-                    wrong += np.float32(code) != value
-    return wrong == 0
+                    wrong[i] |= np.int32(np.float32(code) != value)
+    return not wrong.any()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-SMALL = ["+experiment=quickstart", "learner.epochs=2", "study.trials=4", "workers=1"]
+SMALL = ["+experiment=quickstart", "learner.epochs=2", "study.trials=4", "study.compare=false", "workers=1"]
 
 
 def start_study(folder: Path, *overrides: str) -> subprocess.Popen:

@@ -18,6 +18,7 @@ QUICK = [
     "tracking=silent",
     "study.trials=1",
     "study.finalists=1",
+    "study.compare=false",
 ]
 QUICK += ["learner.epochs=2", "study.warm_start=[]", "data.timesteps=5", "study.baseline={}"]
 FEWER = ["study.space={compression.quantize_weights.bits: {low: 4, high: 4}}"]
