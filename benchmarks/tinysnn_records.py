@@ -82,33 +82,48 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
     return mean if ends is None else f"{mean} ± {(ends[1] - ends[0]) / 2:.2f}"
 
 
-def comparison(cells: Cells) -> list[str]:
-    """Ordered against multi-objective search on one float network: evaluations, minutes, best, hypervolume.
+class Searched(NamedTuple):
+    """What one search found on one float network."""
+
+    network: str
+    name: str
+    evaluations: int
+    minutes: float
+    times: float
+    """Float memory over the smallest that reaches the floor."""
+    hypervolume: float
+
+
+def searches(cells: Cells) -> list[Searched]:
+    """Ordered and multi-objective search, wherever both were run on one float network.
 
     The hypervolume is of (validation error, memory) under (twice the float error, the float memory), as a share of
     that box.
     """
-    lines = []
+    found = []
     for key, multi in cells.items():
-        if not key.endswith("/pareto"):
-            continue
         base = key.removesuffix("/pareto")
-        if f"{base}/ordered" not in cells or f"{base}/float" not in cells:
+        if base == key or f"{base}/ordered" not in cells or f"{base}/float" not in cells:
             continue
         plain = cells[f"{base}/float"]
         box = [2 * (1 - plain["validation"]), plain["memory_bits"]]
         floor = cells[f"{base}/ordered"]["floor"]
         for name, cell in (("ordered", cells[f"{base}/ordered"]), ("multi-objective", multi)):
             costs = [[(1 - p["validation"]) / box[0], p["memory_bits"] / box[1]] for p in cell["points"]]
+            good = [p["memory_bits"] for p in cell["points"] if p["validation"] >= floor]
+            times = plain["memory_bits"] / min(good, default=math.inf)
             volume = pareto.hypervolume(costs, [1.0, 1.0])
-            small = min(
-                (p["memory_bits"] for p in cell["points"] if p["validation"] >= floor), default=math.nan
-            )
-            lines.append(
-                f"{base} {name}: {cell['evaluations']} evaluations, {cell['seconds'] / 60:.1f} min, smallest over the "
-                f"floor {plain['memory_bits'] / small:.2f}x below float, hypervolume {volume:.4f}"
-            )
-    return lines
+            found.append(Searched(base, name, cell["evaluations"], cell["seconds"] / 60, times, volume))
+    return found
+
+
+def comparison(cells: Cells) -> list[str]:
+    """The same in words."""
+    return [
+        f"{found.network} {found.name}: {found.evaluations} evaluations, {found.minutes:.1f} min, smallest over the "
+        f"floor {found.times:.2f}x below float, hypervolume {found.hypervolume:.4f}"
+        for found in searches(cells)
+    ]
 
 
 def memory_of_neurons(take: Take) -> dict[str, object] | None:
