@@ -20,7 +20,7 @@ from pipeline.compress.stack import grids
 from pipeline.hardware.accelerator import Accelerator
 from pipeline.hardware.budget import floor
 from pipeline.hardware.cost import cost
-from pipeline.hardware.load import measure
+from pipeline.hardware.load import learned, measure
 from pipeline.hardware.workload import LayerLoad, load_from
 from pipeline.learn.decode import RateDecode
 from pipeline.learn.labels import LabelDecode
@@ -104,6 +104,11 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
         decode, widths = compress(net, experiment.compression, plan, refit, calibration(data, seed))
         metrics, loads = measured(net, decode, data, "validation", widths)
         prices, layers = priced(loads, experiment.accelerator)
+        lessons = (
+            learned(net, widths) if plan.scheme == "in_training" else ()
+        )  # others may start from a cached net
+        if lessons:
+            prices["energy_training_pj"] = cost(lessons, experiment.accelerator).energy_pj
         SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built
     return Trained(net, decode, widths, {**metrics, **prices}, detail(net, layers), loads)
 

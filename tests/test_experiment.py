@@ -67,3 +67,13 @@ def test_params_of_a_job_reach_the_objects(small):
     built = here.experiment({"net.hidden": 17, "compression.quantize_weights.bits": 3})
     assert built.net.hidden == 17
     assert built.compression["quantize_weights"].bits == 3
+
+
+def test_learning_on_a_device_has_a_price_of_its_own():
+    words = ["+experiment=fspinn_mnist", "data=digits", "data/encoding=poisson", "data.timesteps=40"]
+    words += ["net.neurons=12", "learner.label_samples=200", "learner.check_samples=50", "learner.epochs=1"]
+    learns = config.build_experiment(config.plain(config.compose_job(words)))
+    metrics = evaluate(learns, lambda *_: None).metrics
+    # Presented alike, and weights and traces read, changed and written on top.
+    assert metrics["energy_training_pj"] > metrics["energy_pj"] > 0
+    assert metrics["worst_energy_pj"] > metrics["energy_pj"]

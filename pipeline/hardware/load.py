@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from pipeline.hardware.meter import BATCH_NORMS, Meter
 from pipeline.hardware.tally import CONVS, zero_runs
-from pipeline.hardware.workload import LayerLoad, Loads, ReportsLoad, load_from
+from pipeline.hardware.workload import LayerLoad, Loads, ReportsLearning, ReportsLoad, load_from
 from pipeline.types import Batch, Widths
 
-__all__ = ["LayerLoad", "Meter", "measure", "metering", "zero_runs"]
+__all__ = ["LayerLoad", "Meter", "learned", "measure", "metering", "zero_runs"]
 
 
 def refuse_uncounted(net: nn.Module) -> None:
@@ -77,6 +77,13 @@ def measure(
             return meter.loads()
     finally:
         net.train(training)
+
+
+def learned(net: nn.Module, widths: Widths) -> Loads:
+    """What `net` did per sample while it learned, at the stored bits `widths`; empty where it does not count that."""
+    if not isinstance(net, ReportsLearning) or not net.trained_samples:
+        return ()
+    return tuple(load_from(report) for report in net.training_load(widths, dense=False))
 
 
 def _watched(

@@ -173,6 +173,17 @@ class ReportsLoad(Protocol):
         ...
 
 
+@runtime_checkable
+class ReportsLearning(Protocol):
+    """A network whose learning a device could do: it counts what it reads, updates and writes per training sample."""
+
+    trained_samples: int
+
+    def training_load(self, widths: Widths, dense: bool) -> Iterable[Mapping[str, object]]:
+        """Means per sample learned from, as `ReportsLoad.load`; dense: as updates of whole rows and columns count."""
+        ...
+
+
 def load_from(report: Mapping[str, object]) -> LayerLoad:
     """A `LayerLoad` from a network's own report, or from what `dataclasses.asdict` made of one (through JSON, too).
 

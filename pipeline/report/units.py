@@ -26,6 +26,7 @@ _PLAIN: tuple[Scale, ...] = ((1, ""),)
 _LABELS = {
     "memory_bits": "memory",
     "energy_pj": "energy per inference",
+    "energy_training_pj": "energy per training sample",
     "latency_us": "latency per inference",
     "sparsity": "zero weights",
     "duration_s": "duration",
@@ -77,7 +78,7 @@ def show(metric: str, value: float | None) -> str:
     factor, unit = _suited(scales(metric), abs(value))
     if unit == "%":
         return f"{value / factor:.1f}%"
-    return f"{_digits(value / factor)} {unit}".rstrip()
+    return f"{digits(value / factor)} {unit}".rstrip()
 
 
 def _suited(choices: Sequence[Scale], size: float) -> Scale:
@@ -86,7 +87,7 @@ def _suited(choices: Sequence[Scale], size: float) -> Scale:
     return fitting[-1] if fitting and size > 0 else choices[0]
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three significant digits without an exponent as long as a person can read it so."""
     if value == 0:
         return "0"
