@@ -104,9 +104,8 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
         decode, widths = compress(net, experiment.compression, plan, refit, calibration(data, seed))
         metrics, loads = measured(net, decode, data, "validation", widths)
         prices, layers = priced(loads, experiment.accelerator)
-        lessons = (
-            learned(net, widths) if plan.scheme == "in_training" else ()
-        )  # others may start from a cached net
+        # Other schemes may start from a cached network, which does not know what its learning took.
+        lessons = learned(net, widths) if plan.scheme == "in_training" else ()
         if lessons:
             prices["energy_training_pj"] = cost(lessons, experiment.accelerator).energy_pj
         SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built

@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 import snntorch as snn
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pipeline.compress.quantize import QuantizeWeights
 from pipeline.hardware.cost import cost
 from pipeline.hardware.load import measure
+from pipeline.hardware.tally import look_over
 from pipeline.hardware.workload import LayerLoad
 from pipeline.nets.conv import Conv
 from pipeline.nets.stdp import Stdp
@@ -95,6 +98,33 @@ def test_counts_equal_a_brute_force_count() -> None:
     assert fc.worst.synops == float((spikes @ reach).sum(0).max())
     assert not conv.multiplies
     assert not fc.multiplies
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([1, 2, 4]), st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2),
+    st.booleans(), st.integers(0, 1000),
+)  # fmt: skip
+def test_the_fan_out_of_any_convolution_is_exact(
+    groups: int, kernel: int, stride: int, dilation: int, padding: int, flat: bool, seed: int
+) -> None:
+    """Against a convolution of the nonzero pattern of the input with that of the weights."""
+    torch.manual_seed(seed)
+    make, convolve = (nn.Conv1d, nn.functional.conv1d) if flat else (nn.Conv2d, nn.functional.conv2d)
+    conv = make(4, 8, kernel, stride, padding, dilation, groups, bias=False)
+    with torch.no_grad():
+        conv.weight[torch.rand_like(conv.weight) < 0.5] = 0.0
+    x = (torch.rand(5, 4, *(9, 7)[: 1 if flat else 2]) < 0.4).double()
+    found = look_over(conv, x)
+
+    def counted(weight: Tensor) -> Tensor:
+        return convolve(x, weight, None, stride, padding, dilation, groups).flatten(1).sum(1)
+
+    pattern = (conv.weight.detach() != 0).double()
+    for ways, weight in zip(found.reach, (pattern, torch.ones_like(pattern)), strict=True):
+        assert torch.equal((x * ways.double()).flatten(1).sum(1), counted(weight))
+    assert found.nonzero == int(pattern.sum()) == sum(count for _, count in found.runs)
+    assert found.synapses == pattern.numel()
 
 
 class Stepped(nn.Module):
