@@ -92,6 +92,8 @@ def test_cells_that_ended_without_a_network_count_nowhere(book_of: ModuleType, t
     found = {record.id: record for record in book_of.records(again, "gesture")}
     assert found["H2"].seeds == (1,)
     assert found["H2"].interval is None
+    assert found["H2"].holds is None  # one seed does not decide about accuracies
+    assert found["H5"].holds
     assert "H8" not in found
 
 
