@@ -12,7 +12,8 @@ from html import escape
 from math import floor, log10
 from typing import cast
 
-from pipeline.report.front import Panel, Scene, hover, panels, papers, single
+from pipeline.report.front import Panel, Scene, blank, hover, panels, papers, single, words_of_picks
+from pipeline.report.labels import LETTER_POINTS
 from pipeline.report.published import Published
 from pipeline.report.units import Axis, label, show
 from pipeline.types import Row
@@ -140,20 +141,41 @@ def _front_chart(panel: Panel, scene: Scene) -> Chart:
         dots |= _shaded(panel, kinds.front)
     data.append(_dots(panel, kinds.front, chosen, "front", dots))
     ring = {"symbol": "circle-open", "size": 19, "color": "@pick", "line": {"width": 2.5}}
-    data.append(
-        _dots(panel, scene.picked, chosen, "picks", ring)
-        | {
-            "mode": "markers+text",
-            "text": [f"{chosen[row.number]} #{row.number}" for row in scene.picked],
-            "textfont": {"color": "@pick", "size": 12},
-            "textposition": ["bottom right" if i % 2 else "top left" for i in range(len(scene.picked))],
-        }
-    )
+    data.append(_dots(panel, scene.picked, chosen, "picks", ring))
     drawn, lowest = layout(panel.x, panel.y), scene.lowest(panel)
+    drawn["annotations"] = _words(panel, scene)
     if lowest is not None:  # a double click shows all
         drawn["yaxis"] = {**cast(Trace, drawn["yaxis"]), "range": [lowest, _top(panel, scene)]}
     words = f"{panel.y.title} against {panel.x.title}: {len(kinds.front)} trials on the front"
     return Chart(f"front-{panel.x.metric}", data, drawn, words=words)
+
+
+def _words(panel: Panel, scene: Scene) -> list[Trace]:
+    """The picks' words beside their points, on lines, where they cover least."""
+
+    def at(axis: Axis, where: float) -> float:
+        return log10(where) if axis.log else where  # plotly places annotations by the exponent
+
+    def note(word: str, x: float, y: float, dx: float, dy: float) -> Trace:
+        """The line ends at the end of the word that is next to the point."""
+        right = dx > 0
+        return {
+            "x": at(panel.x, x),
+            "y": at(panel.y, y),
+            "ax": dx if right else dx + LETTER_POINTS * len(word),
+            "ay": -dy - 6,
+            "xanchor": "left" if right else "right",
+            "text": escape(word),
+            "showarrow": True,
+            "arrowhead": 0,
+            "arrowwidth": 1,
+            "arrowcolor": "@pick",
+            "standoff": 9,
+            "font": {"size": 12, "color": "@pick"},
+        }
+
+    placed = words_of_picks(blank(panel, scene), panel, scene)
+    return [note(word, x, y, dx, dy) for word, (x, y), (dx, dy) in placed]
 
 
 def _top(panel: Panel, scene: Scene) -> float:

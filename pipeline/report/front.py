@@ -222,20 +222,49 @@ def _quiet_log(one: object, shown: Axis) -> None:
         one.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
 
 
+Word = tuple[str, tuple[float, float], tuple[float, float]]
+"""A pick's word, the point it belongs to, and the offset of its left end from there in printer's points."""
+
+
+def words_of_picks(ax: Axes, panel: Panel, scene: Scene) -> list[Word]:
+    """Where the picks' words stand; the limits and scales of `ax` must be those of the picture."""
+    rows = sorted(scene.picked, key=lambda row: value(row, panel.x.metric))
+    anchors = list(zip(*panel.spots(rows), strict=True))
+    words = [f"{scene.chosen[row.number]} #{row.number}" for row in rows]
+    drawn = [*scene.kinds.drawable, *([scene.baseline] if scene.baseline else [])]
+    spots = np.array(list(zip(*panel.spots(drawn), strict=True)))
+    return list(zip(words, anchors, place_words(ax, anchors, words, spots), strict=True))
+
+
+def blank(panel: Panel, scene: Scene) -> Axes:
+    """An empty picture with the panel's limits and scales, for placing words on."""
+    ax = Figure().add_subplot()
+    rows = [*scene.kinds.drawable, *([scene.baseline] if scene.baseline else [])]
+    ax.scatter(*panel.spots(rows))
+    if panel.x.log:
+        ax.set_xscale("log")
+    if panel.y.log:
+        ax.set_yscale("log")
+    if scene.lowest(panel) is not None:
+        ax.set_ylim(bottom=scene.lowest(panel))
+    return ax
+
+
 def _draw_marks(panel: Panel, ax: Axes, scene: Scene) -> None:
     """A ring and a word at each pick; neighbours' words stand at different heights, inside the panel."""
-    rows = sorted(scene.picked, key=lambda row: value(row, panel.x.metric))
-    xs, ys = panel.spots(rows)
+    xs, ys = panel.spots(scene.picked)
     ax.scatter(xs, ys, s=150, facecolors="none", edgecolors=LIGHT["pick"], linewidths=1.8, zorder=4)
     if scene.lowest(panel) is not None:
         ax.set_ylim(bottom=scene.lowest(panel))
-    words = [f"{scene.chosen[row.number]} #{row.number}" for row in rows]
-    spots = np.array(list(zip(*panel.spots(scene.kinds.drawable), strict=True)))
-    offsets = place_words(ax, list(zip(xs, ys, strict=True)), words, spots)
-    for word, x, y, offset in zip(words, xs, ys, offsets, strict=True):
+    for word, anchor, offset in words_of_picks(ax, panel, scene):
+        near = (
+            0.0 if offset[0] > 0 else 1.0,
+            0.5,
+        )  # the line ends at the end of the word that is next to the point
         ax.annotate(
-            word, (x, y), zorder=5, fontsize=8.5, color=LIGHT["pick"], xytext=offset, textcoords="offset points",
-            fontweight="bold", arrowprops={"arrowstyle": "-", "color": LIGHT["pick"], "linewidth": 0.8, "shrinkB": 6},
+            word, anchor, zorder=5, fontsize=8.5, color=LIGHT["pick"], xytext=offset, textcoords="offset points",
+            fontweight="bold",
+            arrowprops={"arrowstyle": "-", "color": LIGHT["pick"], "linewidth": 0.8, "shrinkB": 6, "relpos": near},
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
         )  # fmt: skip
 

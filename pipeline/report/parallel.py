@@ -13,7 +13,7 @@ from pipeline.report.figures import canvas
 from pipeline.report.front import Scene, hover, panels
 from pipeline.report.palette import LIGHT
 from pipeline.report.points import Kinds, value
-from pipeline.report.units import Axis
+from pipeline.report.units import Axis, digits
 from pipeline.types import Row
 
 ENOUGH = 3
@@ -43,7 +43,7 @@ class Place:
         return share if self.upward else 1 - share
 
     def word(self, end: int) -> str:
-        return f"{self.high if (end == 1) == self.upward else self.low:.3g}"
+        return digits(self.high if (end == 1) == self.upward else self.low)
 
 
 def places(scene: Scene) -> list[Place]:

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.report.labels import _LETTER_POINTS, _LINE_POINTS, _PANEL_POINTS, place_words
+from pipeline.report.labels import _LINE_POINTS, _PANEL_POINTS, LETTER_POINTS, place_words
 
 
 def boxes(
@@ -14,7 +14,7 @@ def boxes(
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)
     offsets = place_words(ax, anchors, words, np.array(points))
-    size = [np.array([_LETTER_POINTS * len(word), _LINE_POINTS]) for word in words]
+    size = [np.array([LETTER_POINTS * len(word), _LINE_POINTS]) for word in words]
     lower = [np.array(a) * _PANEL_POINTS + np.array(o) for a, o in zip(anchors, offsets, strict=True)]
     return [np.concatenate([low, low + extent]) for low, extent in zip(lower, size, strict=True)]
 
