@@ -62,7 +62,7 @@ def tile(
     """The tiling with the least DRAM traffic, among rows x filters x channels in halves.
 
     capacity_bits: of the buffer that inputs and sums share; weight_bits: of all weights as stored; input_bits and
-    sum_bits: of one entry of the input map and of the sums (times the time steps that a tile serves).
+    sum_bits: of one entry of the input map and of the sums, over all time steps that a tile serves.
     """
     best: tuple[float, Tiling] | None = None
     inputs, sums = geometry.inputs * input_bits, geometry.outputs * sum_bits
@@ -106,15 +106,14 @@ def _tiling(
         return Tiling(1.0, halo * filter_tiles, float(channel_tiles - 1))
     if dataflow == "input_stationary":  # rows, channels outside; filters inside
         return Tiling(float(stripes), halo, float(channel_tiles - 1))
-    if dataflow == "row_stationary" and channel_tiles > 1:
-        return None if channels > 1 or filters > 1 else Tiling(float(stripes), halo * filter_tiles, 0.0)
-    # rows, filters outside; channels inside: sums stay; inputs stay too when all their channels fit
+    # output and row stationary: rows, filters outside; channels inside: sums stay, and inputs where all channels fit
     return Tiling(float(stripes), halo * (filter_tiles if channel_tiles > 1 else 1), 0.0)
 
 
 def passes(geometry: Geometry, machine: Accelerator, density: float) -> Passes:
     """Row-stationary mapping of a tile on the array: kernel rows down, output rows across, channels and filters in
-    the pads. `density` is the share of weights that a pad must hold (encoded zeros take no place there).
+    the pads. `density` is the share of weights that a pad must hold (encoded zeros take no place there). Output
+    stationary: the array works through all channels before a sum leaves it.
 
     Without pads every operation reads the buffer, and each lane works on a filter of its own.
     """
@@ -129,7 +128,8 @@ def passes(geometry: Geometry, machine: Accelerator, density: float) -> Passes:
     rounds = math.ceil(channels / deep)
     columns = min(geometry.out_size[0], machine.pe_columns)
     beside = max(1, machine.pe_columns // columns) * max(1, sets // rounds)
-    return Passes(math.ceil(filters / (in_pad * beside)), math.ceil(rounds / sets), columns)
+    returns = 1 if machine.dataflow == "output_stationary" else math.ceil(rounds / sets)
+    return Passes(math.ceil(filters / (in_pad * beside)), returns, columns)
 
 
 def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> Ledger:
@@ -138,14 +138,14 @@ def price(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) 
     batch = min(machine.time_batch, load.steps)
     groups = math.ceil(load.steps / batch)
     total = psum_bits(load, machine)
-    resident = total + (load.state_bits if load.neurons else 0)
+    resident = total * batch + (load.state_bits if load.neurons else 0)  # sums of every step, one membrane
     tiling = tile(
         geometry,
         machine.dataflow,
         shelf.room_bits / (2 if machine.double_buffered else 1),
         weights.bits,
         float(map_bits(load, machine) * batch),
-        float(resident * batch),
+        float(resident),
     )
     cut = passes(geometry, machine, weights.entries / max(load.synapses, 1))
     _weights(ledger, load, machine, weights, shelf, tiling.weights * groups, cut)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.hardware.accelerator import Accelerator, Arithmetic, Memory
+from pipeline.hardware.accelerator import DATAFLOWS, Accelerator, Arithmetic, Memory
 from pipeline.hardware.cost import PARTS, cost
 from pipeline.hardware.expected import expected_load
 from pipeline.hardware.workload import Activity, Geometry, LayerLoad
@@ -284,6 +284,29 @@ def test_a_machine_may_skip_what_its_format_only_gates(name: str) -> None:
     assert not dense.skips_weights  # there is nothing to skip by
     assert replace(scans, weight_encoding="rle").skips_weights
     assert not scans.skips_weights
+
+
+def test_what_is_stationary_moves_least() -> None:
+    """A convolution whose maps and sums exceed the buffer several times."""
+    load = expected_load(
+        "conv", "conv", Geometry(64, 128, (64, 64), (64, 64), (3, 3)), 8, input_density=0.1, padding=(1, 1),
+        weight_bits=8, state_bits=8,
+    )  # fmt: skip
+    moved = {}
+    for dataflow in DATAFLOWS:
+        machine = replace(MACHINES["eyeriss_45nm"], dataflow=dataflow, time_batch=4)
+        energy = cost([load], machine).layers[0].energy
+        moved[dataflow] = {what: energy.get((where, what), 0.0) for where, what in energy if where == "dram"}
+        moved[dataflow]["returns"] = energy.get(("buffer", "psums"), 0.0)
+    least = {
+        what: min(flow.get(what, 0.0) for flow in moved.values()) for what in ("weights", "inputs", "psums")
+    }
+    assert moved["weight_stationary"]["weights"] == least["weights"] < moved["row_stationary"]["weights"]
+    assert moved["input_stationary"]["inputs"] == least["inputs"]
+    assert moved["output_stationary"].get("psums", 0.0) == moved["row_stationary"].get("psums", 0.0) == 0
+    assert (
+        moved["output_stationary"]["returns"] < moved["row_stationary"]["returns"]
+    )  # written once, never read back
 
 
 def test_time_batching_saves_weight_traffic_and_needs_room() -> None:
