@@ -17,6 +17,7 @@ from pipeline import checkpoint, experiment
 from pipeline.config import Plain
 from pipeline.experiment import Trained
 from pipeline.export.finalist import device_columns
+from pipeline.export.proof import PLACES
 from pipeline.export.robustness import Stress
 from pipeline.job import Job, build
 from pipeline.study import database, pareto, results
@@ -197,7 +198,7 @@ def _merge(row: Row, runs: Sequence[Mapping[str, float]], probability: float) ->
         extra["front_probability"] = probability
         extra |= {k: v for k, v in good[0].items() if k.startswith(("integer_", "robust_"))}
         if good[0].get("integer_exact") == 0.0:
-            reason = "its integer re-run differs from the network: python -m pipeline.export says where"
+            reason = _differing(good[0])
     if len(good) > 1:
         for name in ("validation_accuracy", "test_accuracy", *_prices(good)):
             values = [run[name] for run in good]
@@ -206,6 +207,13 @@ def _merge(row: Row, runs: Sequence[Mapping[str, float]], probability: float) ->
         spread = stdev(run["validation_accuracy"] for run in good)
         extra["validation_standard_error"] = spread / len(good) ** 0.5
     return replace(row, metrics={**row.metrics, **extra}, reason=reason)
+
+
+def _differing(run: Mapping[str, float]) -> str:
+    """Which spike of the integer re-run is the first that the network does not have."""
+    found = [f"{name} {run[f'integer_{name}']:.0f}" for name in PLACES if f"integer_{name}" in run]
+    where = f", first at {', '.join(found)}" if found else ": its labels do"
+    return f"its integer re-run differs from the network{where}"
 
 
 def _prices(runs: Sequence[Mapping[str, float]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import snntorch
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from pipeline.export.integer import Engine
 from pipeline.types import Batch, Decode
+
+PLACES = ("layer", "step", "sample", "channel", "row", "column")
+"""What says where a spike differs, as columns ``integer_layer`` and so on."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Difference:
     integer: int
     spikes: int
     """Spikes of this layer that differ, in this batch."""
+    place: int = 0
+    """Number of the layer in the network."""
 
     def __str__(self) -> str:
         return (
@@ -59,12 +64,18 @@ class Proof:
         return self.difference is None and self.labels_differ == 0
 
     def metrics(self) -> dict[str, float]:
-        """Columns for a table of finalists."""
-        return {
+        """Columns for a table of finalists; where a spike differs also which one: its layer (from 1), step,
+        sample, and channel, row and column on its map."""
+        found = {
             "integer_exact": float(self.holds),
             "integer_samples": float(self.samples),
             "integer_accuracy": self.accuracy,
         }
+        at = self.difference
+        if at is not None:
+            places = (at.place + 1, at.step, at.sample, *at.neuron)
+            found |= {f"integer_{n}": float(p) for n, p in zip(PLACES, places, strict=False)}
+        return found
 
     def __str__(self) -> str:
         if self.difference is not None:
@@ -134,12 +145,12 @@ def prove(net: nn.Module, engine: Engine, decode: Decode, batches: Iterable[Batc
         out, layers = spikes_of(net, x)
         codes = engine.codes(x)
         traced = engine.trace(codes)
-        for name, mine in traced.items():
+        for place, (name, mine) in enumerate(traced.items()):
             theirs = layers[name].reshape(len(x), len(y), *mine.shape[2:])
             mine = mine.swapaxes(0, 1)
             spikes, compared = spikes + int(theirs.sum()), compared + theirs.size
             if difference is None and not np.array_equal(theirs, mine):
-                difference = first_difference(name, theirs, mine, samples)
+                difference = replace(first_difference(name, theirs, mine, samples), place=place)
         last = traced[engine.program.stages[-1].neurons.name]
         said = torch.from_numpy(engine.vote(last.reshape(*last.shape[:2], -1)))
         labels += int((said != decode(out)).sum())

@@ -8,7 +8,9 @@ import subprocess
 import pytest
 
 from pipeline import run
-from pipeline.export.__main__ import FAILED, NOT_EXACT, OK, main, wilson
+from pipeline.compress.stack import grids
+from pipeline.export.__main__ import FAILED, NOT_EXACT, OK, load, main, wilson
+from pipeline.export.robustness import Stress
 from pipeline.verify import verify
 
 QUICK = [
@@ -124,3 +126,33 @@ def test_wilson_by_hand():
     assert low == pytest.approx(0.4902, abs=1e-3)
     assert high == pytest.approx(0.9433, abs=1e-3)
     assert wilson(0.0, 0) == (0.0, 1.0)
+
+
+def test_a_difference_is_shown_with_its_place_in_the_report(study, monkeypatch):
+    """A finalist whose integers are tampered with says so where a person looks: table, reason, page."""
+    from pipeline.export import finalist
+    from pipeline.finalists import _merge
+    from pipeline.report.device import device_html
+    from pipeline.types import Row
+
+    honest = finalist.lowered
+
+    def tampered(*arguments):
+        program = honest(*arguments).program
+        program.stages[1].synapses.weight.codes[:] = 7
+        return finalist.Engine(program)
+
+    monkeypatch.setattr(finalist, "lowered", tampered)
+    member = load(study, 0, None)
+    trained = member.trained
+    columns = finalist.device_columns(
+        trained.net, grids(trained.net), trained.widths, trained.decode, member.data, 0, Stress(seeds=1)
+    )
+    assert columns["integer_exact"] == 0.0
+    assert not any(name.startswith("robust_") for name in columns)
+    run = {"test_accuracy": 0.9, "test_samples": 359.0, **columns}
+    row = _merge(Row(0, "complete", {}, {"validation_accuracy": 0.9}, on_front=True), [run], 1.0)
+    assert row.reason.startswith(
+        "its integer re-run differs from the network, first at layer 2, step 0, sample"
+    )
+    assert "<strong>differ</strong> its integer re-run differs" in device_html([row], {})
