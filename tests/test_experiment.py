@@ -2,11 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+from sklearn.datasets import load_digits
 
 from pipeline import checkpoint, config, experiment
+from pipeline.data.poisson import Poisson
 from pipeline.experiment import evaluate, measured, reload
+from pipeline.hardware.load import measure
 from pipeline.job import build
+from pipeline.learn.stdp import StdpRule
+from pipeline.learn.unsupervised import Unsupervised
+from pipeline.nets.stdp import Stdp
+from pipeline.types import Dataset, Split
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +86,23 @@ def test_learning_on_a_device_has_a_price_of_its_own():
     # Presented alike, and weights and traces read, changed and written on top.
     assert metrics["energy_training_pj"] > metrics["energy_pj"] > 0
     assert metrics["worst_energy_pj"] > metrics["energy_pj"]
+
+
+def test_events_and_dense_spikes_are_priced_alike():
+    """An STDP network is shown a split as events: the same answers and the same load as its spikes spread out."""
+    bunch = load_digits()
+    x = torch.from_numpy((bunch.images * 15).astype(np.uint8)).unsqueeze(1)
+    y = torch.from_numpy(bunch.target.astype(np.int64))
+    splits = [Split(x[a:b], y[a:b]) for a, b in ((0, 300), (300, 900), (900, 1000))]
+    data = Dataset(
+        "digits", 10, (1, 8, 8), 60, *splits, encode=Poisson(60, max_rate_hz=200.0), digest="digits"
+    )
+    net = Stdp(neurons=40, inhibition="direct", w_input_mv=4.0, theta_plus_mv=1.5).build(data.shape, 10, 0)
+    rule = StdpRule(presynaptic=False, window_ms=20.0, norm=16.0, eta_post=0.03)
+    decode = Unsupervised(rule=rule, chunk=100).fit(net, data, lambda step, metrics: None, seed=0)
+    metrics, loads = experiment.measured(net, decode, data, "validation", {})
+    right = experiment._Right(decode)
+    batches = data.batches("validation", experiment.EVALUATION_BATCH, seed=0)
+    dense = measure(net, batches, {}, observe=right)
+    assert metrics["validation_accuracy"] == right.count / 600 > 0.3
+    assert loads == dense
