@@ -17,7 +17,7 @@ from pipeline import baselines, config, experiment, finalists, interrupts, job
 from pipeline.config import ConfigError
 from pipeline.job import Job
 from pipeline.launch import Crew, Launcher
-from pipeline.overview import command, context, ending, remember, with_portraits
+from pipeline.overview import command, context, ending, expectation, remember, with_portraits
 from pipeline.report.progress import StudyProgress
 from pipeline.report.tables import front_table
 from pipeline.report.units import show
@@ -73,7 +73,7 @@ def run(cfg: DictConfig) -> int:
         with launcher.open(here) as crew:
             here.folder.mkdir(parents=True, exist_ok=True)
             study = _open_study(here)
-            _tell(console, here, study)
+            _tell(console, here, data, study)
             reference = _search(here, data, study, crew, tracker, console)
             return _finish(here, data, study, tracker, reference, crew, console)
     except KeyboardInterrupt:
@@ -82,6 +82,13 @@ def run(cfg: DictConfig) -> int:
             database.reap(study)
         console.print(f"\nInterrupted; finished trials are kept. Resume with: {command()}", highlight=False)
         return INTERRUPTED
+    except optuna.exceptions.StorageInternalError as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        said = f"the study database {database.shown(here.storage)} does not take this: {cause}"
+        console.print(
+            f"{said}\nFinished trials are kept. Resume with: {command()}", style="red", markup=False
+        )
+        return NO_ROOM
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -119,7 +126,7 @@ def _open_study(here: Job) -> optuna.Study:
     return study
 
 
-def _tell(console: Console, here: Job, study: optuna.Study) -> None:
+def _tell(console: Console, here: Job, data: Dataset, study: optuna.Study) -> None:
     done = database.finished(study)
     if done >= here.study.trials:
         console.print(
@@ -132,6 +139,8 @@ def _tell(console: Console, here: Job, study: optuna.Study) -> None:
             f"{here.name}: {again}{here.study.trials - done} trials, {here.workers} worker(s), {here.folder}",
             highlight=False,
         )
+        for line in expectation(here, data):
+            console.print(line, highlight=False, markup=False)
 
 
 def _search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -75,6 +76,8 @@ class Attempt:
         except optuna.exceptions.StorageInternalError:
             raise  # not the trial's fault: the worker ends, and the trial is done again
         except Exception as error:
+            if no_room(error):  # nor this: it would meet the next trial as well
+                raise OSError(errno.ENOSPC, f"trial {self.trial.number} was given back: {error}") from error
             name = "memory" if out_of_memory(error) else type(error).__name__
             record |= {"state": f"failed:{name}", "reason": str(error)}
             log.warning("trial %d failed: %s: %s", self.trial.number, type(error).__name__, error)
@@ -195,6 +198,12 @@ def repeatable(trial: FrozenTrial) -> bool:
         return True
     record = json.loads(trial.user_attrs.get(RECORD, '{"state": ""}'))
     return trial.state.is_finished() and record["state"] in REPEATABLE
+
+
+def no_room(error: BaseException) -> bool:
+    """A full disk, a used-up quota or a file system that has become read-only, as Python or safetensors say it."""
+    known = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return getattr(error, "errno", None) in known or "No space left on device" in str(error)
 
 
 def out_of_memory(error: BaseException) -> bool:

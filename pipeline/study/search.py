@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Protocol
 
@@ -165,8 +166,11 @@ class Worker:
             self._end(trial, attempt.record(), attempt)
         except (KeyboardInterrupt, SystemExit):
             signal.setitimer(signal.ITIMER_REAL, 0)  # heard: whoever insists on it may stop
-            frozen = self.storage.get_trial(trial._trial_id)
-            give_back(self.study, frozen, self.spec.retries, blame=False)
+            self._give_up(trial)
+            raise
+        except OSError:
+            with suppress(optuna.exceptions.StorageInternalError):  # the same disk may be the study's
+                self._give_up(trial)
             raise
         finally:
             if self._fuse_s is not None:
@@ -178,6 +182,10 @@ class Worker:
             if counted(ended):
                 self.after_trial(row(ended, self.spec))
         return True
+
+    def _give_up(self, trial: optuna.Trial) -> None:
+        frozen = self.storage.get_trial(trial._trial_id)
+        give_back(self.study, frozen, self.spec.retries, blame=False)
 
     def _end(self, trial: optuna.Trial, record: Mapping[str, object], attempt: Attempt | None = None) -> None:
         """The record and Optuna's verdict at once: a worker killed before has lost the trial, after it has not."""
