@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 
-from pipeline.hardware.accelerator import Accelerator
+from pipeline.hardware.accelerator import Accelerator, Memory
 from pipeline.hardware.cost import cost
 from pipeline.hardware.workload import LayerLoad
 from pipeline.types import require
@@ -31,9 +31,17 @@ class Elasticity:
 
 
 def constants(node: object, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """(dotted name, value) of every physical constant that is not zero."""
+    """(dotted name, value) of every physical constant that is not zero.
+
+    A memory whose energy follows its size has one constant, ``sizes``: the energy of its largest point.
+    """
+    sized = isinstance(node, Memory) and bool(node.sizes)
+    if isinstance(node, Memory) and node.sizes:
+        yield f"{prefix}sizes", node.sizes[-1][1]
     for item in fields(node):  # type: ignore[arg-type]
         value, name = getattr(node, item.name), f"{prefix}{item.name}"
+        if sized and item.name in ("read_pj", "write_pj"):
+            continue
         if is_dataclass(value):
             yield from constants(value, f"{name}.")
         elif item.name.endswith(SUFFIXES) and isinstance(value, int | float) and value:
@@ -45,7 +53,13 @@ def with_constant(machine: Accelerator, name: str, value: float) -> Accelerator:
     head, _, rest = name.partition(".")
     if not rest:
         return replace(machine, **{head: value})  # type: ignore[arg-type]
-    inner = replace(getattr(machine, head), **{rest: value})
+    part = getattr(machine, head)
+    if rest == "sizes":
+        factor = value / part.sizes[-1][1]
+        given: object = tuple((size, energy_pj * factor) for size, energy_pj in part.sizes)
+    else:
+        given = value
+    inner = replace(part, **{rest: given})
     return replace(machine, **{head: inner})
 
 

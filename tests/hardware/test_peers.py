@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-peers: make peers")
 def test_operations_equal_the_peers_counts_where_those_are_right() -> None:
     run = subprocess.run(
