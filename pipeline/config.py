@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
@@ -254,3 +255,13 @@ def _folder(address: str) -> Path | None:
 def members(group: str, overrides: Sequence[str] = ()) -> list[str]:
     """The YAML names in a config group, sorted."""
     return sorted({path.stem for top in conf_folders(overrides) for path in (top / group).glob("*.yaml")})
+
+
+def header(name: str, line: str, overrides: Sequence[str] = ()) -> str:
+    """What an experiment's header says on ``# Time`` (or another line); empty where it says nothing."""
+    for top in conf_folders(overrides):
+        path = top / "experiment" / f"{name}.yaml"
+        if path.is_file():
+            found = re.search(rf"^# {line} +(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            return found.group(1).strip() if found else ""
+    return ""

@@ -12,7 +12,7 @@ from typing import cast
 
 import optuna
 
-from pipeline import baselines, claims, finalists
+from pipeline import baselines, claims, config, finalists
 from pipeline.job import Job
 from pipeline.portrait import portrait
 from pipeline.report.context import Context
@@ -33,6 +33,27 @@ def remember(study: optuna.Study, arguments: Sequence[str] | None = None) -> Non
     """Keep the words of the command with the study."""
     if TYPED not in study.user_attrs:
         study.set_user_attr(TYPED, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def expectation(data: Dataset, arguments: Sequence[str] | None = None) -> list[str]:
+    """What a study will work on and how long it takes, said before it starts.
+
+    The time is the one in the experiment's header, measured (or computed, as it says) for that file as it stands; how
+    long this very study takes is said as soon as its first trials have ended.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    sizes = ", ".join(f"{len(data.split(name)):,} {name}" for name in ("train", "validation", "test"))
+    stored = sum(s.x.numel() * s.x.element_size() for s in (data.train, data.validation, data.test))
+    steps = f"{data.timesteps} steps of {' x '.join(map(str, data.shape))}"
+    lines = [f"data: {data.name}, {sizes} samples, {steps}, {stored / 1e6:,.1f} MB"]
+    named = [word.partition("=")[2] for word in given if word.lstrip("+").startswith("experiment=")]
+    time = config.header(named[-1], "Time", given) if named else ""
+    if time:
+        changed = [
+            w for w in given if "=" in w and not w.lstrip("+").startswith(("experiment=", "hydra.", "out="))
+        ]
+        lines.append(f"time: {time}" + (" (as the file stands, without your changes)" if changed else ""))
+    return lines
 
 
 def command(arguments: Sequence[str] | None = None) -> str:

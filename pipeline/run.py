@@ -139,7 +139,7 @@ def _tell(console: Console, here: Job, data: Dataset, study: optuna.Study) -> No
             f"{here.name}: {again}{here.study.trials - done} trials, {here.workers} worker(s), {here.folder}",
             highlight=False,
         )
-        for line in expectation(here, data):
+        for line in expectation(data):
             console.print(line, highlight=False, markup=False)
 
 

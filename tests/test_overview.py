@@ -19,3 +19,20 @@ def test_the_command_of_a_row_composes_to_the_same_trial_and_nothing_more():
     assert again.study.trials == 1
     assert again.study.axes.size() == 1
     assert again.fingerprint({}) == here.fingerprint(params)
+
+
+def test_sizes_and_time_are_said_before_a_study_starts():
+    given = ["+experiment=quickstart"]
+    here = job.build(config.plain(config.compose_job(given)))
+    data = here.experiment({}).data.load(here.seed)
+    size, time = overview.expectation(data, given)
+    assert size == "data: digits, 1,079 train, 359 validation, 359 test samples, 8 steps of 1 x 8 x 8, 0.1 MB"
+    assert time == "time: about 1 minute for 40 trials on two cores"
+    changed = overview.expectation(data, [*given, "study.trials=400"])[1]
+    assert changed.endswith("(as the file stands, without your changes)")
+    assert len(overview.expectation(data, ["name=mine"])) == 1
+
+
+def test_every_experiment_says_how_long_it_takes():
+    for name in config.members("experiment"):
+        assert config.header(name, "Time"), name
