@@ -1,6 +1,8 @@
 """Bytes on disk equal the memory that the cost model claims, to the byte: every kind of network, every encoding."""
 
 import math
+from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -23,10 +25,15 @@ MODELS = {
 }
 
 
+@cache
 def machine(encoding):
-    return config.build_experiment(
-        config.plain(config.compose(["+experiment=quickstart", f"accelerator.weight_encoding={encoding}"]))
-    ).accelerator
+    plain = config.plain(config.compose(["+experiment=quickstart"]))
+    return replace(config.build_experiment(plain).accelerator, weight_encoding=encoding)
+
+
+@cache
+def model_of(kind):
+    return MODELS[kind]()
 
 
 def same_bytes(encoding, program, net, widths, seen):
@@ -38,7 +45,7 @@ def same_bytes(encoding, program, net, widths, seen):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_layers_take_the_bytes_that_are_claimed(kind, encoding):
-    model = MODELS[kind]()
+    model = model_of(kind)
     program = Engine(model.program()).program
     same_bytes(encoding, program, model.net, model.widths, model.batches())
 
