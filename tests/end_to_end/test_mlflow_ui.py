@@ -21,6 +21,7 @@ pytestmark = [
 ]
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 FILTER = "metrics.energy_pj < 1e6 and tags.front = 'true'"
+EXPANDER = "[role=row] button[data-component-id*='runnamecell']"
 PATIENCE_MS = 90_000
 
 
@@ -121,6 +122,8 @@ def test_the_runs_table_shows_the_study_and_with_the_filter_its_children(server,
     box = page.get_by_placeholder("metrics.rmse", exact=False)
     box.fill(FILTER)
     box.press("Enter")
+    page.locator("text=matching run").first.wait_for()
+    page.locator(EXPANDER).first.click()  # children stand below their study
     for run in found:
         page.get_by_role("link", name=run["run_name"], exact=True).first.wait_for()
     shot(page, study, "children")
