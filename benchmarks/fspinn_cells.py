@@ -42,6 +42,10 @@ SCALE: dict[int, tuple[float, float]] = {
 adapt with bigger steps. 400 has BindsNET's constants."""
 FASHION_SCALE = {**SCALE, 1600: (0.15, 0.01), 4900: (0.45, 0.015)}
 """Thresholds rise faster on bright pictures; 4900 is extrapolated."""
+EPOCHS: dict[tuple[str, int], int] = {}
+"""Passes over the training images, where one is too few."""
+BEFORE = {("fashion_mnist", 4900): (0.45, 0.015, 1)}
+"""What results were trained with that do not say it themselves, where it was something else than now."""
 RATE_HZ: dict[str, float] = {"mnist": 128.0, "fashion_mnist": 64.0}
 """Of a white pixel. Clothes fill twice as much of the picture as digits: at 128 Hz the thresholds run away (53 %
 instead of 73 % on validation images at n = 400)."""
@@ -83,6 +87,16 @@ class Cell:
     @property
     def scale(self) -> tuple[float, float]:
         return (SCALE if self.which == "mnist" else FASHION_SCALE)[self.neurons]
+
+    @property
+    def setting(self) -> tuple[float, float, int]:
+        """(theta_plus_mv, eta_post, epochs)"""
+        return (*self.scale, EPOCHS.get((self.which, self.neurons), 1))
+
+    def current(self, result: Mapping[str, Any]) -> bool:
+        """Whether a kept result was trained with the constants that hold now."""
+        before = BEFORE.get((self.which, self.neurons), self.setting)
+        return tuple(result.get("setting", before)) == self.setting
 
     def net(self) -> Stdp:
         changes, _, _ = VARIANTS[self.variant]
@@ -131,7 +145,7 @@ def run(cell: Cell, root: str | None, accelerator: Accelerator) -> dict[str, Any
     train = Split(data.train.x[:LABELS], data.train.y[:LABELS])
     responses = Responses(cell.neurons, data.classes)
     responses.add(respond(net, data, train, LABEL_STREAM), train.y)
-    out: dict[str, Any] = dict(trained)
+    out: dict[str, Any] = {**trained, "setting": list(cell.setting)}
     splits = {"test": data.test} if cell.w_inh_mv == 120.0 else {}
     for name, split in {**splits, **({"validation": data.validation} if cell.neurons <= 400 else {})}.items():
         if name == "test":
@@ -146,7 +160,7 @@ def run(cell: Cell, root: str | None, accelerator: Accelerator) -> dict[str, Any
 def learn(net: StdpNet, data: Dataset, cell: Cell) -> dict[str, float]:
     """Train and keep the network; seconds, and images per second."""
     seen: list[Mapping[str, float]] = []
-    learner = Unsupervised(rule=cell.rule(), check_samples=500, label_samples=500)
+    learner = Unsupervised(epochs=cell.setting[2], rule=cell.rule(), check_samples=500, label_samples=500)
     begin = time.perf_counter()
     learner.fit(net, data, lambda _, metrics: seen.append(metrics), cell.seed)
     train_s = time.perf_counter() - begin
@@ -159,10 +173,11 @@ def kept(cell: Cell) -> Path:
 
 
 def trained(cell: Cell, data: Dataset) -> StdpNet:
-    """The network of a cell, from its file where there is one."""
+    """The network of a cell, from its file where there is one of these constants."""
     net = cell.built(data)
-    if kept(cell).exists():
-        saved = load_file(kept(cell))
+    saved = load_file(kept(cell)) if kept(cell).exists() else {}
+    told = {"setting": [round(x, 6) for x in saved["setting"].tolist()]} if "setting" in saved else {}
+    if saved and cell.current(told):
         net.load_state_dict({name: saved[name] for name in net.state_dict()})
     else:
         learn(net, data, cell)
@@ -173,8 +188,9 @@ def keep(net: StdpNet, cell: Cell) -> None:
     """The trained network, for a look at its receptive fields, another price, or a search from there."""
     path = kept(cell)
     path.parent.mkdir(parents=True, exist_ok=True)
+    setting = {"setting": torch.tensor(cell.setting)}
     counters = {"ops": torch.from_numpy(net.training_ops), "pixels": torch.from_numpy(net.training_pixels)}
-    save_file({**net.state_dict(), **counters}, path)
+    save_file({**net.state_dict(), **counters, **setting}, path)
 
 
 def priced(net: StdpNet, bits: int, accelerator: Accelerator) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def main() -> None:
     begin = time.monotonic()
     todo = [] if given.table else [c for c in cells() if given.least <= c.neurons <= given.most]
     for cell in todo:
-        if cell.key in Book(given.results).cells:
+        found = Book(given.results).cells.get(cell.key)
+        if found is not None and cell.current(found):
             continue
         if time.monotonic() - begin > 60 * given.minutes:
             break

@@ -52,6 +52,10 @@ class Shrink:
     def key(self) -> str:
         return f"shrink/{self.which}/{self.neurons}/{self.seed}"
 
+    def current(self, result: Mapping[str, Any]) -> bool:
+        """Whether a kept result began from networks of the constants that hold now."""
+        return Cell(self.which, self.neurons, "fspinn8", self.seed).current(result)
+
 
 def shrink(job: Shrink, root: str | None, accelerator: Accelerator) -> dict[str, Any]:
     """The first candidate that is accurate enough, with its memory and test accuracy beside the float baseline's."""
@@ -81,7 +85,8 @@ def shrink(job: Shrink, root: str | None, accelerator: Accelerator) -> dict[str,
         held = memory(len(weight), job.neurons, False, net.spec.cell().refractory, widths)
         large = memory(len(weight), job.neurons, True, base.spec.cell().refractory, {})
         return {
-            "bits": bits, "largest": largest, "sparsity": sparsity, "zeros": float((net.weight == 0).float().mean()),
+            "setting": list(cell.setting), "bits": bits, "largest": largest, "sparsity": sparsity,
+            "zeros": float((net.weight == 0).float().mean()),
             "stored_bits": stored, "baseline_stored_bits": base_bits, "smaller": base_bits / stored,
             "smaller_unpacked": large.stored_bits / held.stored_bits,
             "smaller_dense": large.dense_bits / held.dense_bits,
@@ -91,7 +96,10 @@ def shrink(job: Shrink, root: str | None, accelerator: Accelerator) -> dict[str,
             **{f"test_{how}": value for how, value in test.items()},
             **{f"baseline_test_{how}": value for how, value in base_test.items()},
         }  # fmt: skip
-    return {"ended": f"none of {screened} candidates is within {100 * WITHIN:g} point of the float baseline"}
+    return {
+        "setting": list(cell.setting),
+        "ended": f"none of {screened} candidates is within {100 * WITHIN:g} point of the float baseline",
+    }
 
 
 def choices() -> list[tuple[int, float, float]]:
