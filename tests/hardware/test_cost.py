@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.hardware.accelerator import DATAFLOWS, Accelerator, Arithmetic, Memory
+from pipeline.hardware.accelerator import DATAFLOWS, Accelerator, Area, Arithmetic, Memory
 from pipeline.hardware.cost import PARTS, cost
 from pipeline.hardware.expected import expected_load
 from pipeline.hardware.workload import Activity, Geometry, LayerLoad
@@ -236,6 +236,15 @@ def test_counts_are_multiplied_and_spikes_are_not() -> None:
         cost([load], machine).layers[0].energy["arithmetic", "synapses"] for load in (spikes, counts)
     )
     assert multiplied - added == pytest.approx(extra)
+
+
+def test_area_by_hand() -> None:
+    """229 bits of SRAM at 0.5 um2, and two lanes: an adder of 32 bits (100 um2), a multiplier 8 x 2 (16 / 64 of 80)."""
+    area = Area(0.5, add_int8_um2=25, add_int32_um2=100, multiply_int8_um2=80, multiply_int32_um2=1000)
+    price = cost(three_layers(), plain_machine(pe_columns=2, area=area))
+    # The widest lane of any layer: fc1 adds 16 bits and multiplies (50 + 20), fc3 adds 32 bits (100).
+    assert price.area_mm2 == pytest.approx((229 * 0.5 + 2 * 100) * 1e-6)
+    assert cost(three_layers(), plain_machine()).area_mm2 is None
 
 
 def test_the_worst_case_is_priced_beside_the_mean() -> None:
