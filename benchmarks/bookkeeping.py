@@ -1,8 +1,9 @@
 """What a trial costs beside its training: Optuna and MLflow, per trial, with two workers; and no-op trials a second.
 
     python benchmarks/bookkeeping.py                                      SQLite, two workers, MLflow on
-    python benchmarks/bookkeeping.py --load 1 8 32 --storage postgresql://user@host/db
+    python benchmarks/bookkeeping.py --load 1 8 32 --trials 1000 --storage postgresql://user@host/db
                                                                           trials a second, no-op trials
+    python benchmarks/bookkeeping.py --memory 1000 4000                   what all trials cost one worker
 
 Bookkeeping is everything between two evaluations in a worker (claim, ask, suggest, record, tell) plus the driver's
 time to write the trial to MLflow. The space is that of the quickstart; every trial reports ten epochs of six metrics.
@@ -20,10 +21,14 @@ from pathlib import Path
 from statistics import median
 
 import optuna
+import psutil
+from optuna.trial import create_trial
 
 from pipeline import config, job
 from pipeline.nursery import Nursery
 from pipeline.study import database, results
+from pipeline.study.ledger import Ledger
+from pipeline.study.samplers import Tpe
 from pipeline.study.search import Outcome, Worker
 from pipeline.study.spec import Study
 from pipeline.tracking import Mlflow
@@ -87,12 +92,21 @@ def noop(params: Mapping[str, object], report: Report, number: int) -> Outcome: 
 LOAD = {"x": {"low": 0.0, "high": 1.0}, "y": {"low": 1, "high": 100}, "z": {"choices": ["a", "b", "c"]}}
 
 
-def hurry(url: str, name: str, index: int, trials: int) -> None:
-    """One worker of the load test."""
+SAMPLERS = {
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+    "tpe": lambda seed: Tpe().build(seed),
+}
+
+
+def hurry(url: str, name: str, index: int, trials: int, sampler: str) -> None:
+    """One worker of the load test; its processor time goes to the study."""
+    begin = time.process_time()
     spec = Study(trials=trials, objectives=("error", "price"), space=LOAD)
     study = optuna.load_study(storage=database.connect(url, made=True), study_name=name)
-    study.sampler = optuna.samplers.RandomSampler(seed=index)
+    study.sampler = SAMPLERS[sampler](index)
     Worker(spec, study, noop, lambda p: json.dumps(p, sort_keys=True)).run()
+    study.set_user_attr(f"cpu:{index}", time.process_time() - begin)
 
 
 def bookkeeping(folder: Path, url: str, trials: int) -> dict[str, object]:
@@ -129,13 +143,13 @@ def bookkeeping(folder: Path, url: str, trials: int) -> dict[str, object]:
     }
 
 
-def load(url: str, workers: int, trials: int) -> dict[str, object]:
+def load(url: str, workers: int, trials: int, sampler: str) -> dict[str, object]:
     """No-op trials a second with `workers` processes, from the first claim to the last verdict."""
     name = f"load-{workers}-{time.time_ns()}"
     spec = Study(trials=trials, objectives=("error", "price"), space=LOAD)
     study = database.create(database.connect(url), name, spec, {"made": name})
     with Nursery() as nursery:
-        team = {nursery.start(hurry, url, name, i, trials) for i in range(workers)}
+        team = {nursery.start(hurry, url, name, i, trials, sampler) for i in range(workers)}
         while team:
             time.sleep(0.05)
             team -= {pid for pid, _ in nursery.ended()}
@@ -143,7 +157,64 @@ def load(url: str, workers: int, trials: int) -> dict[str, object]:
     first = min(t.datetime_start for t in done if t.datetime_start)
     last = max(t.datetime_complete for t in done if t.datetime_complete)
     seconds = (last - first).total_seconds()
-    return {"workers": workers, "trials": len(done), "trials_per_s": len(done) / seconds}
+    cpu = sum(float(study.user_attrs[f"cpu:{i}"]) for i in range(workers))
+    stored = sum(len(json.dumps([t.params, t.user_attrs, t.system_attrs])) for t in done) / len(done)
+    return {
+        "workers": workers,
+        "sampler": sampler,
+        "trials": len(done),
+        "trials_per_s": len(done) / seconds,
+        "worker_cpu_ms": 1e3 * cpu / len(done),
+        "stored_bytes": stored,
+    }
+
+
+def memory(url: str, trials: int) -> dict[str, object]:
+    """What a worker pays for a study of `trials` finished trials: to read it once, to keep it, and to look again."""
+    name = f"memory-{time.time_ns()}"
+    plain = config.plain(config.compose(["+experiment=quickstart"]))
+    here = job.build(plain)
+    spec = Study(trials=trials, objectives=here.study.objectives, space=here.study.space)
+    study = database.create(database.connect(url), name, spec, {"made": name})
+    source, detail = (
+        optuna.create_study(directions=["minimize"] * 3),
+        {"layers": [dict.fromkeys("abcdefgh", 0.5)] * 2},
+    )
+    history = json.dumps([(i, dict.fromkeys(METRICS, 1.0 / i)) for i in range(1, EPOCHS + 1)])
+    made = []
+    for number in range(trials):
+        trial = source.ask()
+        here.study.axes.suggest(trial)
+        metrics = dict.fromkeys((*METRICS, *here.study.objectives), number / 7)
+        record = json.dumps({"state": "complete", "metrics": metrics, "detail": detail})
+        attrs = {
+            "worker": database.identity(),
+            "fingerprint": f"{number:064x}",
+            "record": record,
+            "history": history,
+        }
+        values = [number / 7] * 3
+        kinds = trial.distributions
+        made.append(create_trial(params=trial.params, distributions=kinds, values=values, user_attrs=attrs))
+    study.add_trials(made)
+    del made, source
+    process = psutil.Process()
+    fresh = optuna.load_study(storage=database.connect(url), study_name=name)
+    before, begin = process.memory_info().rss, time.process_time()
+    ledger = Ledger(fresh)
+    ledger.look()
+    read_s = time.process_time() - begin
+    begin = time.process_time()
+    for _ in range(5):
+        ledger.look()
+    again_s = (time.process_time() - begin) / 5
+    grown = process.memory_info().rss - before
+    return {
+        "trials": trials,
+        "read_ms_a_trial": 1e3 * read_s / trials,
+        "kept_bytes_a_trial": grown / trials,
+        "look_again_ms": 1e3 * again_s,
+    }
 
 
 def main() -> None:
@@ -154,6 +225,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--storage", default=None, help="default: a new SQLite file")
     parser.add_argument("--load", type=int, nargs="*", default=[], help="numbers of workers")
+    parser.add_argument("--sampler", choices=sorted(SAMPLERS), default="random", help="of --load")
+    parser.add_argument(
+        "--memory", type=int, nargs="*", default=[], help="numbers of finished trials to read"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
@@ -161,13 +236,16 @@ def main() -> None:
         url = given.storage or f"sqlite:///{temporary}/study.db"
         kind = url.partition(":")[0]
         if given.load:
-            found: list[dict[str, object]] = [load(url, workers, given.trials) for workers in given.load]
+            found = [load(url, workers, given.trials, given.sampler) for workers in given.load]
+        elif given.memory:
+            found = [memory(url, trials) for trials in given.memory]
         else:
             found = [bookkeeping(Path(temporary), url, given.trials)]
     for line in found:
         print(kind, {k: round(v, 1) if isinstance(v, float) else v for k, v in line.items()})
     given.out.mkdir(parents=True, exist_ok=True)
-    name = f"bookkeeping{'-load' if given.load else ''}-{kind}.json"
+    part = f"-load-{given.sampler}" if given.load else "-memory" if given.memory else ""
+    name = f"bookkeeping{part}-{kind}.json"
     record = {
         "storage": kind,
         "machine": platform.platform(),

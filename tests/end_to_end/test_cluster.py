@@ -3,11 +3,8 @@
 import importlib.util
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -23,49 +20,22 @@ ROOT = Path(__file__).parent.parent.parent
 SPEC = Study(trials=30, objectives=("error", "price"), space={"x": {"low": 0.0, "high": 1.0}})
 
 
-def program(name):
-    found = [*Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), *filter(None, [shutil.which(name)])]
-    return str(found[-1]) if found else None
-
-
-class Server:
-    """A PostgreSQL of its own in a folder of its own; never as root, which PostgreSQL refuses."""
-
-    def __init__(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="snn-postgres-"))
-        self.user = "nobody" if os.geteuid() == 0 else None
-        if self.user:
-            shutil.chown(self.folder, self.user)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        data = self.folder / "data"
-        self.run("initdb", "-D", data, "-U", "snn", "-A", "trust", "--no-sync", "-E", "UTF8")
-        self.options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
-        self.start()
-        self.url = f"postgresql://snn@127.0.0.1:{self.port}/postgres"
-
-    def run(self, name, *arguments):
-        command = [program(name), *map(str, arguments)]
-        done = subprocess.run(command, user=self.user, cwd="/", capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-    def start(self):
-        log = self.folder / "log"
-        self.run("pg_ctl", "-D", self.folder / "data", "-l", log, "-w", "-o", self.options, "start")
-
-    def stop(self):
-        self.run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "stop")
+def beside(name):
+    """A script of the benchmarks folder as a module."""
+    given = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(given)
+    given.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def postgres():
-    if program("initdb") is None or importlib.util.find_spec("psycopg") is None:
+    found = beside("postgres")
+    if found.program("initdb") is None or importlib.util.find_spec("psycopg") is None:
         pytest.skip("PostgreSQL (apt install postgresql) or psycopg (the extra 'cluster') is not installed")
-    server = Server()
+    server = found.Server()
     yield server
-    server.stop()
-    shutil.rmtree(server.folder, ignore_errors=True)
+    server.remove()
 
 
 def key(params):
