@@ -95,7 +95,8 @@ def _draw(ax: Axes, lost: Lost, names: Sequence[str]) -> None:
         )  # fmt: skip
     # Linear up to two points, logarithmic above: a collapse costs 80 and what decides is below one.
     ax.set_yscale("symlog", linthresh=2, linscale=1.5)
-    ticks = [-1, 0, 1, 2, 5, 10, 20, 50, 90]
+    low, high = ax.get_ylim()
+    ticks = [tick for tick in (-20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 90) if low <= tick <= high]
     ax.set_yticks(ticks, [f"{tick}" for tick in ticks])
     ax.minorticks_off()
     bits = sorted({b for line in lost.values() for b in line})
