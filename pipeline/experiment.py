@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,6 +16,7 @@ from snntorch import SpikingNeuron
 from torch import nn
 
 from pipeline.checkpoint import Saved
+from pipeline.compress import alone
 from pipeline.compress.accumulate import accumulators
 from pipeline.compress.bake import restore
 from pipeline.compress.calibrate import Grid
@@ -178,6 +181,34 @@ def size_bits(experiment: Experiment) -> float:
     bits = cost(measure(net, [few], {}), experiment.accelerator).memory_bits
     SpikingNeuron.instances.clear()
     return bits
+
+
+def layer_losses(
+    experiment: Experiment, saved: Saved, budget_s: float
+) -> tuple[dict[str, dict[str, float]], int]:
+    """What each layer of a float model loses when it alone is compressed, and on how many validation samples.
+
+    As many batches, at most four, as `budget_s` allows by the time of the first.
+    """
+    data = experiment.data.load(experiment.seed)
+    net = experiment.net.build(data.shape, data.classes, experiment.seed)
+    net.load_state_dict(saved.state)
+    net.eval()
+    decode = saved.decode(DECODES)
+    batches = list(islice(data.batches("validation", EVALUATION_BATCH, seed=0), 4))
+    with torch.no_grad():
+        begin = time.monotonic()
+        decode(net(batches[0].x))
+        spent = time.monotonic() - begin
+        batches = batches[: max(1, int(budget_s / max(spent, 1e-6) / alone.count(net)))]
+        samples = sum(len(batch.y) for batch in batches)
+
+        def accuracy() -> float:
+            return sum(int((decode(net(x)) == y).sum()) for x, y in batches) / samples
+
+        found = alone.losses(net, accuracy)
+    SpikingNeuron.instances.clear()
+    return found, samples
 
 
 def calibration(data: Dataset, seed: int) -> list[torch.Tensor]:

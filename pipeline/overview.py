@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,19 +13,23 @@ from typing import cast
 
 import optuna
 
-from pipeline import baselines, claims, config, finalists
+from pipeline import baselines, checkpoint, claims, config, experiment, finalists
 from pipeline.job import Job
 from pipeline.portrait import portrait
 from pipeline.report.context import Context
+from pipeline.report.files import write_whole
 from pipeline.served import Finalist
 from pipeline.study import results
 from pipeline.tracker import Ending
-from pipeline.types import Dataset, Row
+from pipeline.types import DataError, Dataset, Row
 
 ONE_POINT = ("~study.space", "+study.space={}", "study.trials=1", "study.warm_start=[]", "name=again")
 """Overrides that make of any study a single trial at the point that the other overrides name."""
 
 
+log = logging.getLogger(__name__)
+SENSITIVITY_S = 20.0
+"""About as long may the sensitivity per layer take."""
 TYPED = "typed"
 """Attribute of a study: the words of the command that made it."""
 
@@ -74,6 +79,7 @@ def context(
 ) -> Context:
     """What the report says beside the rows."""
     bound = results.reference_point(rows, job.study, reference)
+    losses, samples = sensitivity(job)
     sizes = ", ".join(f"{len(data.split(name)):,} {name}" for name in ("train", "validation", "test"))
     return Context(
         experiment=job.name,
@@ -86,6 +92,8 @@ def context(
         reference=bound,
         hypervolume=results.hypervolume_history(study, job.study, bound, rows),
         importance=results.importance(study, job.study, job.seed, rows),
+        sensitivity=losses,
+        sensitivity_samples=samples,
         published="dvs_gesture_schaefer_2023" if "gesture" in data.name else "",
         claims=tuple(claims.lines(claims.gather(claims.FOLDERS))),
         baseline=reference,
@@ -112,6 +120,27 @@ def ending(
             Finalist(row.number, job.model_path(row.number), job.params_config(row.params)) for row in members
         ],
     )
+
+
+def sensitivity(job: Job) -> tuple[Mapping[str, Mapping[str, float]], int]:
+    """Points lost by each layer of the float model alone, and on how many samples; measured once and kept as JSON.
+
+    Empty where the study has no float model that is trained before it is compressed.
+    """
+    path = job.folder / "sensitivity.json"
+    if not path.exists():
+        params = job.study.baseline
+        model = job.pretrained(params).path
+        if not params or not model.exists():
+            return {}, 0
+        try:
+            found = experiment.layer_losses(job.experiment(params), checkpoint.Saved(model), SENSITIVITY_S)
+        except (DataError, RuntimeError) as error:
+            log.warning("sensitivity per layer: %s", error)
+            return {}, 0
+        write_whole(path, json.dumps(found))
+    losses, samples = json.loads(path.read_text(encoding="utf-8"))
+    return losses, samples
 
 
 def with_portraits(job: Job, data: Dataset, rows: Sequence[Row]) -> list[Row]:

@@ -35,6 +35,8 @@ class Context:
     """objective -> parameter -> share of the variance it explains."""
     sensitivity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """layer -> what was done to it -> accuracy lost (a fraction)."""
+    sensitivity_samples: int = 0
+    """Validation samples that it was measured on; 0: not said."""
     published: str = ""
     """Name of a table in `pipeline/report/published` whose points are drawn beside the study's own; empty:
     none."""

@@ -88,12 +88,18 @@ def _grid(sensitivity: Table) -> tuple[list[str], list[str], list[list[float]]]:
     return layers, done, [[100 * sensitivity[layer].get(what, np.nan) for what in done] for layer in layers]
 
 
-def draw_sensitivity(sensitivity: Table) -> Figure | None:
+def sensitivity_words(samples: int) -> str:
+    """What the table of colours shows."""
+    on = f", on {samples:,} validation samples" if samples else ""
+    return f"Points of validation accuracy that the float model loses when one layer alone is compressed{on}."
+
+
+def draw_sensitivity(sensitivity: Table, samples: int = 0) -> Figure | None:
     """Accuracy lost when one layer alone is compressed, as a table of colours with the numbers in it."""
     layers, done, losses = _grid(sensitivity)
     if not done:
         return None
-    words = "Percentage points of validation accuracy lost when this layer alone is compressed this much."
+    words = sensitivity_words(samples)
     figure, (ax,) = canvas(size=(2.2 + 0.8 * len(done), 1.5 + 0.34 * len(layers)), caption=words)
     numbers = np.asarray(losses)
     worst = max(1.0, float(np.nanmax(numbers)))

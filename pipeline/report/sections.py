@@ -27,6 +27,7 @@ from pipeline.report.influence import (
     draw_sensitivity,
     importance_charts,
     sensitivity_charts,
+    sensitivity_words,
 )
 from pipeline.report.layers import draw_stacks, draw_widths, stack_charts, width_charts
 from pipeline.report.members import members_table, picks_table
@@ -81,7 +82,7 @@ FIGURES: tuple[tuple[str, Draw], ...] = (
     ("energy-layers", lambda of: draw_stacks(of.models, "energy_pj")),
     ("memory-layers", lambda of: draw_stacks(of.models, "memory_bits")),
     ("layers", lambda of: draw_widths(of.models)),
-    ("sensitivity", lambda of: draw_sensitivity(of.context.sensitivity)),
+    ("sensitivity", lambda of: draw_sensitivity(of.context.sensitivity, of.context.sensitivity_samples)),
     ("significance", lambda of: draw_significance(significance(of.rows))),
     ("confusion", lambda of: draw_confusion(of.models, of.context)),
     ("rasters", lambda of: draw_rasters(of.models)),
@@ -157,7 +158,7 @@ def sections(of: Report) -> list[Section]:
         Section(
             "sensitivity",
             "Sensitivity per layer",
-            _quiet("Points of validation accuracy lost when one layer alone is compressed."),
+            _quiet(sensitivity_words(context.sensitivity_samples)),
             tuple(sensitivity_charts(context.sensitivity)),
         ),
         Section(

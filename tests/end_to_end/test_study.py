@@ -22,7 +22,14 @@ def test_a_study_leaves_its_front_and_says_where_to_look(first):
     folder, done = first
     assert done.returncode == 0, done.stderr
     out = folder / "quickstart"
-    for name in ("study.db", "front.csv", "summary.json", "front.html", "front.png"):
+    for name in (
+        "study.db",
+        "front.csv",
+        "summary.json",
+        "front.html",
+        "front.png",
+        "figures/sensitivity.png",
+    ):
         assert (out / name).stat().st_size > 0, name
     assert "Pareto front" in done.stdout
     assert "knee: trial" in done.stdout
