@@ -40,9 +40,10 @@ SCALE: dict[int, tuple[float, float]] = {
 }  # fmt: skip
 """Neurons -> (theta_plus_mv, eta_post), chosen on validation images: many neurons each see few images, and have to
 adapt with bigger steps. 400 has BindsNET's constants."""
-FASHION_SCALE = {**SCALE, 1600: (0.15, 0.01), 4900: (0.45, 0.015)}
-"""Thresholds rise faster on bright pictures; 4900 is extrapolated."""
-EPOCHS: dict[tuple[str, int], int] = {}
+FASHION_SCALE = {**SCALE, 1600: (0.15, 0.01), 4900: (0.2, 0.03)}
+"""Thresholds rise faster on bright pictures. 4900 was chosen on 1600 neurons with a third of the images, as many for
+each neuron: one pass gives 69 to 72 % on validation images whatever the steps are, two give 78 % (by likelihood)."""
+EPOCHS: dict[tuple[str, int], int] = {("fashion_mnist", 4900): 2}
 """Passes over the training images, where one is too few."""
 BEFORE = {("fashion_mnist", 4900): (0.45, 0.015, 1)}
 """What results were trained with that do not say it themselves, where it was something else than now."""

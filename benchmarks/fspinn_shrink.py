@@ -9,7 +9,7 @@ Rounding and pruning change the sum of a neuron's weights, so its threshold foll
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,22 +62,23 @@ def shrink(job: Shrink, root: str | None, accelerator: Accelerator) -> dict[str,
     base_cell, cell = (Cell(job.which, job.neurons, v, job.seed) for v in ("baseline", "fspinn8"))
     data = cell.data(root)
     base, net = trained(base_cell, data), trained(cell, data)
-    whole = scores(base, data, data.validation)
-    first = scores(base, data, part(data.validation, SCREEN), SCREEN)
-    base_test = scores(base, data, data.test, measured=True)
+    (first,) = scores(base, data, [part(data.validation, SCREEN)], SCREEN)
+    whole, base_test = scores(base, data, [data.validation, data.test])
     base_bits = cost(tuple(load_from(x) for x in inference_load(base, {})), accelerator).memory_bits
     weight, theta = net.weight.detach().numpy().copy(), net.theta.numpy().copy()
     tried, screened = 0, 0
-    for choice in sorted(choices(), key=lambda c: bits_of(net, weight, theta, c, accelerator)):
+    flat = np.sort(weight, axis=None)
+    for choice in sorted(choices(), key=lambda c: expected_bits(flat, c)):
         rounded(net, weight, theta, *choice)
         screened += 1
-        if scores(net, data, part(data.validation, SCREEN), SCREEN)[JUDGE] < first[JUDGE] - HOPELESS:
+        (seen,) = scores(net, data, [part(data.validation, SCREEN)], SCREEN)
+        if seen[JUDGE] < first[JUDGE] - HOPELESS:
             continue
         tried += 1
-        found = scores(net, data, data.validation)
+        (found,) = scores(net, data, [data.validation])
         if found[JUDGE] < whole[JUDGE] - WITHIN:
             continue
-        test = scores(net, data, data.test, measured=True)
+        (test,) = scores(net, data, [data.test])
         bits, largest, sparsity = choice
         widths = {"weight": bits, "membrane": MEMBRANE_BITS, "theta": THETA_BITS}
         load = tuple(load_from(x) for x in inference_load(net, widths))
@@ -129,17 +130,15 @@ def rounded(
     net.theta.copy_(torch.from_numpy(np.minimum(np.round(follows / THETA_STEP) * THETA_STEP, most)))
 
 
-def bits_of(
-    net: StdpNet,
-    weight: np.ndarray[Any, Any],
-    theta: np.ndarray[Any, Any],
-    choice: tuple[int, float, float],
-    accelerator: Accelerator,
-) -> float:
-    """Memory of a candidate."""
-    rounded(net, weight, theta, *choice)
-    widths = {"weight": choice[0], "membrane": MEMBRANE_BITS, "theta": THETA_BITS}
-    return cost(tuple(load_from(x) for x in inference_load(net, widths)), accelerator).memory_bits
+def expected_bits(weight: np.ndarray[Any, Any], choice: tuple[int, float, float]) -> float:
+    """Of the weights of a candidate, with one bit per weight that says whether it is zero, or without.
+
+    weight: sorted, flat.
+    """
+    bits, largest, sparsity = choice
+    smallest = max(largest * 2.0 ** -(bits + 1), np.quantile(weight, sparsity) if sparsity > 0 else 0.0)
+    nonzero = weight.size - int(np.searchsorted(weight, smallest))
+    return float(min(weight.size * bits, weight.size + nonzero * bits))
 
 
 def part(split: Split, count: int) -> Split:
@@ -147,13 +146,16 @@ def part(split: Split, count: int) -> Split:
 
 
 def scores(
-    net: StdpNet, data: Dataset, split: Split, labels: int = LABELS, measured: bool = False
-) -> Mapping[str, float]:
-    """Accuracy on a split by every way to label, labels from training images; measured: counters hold the split."""
+    net: StdpNet, data: Dataset, splits: Sequence[Split], labels: int = LABELS
+) -> list[Mapping[str, float]]:
+    """Accuracy on each split by every way to label, labels from training images; counters hold the last split."""
     train = part(data.train, labels)
     responses = Responses(net.weight.shape[1], data.classes)
     responses.add(respond(net, data, train, LABEL_STREAM), train.y)
-    if measured:
+    made = []
+    for split in splits:
         net.forget_inference()
-    counts = respond(net, data, split, TEST_STREAM)
-    return {how: float((assign(responses, how).of_counts(counts) == split.y).double().mean()) for how in HOW}
+        counts = respond(net, data, split, TEST_STREAM)
+        right = {how: assign(responses, how).of_counts(counts) == split.y for how in HOW}
+        made.append({how: float(x.double().mean()) for how, x in right.items()})
+    return made
