@@ -121,10 +121,10 @@ def significance_charts(lost: Lost) -> list[Chart]:
         for i, (name, line) in enumerate(lost.items())
     ]  # fmt: skip
     drawn = layout("bits", "accuracy lost (points)")
-    most = max(100 * each for line in lost.values() for each in line.values())
+    points = [100 * each for line in lost.values() for each in line.values()]
     limit = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": LIMIT, "y1": LIMIT}
     drawn["shapes"] = [limit | {"line": {"color": "@muted", "dash": "dot", "width": 1}}]
-    drawn["yaxis"] = {**drawn["yaxis"], "range": [-1.5, min(most * 1.05, 12) + 0.5]}  # type: ignore[dict-item]
+    drawn["yaxis"] = {**drawn["yaxis"], "range": [min(points) - 0.5, min(max(points), 12) + 0.5]}  # type: ignore[dict-item]
     return [Chart("significance", lines, drawn, 420, wide=True, words="Accuracy lost over bits, per group")]
 
 
