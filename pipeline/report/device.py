@@ -15,6 +15,7 @@ WORDS = (
     "appear (noise) or come one step early or late (jitter), or when stored weight bits flip (flip), with these"
     " probabilities; means and standard deviations over seeds."
 )
+LACKING = "What keeps a member from an integer form is listed by python -m pipeline.export FOLDER"
 _KINDS = ("drop", "noise", "jitter", "flip")
 
 
@@ -47,7 +48,9 @@ def device_html(rows: Sequence[Row], picks: Mapping[str, int]) -> str:
         *(name.removeprefix("robust_").replace("_", " ") for name in columns),
     ]
     heads = "".join(f"<th>{escape(name)}</th>" for name in names) + '<th class="text">pick</th>'
-    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    lacking = [row.number for row in members if "integer_exact" not in row.metrics]
+    said = f'<p class="quiet">{LACKING} --member {lacking[0]}</p>' if lacking else ""
+    return f'{said}<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
 def _proof(row: Row) -> str:

@@ -1,0 +1,56 @@
+"""The table of members in integers: what was proven, what differs, what has no integer form."""
+
+from pipeline.report.device import device_html, stresses
+from pipeline.report.worth import worth_html, worth_table
+from pipeline.types import Row
+
+
+def member(number, reason="", **metrics):
+    found = {"validation_accuracy": 0.9 - number / 100, **metrics}
+    return Row(number, "complete", {}, found, on_front=True, reason=reason)
+
+
+PROVEN = {"integer_exact": 1.0, "integer_samples": 10_000.0, "integer_accuracy": 0.912}
+STRESS = {
+    "robust_drop_0.1": 0.875,
+    "robust_drop_0.1_deviation": 0.012,
+    "robust_flip_0.0001": 0.9,
+    "robust_samples": 9.0,
+}
+
+
+def test_columns_come_by_kind_and_rate_and_deviations_beside_them():
+    row = member(0, **PROVEN, **STRESS, **{"robust_noise_0.05": 0.5, "robust_noise_0.01": 0.6})
+    assert stresses([row]) == [
+        "robust_drop_0.1",
+        "robust_noise_0.01",
+        "robust_noise_0.05",
+        "robust_flip_0.0001",
+    ]
+    page = device_html([row], {"knee": 0})
+    assert 'all <span class="quiet">10,000 samples</span>' in page
+    assert '87.5 <span class="quiet">±1.2</span>' in page
+    assert "◆ knee" in page
+    assert "<td>90.0</td>" in page, "a stress without spread stands alone"
+
+
+def test_what_differs_and_what_has_no_integer_form_is_said():
+    rows = [member(0, **PROVEN), member(1, "it differs at <b>", integer_exact=0.0), member(2)]
+    page = device_html(rows, {})
+    assert "<strong>differ</strong> it differs at &lt;b&gt;" in page
+    assert "no integer form" in page
+    assert "python -m pipeline.export FOLDER --member 2" in page
+    assert device_html([member(2)], {}) == ""
+
+
+def test_baselines_stand_below_their_member_and_say_why_one_is_missing():
+    lines = [
+        {"name": "trial 3", "validation_accuracy": 0.9, "memory_bits": 8192.0},
+        {"name": "float SNN, as small", "ended": "stopped: <silent>"},
+    ]
+    page = worth_html(lines)
+    assert '<span class="mark">trial 3</span>' in page
+    assert "stopped: &lt;silent&gt;" in page
+    assert "1 KiB" in page
+    assert worth_table(lines).row_count == 2
+    assert worth_html([]) == ""
