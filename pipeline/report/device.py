@@ -50,7 +50,8 @@ def device_html(rows: Sequence[Row], picks: Mapping[str, int]) -> str:
     heads = "".join(f"<th>{escape(name)}</th>" for name in names) + '<th class="text">pick</th>'
     lacking = [row.number for row in members if "integer_exact" not in row.metrics]
     said = f'<p class="quiet">{LACKING} --member {lacking[0]}</p>' if lacking else ""
-    return f'{said}<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f'{said}<div class="scroll">{table}</div>'
 
 
 def _proof(row: Row) -> str:
