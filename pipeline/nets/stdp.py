@@ -17,20 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from pipeline.nets.stdp_cell import ALL, FIRST, HIGHEST, RANDOM, Cell
 from pipeline.nets.stdp_counts import Sample, by_sample, inference_load, training_load
+from pipeline.nets.stdp_formats import Format, grids, kept_of, raw_of
 from pipeline.nets.stdp_kernel import COUNTERS, events_of, no_rule, present
 from pipeline.nets.stdp_plasticity import Rule
-from pipeline.nets.stdp_rounding import QUANTITIES, ROUNDINGS, WEIGHT, quantized_array
+from pipeline.nets.stdp_rounding import WEIGHT, quantized_array
 from pipeline.types import Batch, Widths, require
 
 Inhibition = Literal["layer", "direct"]
 Winner = Literal["random", "first", "highest", "all"]
-Format = tuple[float, float, float, str]
-"""(eps, lo, hi, rounding): the grid of a fixed-point quantity and how values get onto it; potentials in mV
-above rest."""
 WINNERS = {"random": RANDOM, "first": FIRST, "highest": HIGHEST, "all": ALL}
 Counts = npt.NDArray[np.int32]
 Ops = npt.NDArray[np.int64]
@@ -235,8 +232,8 @@ class StdpNet(nn.Module):
         quantized one and learn on it (without it, learning sees and changes the rounded weights alone).
         """
         counts = np.zeros((samples, self.spec.neurons), np.int32)
-        formats, kept = self.formats(), self._kept()
-        raw = self._raw().numpy()
+        formats, kept = self.formats(), kept_of(self)
+        raw = raw_of(self).numpy()
         mask = np.zeros((0, 0), np.uint8) if kept is None else kept.numpy().astype(np.uint8)
         if kept is not None:
             raw *= mask
@@ -257,24 +254,7 @@ class StdpNet(nn.Module):
 
     def formats(self) -> npt.NDArray[np.float64]:
         """[4, 4] (eps, lo, hi, rounding) by quantity, as the kernel takes them; eps 0: full precision."""
-        out = np.zeros((len(QUANTITIES), 4))
-        for name, (eps, lo, hi, rounding) in self.numerics.items():
-            out[QUANTITIES.index(name)] = eps, lo, hi, ROUNDINGS[rounding]
-        for entry in self._parametrized():
-            quantizer = getattr(entry, "quantizer", None)
-            if quantizer is None:
-                continue
-            grid = quantizer.grid()
-            if grid.step.numel() != 1 or (
-                getattr(quantizer, "format", None) is None and self.training_started
-            ):
-                raise ValueError(
-                    "integer_bits must be a number and granularity per_tensor to learn on quantized weights, "
-                    "but the format follows the weights."
-                )
-            eps = float(grid.step)
-            out[WEIGHT] = eps, grid.low * eps, grid.high * eps, ROUNDINGS[quantizer.rounding]
-        return out
+        return grids(self, self.numerics, self.training_started)
 
     @property
     def training_started(self) -> bool:
@@ -319,22 +299,3 @@ class StdpNet(nn.Module):
         chosen = np.linspace(0, self.spec.neurons - 1, count).round().astype(np.int64)
         fields = self.weight.detach().numpy()[:, chosen].T.reshape(count, *self.shape).mean(1)
         return cast(npt.NDArray[np.float32], fields / max(float(fields.max(initial=0.0)), 1e-12))
-
-    def _parametrized(self) -> list[nn.Module]:
-        if not parametrize.is_parametrized(self, "weight"):
-            return []
-        return list(cast(nn.ModuleList, cast(nn.ModuleDict, self.parametrizations)["weight"]))
-
-    def _raw(self) -> Tensor:
-        """The stored weights: behind a parametrization its original, which learning writes."""
-        if not parametrize.is_parametrized(self, "weight"):
-            return self.weight.detach()
-        return cast(Tensor, cast(nn.ModuleDict, self.parametrizations)["weight"].original).detach()
-
-    def _kept(self) -> Tensor | None:
-        """bool [P, n], False where a mask has pruned; None without a mask."""
-        for entry in self._parametrized():
-            kept = getattr(entry, "kept", None)
-            if kept is not None:
-                return cast(Tensor, kept)
-        return None
