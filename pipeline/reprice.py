@@ -84,7 +84,9 @@ def reprice(here: Job, study: optuna.Study, machine: Experiment, out: Path, give
     about = overview.context(here, data, study, rows, reference, "")
     again = shlex.join(["python", "-m", "pipeline.reprice", *given])
     machine_words = [word for word in given if word.startswith("accelerator")]
-    about = replace(about, command=again, reproduce=overview.reproduce([*typed(study), *machine_words]))
+    about = replace(
+        about, command=again, reproduce=overview.reproduce([*typed(study), *machine_words]), compared=()
+    )
     write(rows, here.study.objectives, chosen, out, about)
     volume = about.hypervolume[-1][2] if about.hypervolume else 0.0
     numbers: dict[str, object] = {"front_size": len(front), "hypervolume": volume}
