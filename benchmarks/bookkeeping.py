@@ -25,7 +25,7 @@ import psutil
 from optuna.trial import create_trial
 
 from pipeline import config, job
-from pipeline.nursery import Nursery
+from pipeline.nursery import Nursery, Task
 from pipeline.study import database, results
 from pipeline.study.ledger import Ledger
 from pipeline.study.samplers import Tpe
@@ -109,6 +109,25 @@ def hurry(url: str, name: str, index: int, trials: int, sampler: str) -> None:
     study.set_user_attr(f"cpu:{index}", time.process_time() - begin)
 
 
+def optunas(url: str, name: str, index: int, trials: int, sampler: str) -> None:
+    """One worker of plain Optuna, on its own storage with its own loop and the same two attributes per trial."""
+    begin = time.process_time()
+    address = url.replace("postgresql://", "postgresql+psycopg://")
+    study = optuna.load_study(storage=address, study_name=name, sampler=SAMPLERS[sampler](index))
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        x = trial.suggest_float("x", 0.0, 1.0)
+        trial.suggest_int("y", 1, 100)
+        trial.suggest_categorical("z", ["a", "b", "c"])
+        for key in ("fingerprint", "record"):
+            trial.set_user_attr(key, json.dumps(trial.params))
+        return x, 1.0 - x
+
+    enough = (optuna.trial.TrialState.COMPLETE,)
+    study.optimize(objective, callbacks=[optuna.study.MaxTrialsCallback(trials, states=enough)])
+    study.set_user_attr(f"cpu:{index}", time.process_time() - begin)
+
+
 def bookkeeping(folder: Path, url: str, trials: int) -> dict[str, object]:
     """Median and 90th percentile of what two workers and the driver spend per trial."""
     plain = config.plain(config.compose(["+experiment=quickstart"]))
@@ -143,17 +162,18 @@ def bookkeeping(folder: Path, url: str, trials: int) -> dict[str, object]:
     }
 
 
-def load(url: str, workers: int, trials: int, sampler: str) -> dict[str, object]:
+def load(url: str, workers: int, trials: int, sampler: str, task: Task = hurry) -> dict[str, object]:
     """No-op trials a second with `workers` processes, from the first claim to the last verdict."""
     name = f"load-{workers}-{time.time_ns()}"
     spec = Study(trials=trials, objectives=("error", "price"), space=LOAD)
     study = database.create(database.connect(url), name, spec, {"made": name})
     with Nursery() as nursery:
-        team = {nursery.start(hurry, url, name, i, trials, sampler) for i in range(workers)}
+        team = {nursery.start(task, url, name, i, trials, sampler) for i in range(workers)}
         while team:
             time.sleep(0.05)
             team -= {pid for pid, _ in nursery.ended()}
-    done = [t for t in study.get_trials(deepcopy=False) if database.counted(t)]
+    ended = optuna.trial.TrialState.COMPLETE
+    done = study.get_trials(deepcopy=False, states=(ended,))
     first = min(t.datetime_start for t in done if t.datetime_start)
     last = max(t.datetime_complete for t in done if t.datetime_complete)
     seconds = (last - first).total_seconds()
@@ -229,6 +249,7 @@ def main() -> None:
     parser.add_argument(
         "--memory", type=int, nargs="*", default=[], help="numbers of finished trials to read"
     )
+    parser.add_argument("--plain", action="store_true", help="--load by Optuna's own loop and storage")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
@@ -236,7 +257,8 @@ def main() -> None:
         url = given.storage or f"sqlite:///{temporary}/study.db"
         kind = url.partition(":")[0]
         if given.load:
-            found = [load(url, workers, given.trials, given.sampler) for workers in given.load]
+            task = optunas if given.plain else hurry
+            found = [load(url, workers, given.trials, given.sampler, task) for workers in given.load]
         elif given.memory:
             found = [memory(url, trials) for trials in given.memory]
         else:
@@ -244,7 +266,9 @@ def main() -> None:
     for line in found:
         print(kind, {k: round(v, 1) if isinstance(v, float) else v for k, v in line.items()})
     given.out.mkdir(parents=True, exist_ok=True)
-    part = f"-load-{given.sampler}" if given.load else "-memory" if given.memory else ""
+    part = (
+        f"-load-{'plain-' * given.plain}{given.sampler}" if given.load else "-memory" if given.memory else ""
+    )
     name = f"bookkeeping{part}-{kind}.json"
     record = {
         "storage": kind,

@@ -147,7 +147,7 @@ def main():
     threading.Thread(target=lose_a_node, daemon=True).start()
     code = run.main(["+experiment=quickstart", "study.trials=6", "workers=2", "learner.epochs=1", f"storage={url}",
         f"out={out}", "tracking=silent", "launcher=ray", f"launcher.address={cluster.address}",
-        "launcher.trials_a_task=2", "study.selectors={}"])
+        "launcher.trials_a_task=2", "study.selectors={}", "study.baseline={}", "study.finalists=0"])
     cluster.shutdown()
     return code
 
