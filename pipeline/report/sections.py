@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -211,15 +212,39 @@ CLAIMS = "What the papers state, what was measured with this project, and whethe
 
 
 def claims_table(claims: Sequence[Mapping[str, str]]) -> str:
-    """The lines of the table of claims, as they come."""
+    """One line per claim; where it has several records they unfold below the count of verdicts."""
     if not claims:
         return ""
     heads = "".join(f'<th class="text">{escape(name)}</th>' for name in claims[0])
-    body = "".join(
-        "<tr>" + "".join(f'<td class="text">{escape(cell)}</td>' for cell in line.values()) + "</tr>"
-        for line in claims
-    )
+    groups: dict[str, list[Mapping[str, str]]] = {}
+    for line in claims:
+        groups.setdefault(line.get("id", ""), []).append(line)
+    body = "".join(_claim(lines) for lines in groups.values())
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _claim(lines: Sequence[Mapping[str, str]]) -> str:
+    """The rows of one claim."""
+
+    def cell(text: str, more: str = "") -> str:
+        return f'<td class="text">{escape(text)}{more}</td>'
+
+    if len(lines) == 1:
+        return "<tr>" + "".join(map(cell, lines[0].values())) + "</tr>"
+    verdicts = Counter(line.get("holds", "") for line in lines)
+    counted = ", ".join(f"{count} x {verdict}" for verdict, count in verdicts.items())
+    own = [name for name in lines[0] if len({line.get(name) for line in lines}) > 1]
+    inner = "".join("<tr>" + "".join(cell(line[name]) for name in own) + "</tr>" for line in lines)
+    unfold = (
+        f"<details><summary>{len(lines)} records</summary><table><tbody>{inner}</tbody></table></details>"
+    )
+    cells = []
+    for name, text in lines[0].items():
+        if name == "measured":
+            cells.append(cell("", unfold))
+        else:
+            cells.append(cell(counted if name == "holds" else text if name not in own else ""))
+    return "<tr>" + "".join(cells) + "</tr>"
 
 
 def commands(of: Report) -> str:

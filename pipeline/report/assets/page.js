@@ -148,8 +148,13 @@
   });
   wantsDark.addEventListener("change", drawAll);
   // Paper is white whatever the screen was, and as wide as paper.
-  window.addEventListener("beforeprint", () => { printing = true; drawAll(); });
-  window.addEventListener("afterprint", () => { printing = false; drawAll(); });
+  // What is folded on the screen is whole on paper.
+  const unfold = (open) => document.querySelectorAll("details").forEach((one) => {
+    if (open && !one.open) { one.open = true; one.dataset.unfolded = "yes"; }
+    else if (!open && one.dataset.unfolded) { one.open = false; delete one.dataset.unfolded; }
+  });
+  window.addEventListener("beforeprint", () => { printing = true; unfold(true); drawAll(); });
+  window.addEventListener("afterprint", () => { printing = false; unfold(false); drawAll(); });
   drawAll();
   const asked = Number(/^#trial=(\d+)$/.exec(location.hash)?.[1] ?? NaN);
   if (asked in study.trials) choose(asked);
