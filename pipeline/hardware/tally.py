@@ -158,6 +158,8 @@ def look_over(module: nn.Module, x: Tensor) -> Survey:
 def alive_and_runs(weight: Tensor, groups: int = 1) -> tuple[npt.NDArray[np.int64], Runs]:
     """(nonzero weights at each place of a filter [groups, fan-in], runs of zeros as stored) of [filters, ...]."""
     flat = weight.detach().reshape(groups, len(weight) // groups, -1).float().cpu().numpy()
+    if np.count_nonzero(flat) == flat.size:  # a float network: nothing to look for
+        return np.full((groups, flat.shape[2]), flat.shape[1], np.int64), ((0, flat.size),)
     alive = np.zeros((groups, flat.shape[2]), np.int64)
     runs = np.zeros(flat.size + 1, np.int64)
     longest = int(survey(flat, alive, runs))
