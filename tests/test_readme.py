@@ -29,3 +29,18 @@ def test_every_shown_command_exists_and_composes(module, rest):
     foreign = any(w.startswith("hydra.searchpath") or "NAME" in w or "mine" in w or "…" in w for w in words)
     if module == "pipeline.run" and any("experiment=" in w for w in words) and not foreign:
         job.build(config.plain(config.compose_job(words)))
+
+
+def test_the_map_names_every_module_and_room():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    house = text[text.index("## The house") : text.index("## Benchmarks")]
+    modules = [path.name for path in (ROOT / "pipeline").glob("*.py") if path.name != "__init__.py"]
+    rooms = [f"{path.parent.name}/" for path in (ROOT / "pipeline").glob("*/__init__.py")]
+    assert not [name for name in (*modules, *rooms) if name not in house]
+
+
+def test_the_pages_that_are_linked_exist_and_every_page_is_linked():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([\w./-]+\.(?:md|cff))\)", text))
+    assert not [name for name in linked if not (ROOT / name).exists()]
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")} <= linked
