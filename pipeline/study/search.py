@@ -101,7 +101,8 @@ class Worker:
         try:
             while limit is None or begun < limit:
                 ledger = self.ledger
-                if self._doubt or ledger.held + 2 * ledger.running + 2 > self.spec.trials:
+                near = ledger.held + 2 * ledger.running + 2 > self.spec.trials or self._size is not None
+                if self._doubt or near:  # far from the end, the look after the claim is enough
                     ledger.look()
                 held = ledger.held
                 if self._exhausted() or (held >= self.spec.trials and not ledger.running):
