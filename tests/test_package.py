@@ -41,6 +41,7 @@ def test_everything_that_is_imported_or_read_is_inside(wheel):
     assert "pipeline/py.typed" in inside
 
 
+@pytest.mark.slow
 def test_the_command_is_there_and_runs_far_from_the_source(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
@@ -63,6 +64,7 @@ def test_the_command_is_there_and_runs_far_from_the_source(wheel, tmp_path):
     assert "name: quickstart" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "code"), [("+experiment=no_such", 2), ("--help", 0)])
 def test_the_installed_command_ends_with_the_exit_code(word, code, tmp_path):
     command = Path(sys.executable).with_name("snn-pipeline")
