@@ -141,7 +141,9 @@ class Mlflow:
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                self._experiment = client.create_experiment(name, self.artifacts, {KIND: "custom_model_development"})
+                self._experiment = client.create_experiment(
+                    name, self.artifacts, {KIND: "custom_model_development"}
+                )
             except Exception:
                 # Another worker was faster.
                 found = client.get_experiment_by_name(name)
