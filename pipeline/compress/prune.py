@@ -1,8 +1,8 @@
 """Magnitude pruning: which weights, channels or weights of a block are zero, for good.
 
 A mask only ever shrinks: what was pruned stays pruned, so a gradual schedule and a fixed mask are one thing.
-Exactly ``round(sparsity * count)`` weights go, ties broken by position, so a sparsity is the same number on
-every machine.
+Exactly ``round(sparsity * count)`` weights go, ties broken by a fixed order, so a sparsity is the same number on
+every machine. On a coarse grid most weights are ties, and an order by position would empty the first rows whole.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pipeline.types import require
 
 Scope = Literal["global", "layer"]
 Schedule = Literal["one_shot", "gradual"]
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -191,11 +192,15 @@ def _rank(weight: Tensor, keep: Tensor) -> Tensor:
 
 
 def keep_largest(rank: Tensor, drop: int) -> Tensor:
-    """rank [n] -> bool [n], False at exactly `drop` of the smallest; among equals the first go."""
+    """rank [n] -> bool [n], False at exactly `drop` of the smallest; equals go spread over all positions.
+
+    The spread is the golden ratio's sequence: any number of its first terms is even, and no row or column is in step.
+    """
     if drop <= 0:
         return torch.ones_like(rank, dtype=torch.bool)
     edge = rank.kthvalue(drop).values
     gone = rank < edge
     ties = (rank == edge).nonzero().flatten()
-    gone[ties[: drop - int(gone.sum())]] = True
+    turn = (torch.arange(len(ties), dtype=torch.float64) * GOLDEN % 1.0).argsort(stable=True).to(ties.device)
+    gone[ties[turn[: drop - int(gone.sum())]]] = True
     return ~gone

@@ -24,6 +24,17 @@ def test_exactly_that_many_of_the_smallest_go(ranks, data) -> None:
         assert float(rank[~keep].max()) <= float(rank[keep].min())
 
 
+@pytest.mark.parametrize("columns", [7, 64, 100, 400])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_equal_weights_go_from_every_row_and_column_alike(columns, share) -> None:
+    # Two bits leave three magnitudes: by position, half of 784 rows would lose everything and half nothing.
+    keep = keep_largest(torch.ones(784 * columns), round(share * 784 * columns)).reshape(784, columns)
+    gone = (~keep).double()
+    assert float((gone.mean(0) - share).abs().max()) < 0.15
+    if columns >= 64:
+        assert float((gone.mean(1) - share).abs().max()) < 0.15
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.01, 0.98), st.sampled_from(["global", "layer"]))
 def test_the_sparsity_is_the_one_asked_for(share, scope) -> None:
