@@ -155,6 +155,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_study_on_two_ray_nodes_survives_the_loss_of_one(postgres, tmp_path):
     pytest.importorskip("ray", reason="Ray (the extra 'cluster') is not installed")
