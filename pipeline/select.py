@@ -157,7 +157,11 @@ def _print(name: str, pick: Pick, members: Mapping[int, Row], given: argparse.Na
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.select", description="Which member of a study's front to build."
+        prog="python -m pipeline.select",
+        description="Which member of a study's front to build.",
+        epilog="examples: python -m pipeline.select outputs/quickstart --within 1.0 | "
+        "python -m pipeline.select outputs/quickstart --memory 8KB --energy 0.2uJ | "
+        "python -m pipeline.select outputs/quickstart --reward mu=0.3",
     )
     parser.add_argument("folder", type=Path, help="the study's folder, e.g. outputs/quickstart")
     parser.add_argument(
