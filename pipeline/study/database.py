@@ -84,7 +84,11 @@ def shown(url: str) -> str:
 
 @contextlib.contextmanager
 def alone(url: str) -> Iterator[None]:
-    """One process at a time makes tables and studies: several at once fail, or enqueue the first trials twice."""
+    """One process at a time makes tables and studies: several at once fail, or enqueue the first trials twice.
+
+    Who waits for its turn holds no connection: on a server with few of them, those who wait would otherwise keep the
+    one whose turn it is from opening its second.
+    """
     address = sqlalchemy.make_url(url)
     if address.drivername.startswith("sqlite"):
         if not address.database or address.database == ":memory:":
@@ -96,13 +100,13 @@ def alone(url: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
         return
-    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": STUDY_LOCK})
-        try:
-            yield
-        finally:
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), {"key": STUDY_LOCK})
+    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
+    while True:
+        with engine.connect() as connection:
+            if connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": STUDY_LOCK}):
+                yield  # closing the connection gives the lock back
+                return
+        time.sleep(random.uniform(0.02, 0.1))
 
 
 def backend(study: optuna.Study) -> Storage:

@@ -58,8 +58,9 @@ class Storage(RDBStorage):
         self._mine: dict[int, FrozenTrial] = {}
         self._gathered: dict[int, Gathered] = {}
         self._still = False
-        # One connection for the worker and one for its heartbeat; a dead one is found by the call that meets it.
-        kwargs: dict[str, Any] = {"pool_size": 2, "max_overflow": 2}
+        # One connection is kept; the heartbeat's is opened when it beats, because a server has few of them. A dead
+        # one is found by the call that meets it.
+        kwargs: dict[str, Any] = {"pool_size": 1, "max_overflow": 3}
         if self.sqlite:
             kwargs = {"connect_args": {"timeout": SQLITE_BUSY_S}}
         with warnings.catch_warnings():

@@ -89,6 +89,7 @@ def test_postgres_trials_read_as_optuna_reads_them(postgres):
     plain.engine.dispose()
 
 
+@pytest.mark.timeout(300)
 def test_a_server_without_a_free_connection_is_waited_for(postgres):
     """With fewer connections than workers each waits for its turn; nobody dies of it."""
     postgres.stop()
