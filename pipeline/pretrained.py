@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline import checkpoint
 from pipeline.experiment import DECODES
-from pipeline.types import DataError, Decode, Metrics, Report
+from pipeline.types import STORED, DataError, Decode, Metrics, Report
 
 FLOAT_KEYS = ("data", "net", "learner", "seed")
 """The parts of a config that make a float model."""
@@ -23,8 +23,9 @@ class Pretrained:
     """A folder of float models, one file per fingerprint, safe under several workers.
 
     A worker that needs a model which another is training waits for it (a file lock, which the system releases when
-    its holder dies). The epochs' metrics are stored with the model and reported again, so that a trial's history and
-    the stopping rules see the same whether it trained or not. A damaged file is trained again.
+    its holder dies). The epochs' metrics are stored with the model and reported again, marked as `STORED`: a trial's
+    history is the same whether it trained or not, and no rule ends a trial whose training is paid for. A damaged file
+    is trained again.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -53,7 +54,7 @@ class Pretrained:
             log.warning("float model %s is not usable and is trained again: %s", self.path, error)
             return None
         for step, metrics in cast(list[tuple[int, Mapping[str, float]]], saved.notes["history"]):
-            report(step, metrics)
+            report(step, {**metrics, STORED: 1.0})
         return decode
 
     def _train(self, net: nn.Module, fit: Callable[[Report], Decode], report: Report) -> Decode:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 Metrics = Mapping[str, float]
 PART = "part_of_epoch"
 """A report with this metric, in (0, 1), comes from inside an epoch: for rules that stop by images, not for curves."""
+STORED = "stored"
+"""A report with this metric (1.0) was made when a stored model was trained: stopping there would save nothing."""
 Report = Callable[[int, Metrics], None]
 """``report(step, metrics)`` after every epoch; may raise `TrialEnded` to end the trial."""
 Decode = Callable[[Tensor], Tensor]

@@ -65,6 +65,7 @@ class Attempt:
         self.history: list[tuple[int, dict[str, float]]] = []
         self.constraints: dict[str, float] = {}
         self._heard = 0
+        self._known: Metrics = {}
 
     def record(self) -> dict[str, object]:
         """What happened, by name; never raises but for an interrupt."""
@@ -98,8 +99,11 @@ class Attempt:
         before = self._same(key)
         if before is not None:
             return before
-        if self._bounded():
-            self._check_bound(worker.bound(params))
+        priced = worker.rivals.priced(self.spec.objectives)
+        if priced or self._bounded():
+            bound = worker.bound(params)
+            self._check_bound(bound)
+            self._known = {n: v for n, v in bound.items() if n in self.spec.objectives} if priced else {}
         begin = time.monotonic()
         outcome = worker.evaluate(params, self._report, trial.number)
         took = round(time.monotonic() - begin, 4)
@@ -176,7 +180,7 @@ class Attempt:
         elapsed = time.monotonic() - self.begin
         if elapsed > self._timeout:
             raise TimedOut(f"{elapsed:.0f} s at step {step}, more than trial_timeout_s = {self._timeout:g}")
-        now = _finite(metrics)
+        now = {**self._known, **_finite(metrics)}
         if "validation_accuracy" in now:
             now.setdefault("validation_error", 1.0 - now["validation_accuracy"])  # rules minimise
         self.history.append((step, now))

@@ -14,7 +14,7 @@ from pipeline.study import pareto
 from pipeline.study.database import HISTORY, RECORD, counted
 from pipeline.study.spec import Study
 from pipeline.study.storage import Storage
-from pipeline.types import PART, DataError, Row
+from pipeline.types import PART, STORED, DataError, Row
 
 LEAST_FOR_FANOVA = 8
 
@@ -27,7 +27,12 @@ def row(trial: FrozenTrial, spec: Study) -> Row:
     metrics = record.get("metrics", {})
     feasible = trial.state == TrialState.COMPLETE and all(v <= 0 for v in spec.violations(metrics).values())
     told = json.loads(trial.user_attrs.get(HISTORY, "[]"))
-    history = tuple((int(step), values) for step, values in told if PART not in values)
+    not_curves = {STORED, *spec.objectives} - {"validation_error"}  # bounds of prices stand in every report
+    history = tuple(
+        (int(step), {name: value for name, value in values.items() if name not in not_curves})
+        for step, values in told
+        if PART not in values
+    )
     labels = {axis.path: axis for axis in spec.axes.axes}
     params = {path: _value(labels.get(path), value) for path, value in trial.params.items()}
     return Row(

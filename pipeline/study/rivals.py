@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from pipeline.study.database import HISTORY
 from pipeline.study.stopping import Never, Stopper
-from pipeline.types import PART, Metrics
+from pipeline.types import PART, STORED, Metrics
 
 History = Sequence[tuple[int, Metrics]]
 
@@ -22,11 +22,16 @@ class Rivals:
         self.study, self.stopper = study, stopper
         self._ended: dict[int, History] = {}
 
+    def priced(self, objectives: Sequence[str]) -> bool:
+        """Whether the rule looks at objectives that no epoch reports, and of which only a bound is known by then."""
+        asked = getattr(self.stopper, "objectives", ())
+        return any(name in objectives and not name.endswith("_error") for name in asked)
+
     def mark(self, history: History) -> float | None:
         """The rung that the last report has reached, if any."""
         if isinstance(self.stopper, Never):
             return None
-        if not self._speaks(history[-1]):
+        if not self._speaks(history[-1]) or STORED in history[-1][1]:
             return None
         past = next((report for report in reversed(history[:-1]) if self._speaks(report)), None)
         return self.stopper.mark(0.0 if past is None else self._place(past), self._place(history[-1]))

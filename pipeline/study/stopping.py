@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, isnan
 from typing import Protocol
 
 from pipeline.study import pareto
@@ -53,8 +53,12 @@ class NonDominatedRank:
     Rungs stand at `first`, `first` * eta, `first` * eta^2, ... epochs (`by` = step) or images (`by` = images, for
     learners that report them). Trials at a rung are ordered by non-dominated rank, ties inside a rank by the
     epsilon-net order: the next member is the one farthest from those chosen. `objectives` are intermediate
-    metrics, all minimised. As in ASHA, the first `eta` - 1 at a rung always go on. `last`: beyond it no trial is
-    stopped (it has cost most of its price); None for no end.
+    metrics, all minimised; for prices, which no epoch reports, the bounds known before training stand in. As in
+    ASHA, the first `eta` - 1 at a rung always go on. `last`: beyond it no trial is stopped (it has cost most of its
+    price); None for no end.
+
+    `spare` (ours): a trial that no rival dominates goes on even where the front fills more than its 1/eta of a rung.
+    With three objectives it soon does, and the paper's rule then ends members of the final front.
     """
 
     objectives: tuple[str, ...] = ("validation_error",)
@@ -62,6 +66,7 @@ class NonDominatedRank:
     first: int = 1
     by: str = "step"
     last: float | None = None
+    spare: bool = True
 
     def __post_init__(self) -> None:
         require(self.eta >= 2, "eta", "be >= 2", self.eta)
@@ -81,7 +86,9 @@ class NonDominatedRank:
         if len(rivals) + 1 < self.eta:
             return False
         names = self.objectives
-        points = [[m.get(name, float("inf")) for name in names] for m in (now, *rivals)]
+        points = [[_or_worst(m.get(name)) for name in names] for m in (now, *rivals)]
+        if self.spare and not any(pareto.dominates(rival, points[0]) for rival in points[1:]):
+            return False
         places = max(1, len(points) // self.eta)
         return 0 not in epsilon_net_order(points)[:places]
 
@@ -154,6 +161,10 @@ def epsilon_net_order(points: Sequence[Sequence[float]]) -> list[int]:
             left.remove(far)
         order += chosen
     return order
+
+
+def _or_worst(value: float | None) -> float:
+    return float("inf") if value is None or isnan(value) else value
 
 
 def _distance(a: Sequence[float], b: Sequence[float]) -> float:

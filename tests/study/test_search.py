@@ -13,7 +13,7 @@ from pipeline.study.samplers import Gp, Grid, Nsga2, Random, Tpe
 from pipeline.study.search import Outcome, Worker
 from pipeline.study.spec import Study
 from pipeline.study.stopping import NonDominatedRank
-from pipeline.types import PART, DataError, Diverged, Silent
+from pipeline.types import PART, STORED, DataError, Diverged, Silent
 
 SPACE = {"x": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}}
 
@@ -148,6 +148,34 @@ def test_rank_stopping_ends_the_worse_ones_by_name(storage):
     kept = [r.history[0][1]["validation_error"] for r in rows if r.state == "complete"]
     ended = [r.history[0][1]["validation_error"] for r in stopped]
     assert sum(kept) / len(kept) < sum(ended) / len(ended)
+
+
+def test_rank_looks_at_the_bounds_of_prices_and_leaves_stored_models_alone(tmp_path):
+    """Errors rise with x and prices fall with it: whoever looks at errors alone ends every cheap network."""
+
+    def bound(params):
+        return {"price": (1 - params["x"]) ** 2, "other": 1.0}
+
+    def run_with(name, more):
+        def reporting(params, report, number):
+            report(1, {"validation_error": params["x"], **more})
+            return Outcome({"validation_error": params["x"], "price": 2 * (1 - params["x"]) ** 2})
+
+        asked = Study(
+            trials=20, objectives=("validation_error", "price"), space={"x": {"low": 0.0, "high": 1.0}}
+        )
+        study = database.create(database.connect(f"sqlite:///{tmp_path}/{name}.db"), "s", asked, {})
+        study.sampler = optuna.samplers.RandomSampler(seed=1)
+        looked = ("validation_error",) if name.startswith("errors") else asked.objectives
+        rule = NonDominatedRank(objectives=looked)
+        Worker(asked, study, reporting, key, stopper=rule, bound=bound).run()
+        return results.rows(study, asked)
+
+    assert {r.state for r in run_with("both", {})} == {"complete"}
+    assert sum(r.state == "stopped:dominated" for r in run_with("errors", {})) > 5
+    stored = run_with("errors-stored", {STORED: 1.0})
+    assert {r.state for r in stored} == {"complete"}
+    assert all(set(m) == {"validation_error"} for r in stored for _, m in r.history)
 
 
 def one_pass(params, report, number):

@@ -42,6 +42,19 @@ def test_rank_with_two_objectives_keeps_both_ends_of_a_front():
     assert not rule.hopeless({"validation_error": 0.4, "energy_pj": 1.0}, rivals)
 
 
+def test_a_trial_that_no_rival_dominates_is_spared_unless_the_paper_is_followed():
+    """Nine cheaper networks on a falling line: all ten are the front, and a third of ten are three places."""
+    names = ("validation_error", "energy_pj")
+    rivals = [{"validation_error": 0.1 * i, "energy_pj": 10.0 - i} for i in range(10) if i != 3]
+    third = {"validation_error": 0.3, "energy_pj": 7.0}
+    assert not NonDominatedRank(objectives=names).hopeless(third, rivals)
+    assert NonDominatedRank(objectives=names, spare=False).hopeless(third, rivals)
+    beaten = {"validation_error": 0.31, "energy_pj": 7.5}
+    assert NonDominatedRank(objectives=names).hopeless(beaten, [*rivals, third])
+    broken = {"validation_error": float("nan"), "energy_pj": 7.0}
+    assert NonDominatedRank(objectives=names).hopeless(broken, [*rivals, third])
+
+
 def test_median_needs_rivals_and_stops_the_worse_half():
     rule = Median(least_rivals=3)
     assert not rule.hopeless({"validation_error": 0.9}, errors(0.1, 0.2))
