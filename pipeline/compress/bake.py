@@ -27,13 +27,17 @@ def bake(net: nn.Module) -> nn.Module:
     """
     training = net.training
     net.eval()
+    book = ledger(net)
+    finish = [before() for before in book.finish]
+    book.finish = []
     for name, module, tensor, stack in list(stacks(net)):
         if stack.quantizer is not None:
             record(net, name, stack.quantizer.grid())
         parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
+    for after in finish:
+        after()
     for name, _, state in state_formats(net):
         record(net, name, state.grid())
-    book = ledger(net)
     for name, grid in {**book.constants, **(held(net) if is_stdp(net) else {})}.items():
         record(net, name, grid)
     for handle in book.handles:

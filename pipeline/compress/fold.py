@@ -2,46 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from functools import partial
+from typing import ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from pipeline.types import require
+from pipeline.compress.stack import full_name, ledger, original, record, stack_of
+from pipeline.types import FLOAT_BITS, require
 
+When = Literal["before", "after"]
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
 class FoldBatchNorm:
-    """Before anything else: w <- w g / sqrt(var + eps),  b <- (b - mean) g / sqrt(var + eps) + beta.
+    """w <- w g / sqrt(var + eps),  b <- (b - mean) g / sqrt(var + eps) + beta: no normalisation is left.
 
     The statistics are those of training, so evaluation gives the same outputs. Acts on every normalisation
-    that directly follows a linear or convolutional layer in its parent; fine-tuning afterwards has none.
+    that directly follows a linear or convolutional layer in its parent.
+
+    Args:
+        enabled: false leaves the normalisations as they are.
+        when: before anything else, so that what is masked and quantized is what will run and fine-tuning has no
+            normalisation; or after fine-tuning, when the net is baked. Until then the normalisation follows the
+            compressed weights: the statistics of a pruned or ternary layer are its own, and no layer falls silent
+            because its weights were (Jacob et al. 2018, section 3.2; "signal collapse", Saikumar & Varghese 2024).
+            What is masked and quantized are then the weights as trained, and each output channel gets a step of
+            its own, which is stored as a float beside the weights (`widths`), the codes staying what they are.
+            A float network (no quantizer) is the same either way.
     """
 
     enabled: bool = True
+    when: When = "before"
     family: ClassVar[Literal["prepare"]] = "prepare"
+
+    def __post_init__(self) -> None:
+        require(self.when in get_args(When), "when", f"be one of {get_args(When)}", self.when)
 
     @property
     def active(self) -> bool:
         return self.enabled
 
     def attach(self, net: nn.Module) -> None:
-        if self.enabled:
-            for parent, name, layer, norm in list(pairs(net)):
+        if not self.enabled:
+            return
+        names = {module: name for name, module in net.named_modules()}
+        for parent, name, layer, norm in list(pairs(net)):
+            if self.when == "before":
                 fold(layer, norm)
                 parent._modules[name] = nn.Identity()
+            else:
+                _give_bias(layer)
+                ledger(net).finish.append(partial(_fold_baked, net, names[layer], parent, name))
 
     def advance(self, net: nn.Module, progress: float) -> None:
         """Nothing to do."""
 
-    def widths(self, net: nn.Module) -> dict[str, int]:  # noqa: ARG002
-        return {}
+    def widths(self, net: nn.Module) -> dict[str, int]:
+        """After: the steps of the channels of a layer that is quantized."""
+        if not self.enabled or self.when == "before":
+            return {}
+        names = {module: name for name, module in net.named_modules()}
+        found = {}
+        for _, _, layer, _ in pairs(net):
+            stack = stack_of(layer, "weight")
+            if stack is not None and stack.quantizer is not None:
+                found[full_name(names[layer], "step")] = FLOAT_BITS
+        return found
 
     def check(self, net: nn.Module) -> None:
         """Raise ValueError for a normalisation without running statistics."""
@@ -70,11 +102,58 @@ def fold(layer: nn.Module, norm: _BatchNorm) -> None:
     if parametrize.is_parametrized(layer):
         raise ValueError("fold_batch_norm must come before masks and quantizers.")
     weight, bias = cast(nn.Parameter, layer.weight), cast("nn.Parameter | None", layer.bias)
-    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     with torch.no_grad():
-        scale = torch.rsqrt(var + norm.eps)
-        scale = scale * norm.weight if norm.affine else scale
-        shift = (bias - mean if bias is not None else -mean) * scale
-        shift = shift + norm.bias if norm.affine else shift
-        weight.mul_(scale.reshape([-1] + [1] * (weight.dim() - 1)))
+        scale, shift = affine(norm, bias)
+        weight.mul_(over_channels(scale, weight))
         layer.bias = nn.Parameter(shift)
+
+
+def affine(norm: _BatchNorm, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(scale, shift), [C] each: in evaluation `norm` makes scale * sums + shift of a layer's sums (without `bias`)."""
+    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    scale = torch.rsqrt(var + norm.eps)
+    scale = scale * norm.weight if norm.affine else scale
+    shift = (bias - mean if bias is not None else -mean) * scale
+    return scale, shift + norm.bias if norm.affine else shift
+
+
+def over_channels(scale: Tensor, weight: Tensor) -> Tensor:
+    """[C] -> [C, 1, ...], to be multiplied with `weight`."""
+    return scale.reshape([-1] + [1] * (weight.dim() - 1))
+
+
+def _give_bias(layer: nn.Module) -> None:
+    """A place for the shift that folding will leave: a quantizer can be attached to it, and no training moves it."""
+    if layer.bias is None:
+        weight = cast(Tensor, layer.weight)
+        layer.bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
+
+
+def _fold_baked(net: nn.Module, layer_name: str, parent: nn.Module, name: str) -> Callable[[], None]:
+    """Before baking: the shift becomes the bias, on its grid. What is returned comes after: the scale and the steps."""
+    layer, norm = net.get_submodule(layer_name), cast(_BatchNorm, parent._modules[name])
+    stacked = stack_of(layer, "weight")
+    quantizer = None if stacked is None else stacked.quantizer
+    with torch.no_grad():
+        bias = original(layer, "bias")
+        scale, shift = affine(norm, bias)
+        bias.copy_(shift)
+        stack = stack_of(layer, "bias")
+        if stack is not None and stack.quantizer is not None:
+            stack.quantizer.fit(shift, stack.kept)
+    parent._modules[name] = nn.Identity()
+
+    def scaled() -> None:
+        weight = cast(nn.Parameter, layer.weight)
+        factor = over_channels(scale.detach(), weight)
+        with torch.no_grad():
+            if quantizer is None:
+                weight.mul_(factor)
+                return
+            grid = quantizer.grid()
+            codes = torch.round(weight / grid.step) * factor.sign()
+            step = grid.step * factor.abs().clamp_min(torch.finfo(factor.dtype).tiny)
+            weight.copy_(codes.clamp(grid.low, grid.high) * step)
+            record(net, full_name(layer_name, "weight"), grid._replace(step=step))
+
+    return scaled

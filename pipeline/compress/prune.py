@@ -20,6 +20,7 @@ from pipeline.types import require
 
 Scope = Literal["global", "layer"]
 Schedule = Literal["one_shot", "gradual"]
+Score = Literal["magnitude", "lamp"]
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -31,6 +32,11 @@ class PruneWeights:
         sparsity: share of zeros at the end, in [0, 1); 0 is off.
         scope: global ranks all layers together (layers with small weights lose more); layer prunes each by
             the same share.
+        score: by which weights are ranked together: their magnitude, or lamp (Lee et al. 2021, eq. 1), the share of
+            a weight's square in the squares of those of its layer that are not smaller. Magnitudes of two layers
+            compare badly where a normalisation or a threshold makes a layer's scale irrelevant: whole layers may
+            vanish. lamp is free of scale and leaves each layer at least its largest weight. Only scope=global and
+            structure=element rank layers together by it.
         schedule: one_shot masks once; gradual raises the sparsity during training by the cubic rule
             s(p) = sparsity * (1 - (1 - (p - begin) / (end - begin))^3)  (Zhu & Gupta 2017, eq. 1).
         structure: element prunes single weights; channel whole output channels (neurons; not the last layer's,
@@ -46,6 +52,7 @@ class PruneWeights:
     structure: str = "element"
     begin: float = 0.0
     end: float = 0.75
+    score: Score = "magnitude"
     family: ClassVar[Literal["prune", "quantize"]] = "prune"
 
     def __post_init__(self) -> None:
@@ -61,6 +68,10 @@ class PruneWeights:
             rule,
             self.structure,
         )
+        require(self.score in get_args(Score), "score", f"be one of {get_args(Score)}", self.score)
+        together = self.scope == "global" and self.structure == "element"
+        rule = "be magnitude unless scope=global and structure=element"
+        require(together or self.score == "magnitude", "score", rule, self.score)
         require(0 <= self.begin < 1, "begin", "be in [0, 1)", self.begin)
         require(self.begin < self.end <= 1, "end", "be in (begin, 1]", self.end)
 
@@ -107,7 +118,7 @@ class PruneWeights:
             prune_channels(net, layers, sparsity, self.scope == "global")
         else:
             for group in [layers] if self.scope == "global" else [[one] for one in layers]:
-                prune_elements(group, sparsity)
+                prune_elements(group, sparsity, self.score)
 
 
 class Layer(NamedTuple):
@@ -125,12 +136,28 @@ def mask_of(net: nn.Module, module: nn.Module, tensor: str = "weight") -> Mask:
     return stack.mask
 
 
-def prune_elements(group: Sequence[Layer], sparsity: float) -> None:
+def prune_elements(group: Sequence[Layer], sparsity: float, score: Score = "magnitude") -> None:
     """Of all weights of the group together, the smallest `sparsity`."""
-    rank = torch.cat([_rank(layer.weight, layer.mask.keep) for layer in group])
+    scored = lamp if score == "lamp" else torch.abs
+    rank = torch.cat([_rank(scored(layer.weight), layer.mask.keep) for layer in group])
     keep = keep_largest(rank, round(sparsity * rank.numel()))
     for layer, part in zip(group, keep.split([layer.weight.numel() for layer in group]), strict=True):
         layer.mask.keep = part.reshape(layer.weight.shape) & layer.mask.keep
+
+
+def lamp(weight: Tensor) -> Tensor:
+    """Of each weight w the score w^2 / (sum of v^2 over all v of the layer with |v| >= |w|), in (0, 1]; 0 for 0.
+
+    Lee et al. 2021 (arXiv 2010.07611), eq. 1. Equal magnitudes have an order of their own there; here they share one
+    score, that of the first of them.
+    """
+    squares = weight.detach().double().square().flatten()
+    ordered, order = squares.sort()
+    rest = ordered.flip(0).cumsum(0).flip(0)
+    first = torch.searchsorted(ordered, ordered)  # equals share the sum of the first
+    scores = torch.empty_like(squares)
+    scores[order] = ordered / rest[first].clamp_min(torch.finfo(torch.float64).tiny)
+    return scores.reshape(weight.shape)
 
 
 def keep_blocks(layer: Layer, most: int, block: int, share: float) -> None:
@@ -186,9 +213,9 @@ def _blocks(structure: str) -> tuple[int, int] | None:
     return int(most), int(block)
 
 
-def _rank(weight: Tensor, keep: Tensor) -> Tensor:
-    """Magnitudes, flat; what is pruned already ranks below everything."""
-    return torch.where(keep, weight.abs(), -1.0).flatten()
+def _rank(score: Tensor, keep: Tensor) -> Tensor:
+    """Scores, flat; what is pruned already ranks below everything."""
+    return torch.where(keep, score, -1.0).flatten()
 
 
 def keep_largest(rank: Tensor, drop: int) -> Tensor:

@@ -91,6 +91,8 @@ class Ledger:
         self.rewinds: dict[str, Callable[[], None]] = {}
         self.constants: dict[str, Grid] = {}
         """Formats of numbers that are no tensors of the net (an STDP network's threshold)."""
+        self.finish: list[Callable[[], Callable[[], None]]] = []
+        """What a step leaves to baking: each is called before the tensors are made plain, its answer after."""
         self._open = ExitStack()
 
     def enter(self, *_: Any) -> None:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.compress.bake import restore
+from pipeline.compress.bake import bake, grids, restore
 from pipeline.compress.fold import FoldBatchNorm
 from pipeline.compress.plan import Plan, compress
+from pipeline.compress.prune import PruneWeights
 from pipeline.compress.quantize import QuantizeWeights
 from tests.compress.nets import first_class
 
@@ -63,6 +64,87 @@ def test_folds_first_then_quantizes_and_restores() -> None:
     assert torch.equal(other(X), made(X))
 
 
+AFTER = FoldBatchNorm(when="after")
+
+
+class TestAfter:
+    def test_normalisation_stays_until_baked_and_follows_the_compressed_weights(self) -> None:
+        made = net()
+        PruneWeights(0.9, "layer").attach(made)
+        AFTER.attach(made)
+        norm = made[1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        before = norm.running_var.clone()
+        made.train()
+        for _ in range(60):  # the statistics of a layer of which little is left are smaller
+            made(torch.rand(16, 2, 6, 6) * 3 - 1)
+        assert bool((norm.running_var < 0.6 * before).all())
+        made.eval()
+        out = made(X)
+        bake(made)
+        assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in made)
+        assert torch.allclose(made(X), out, atol=1e-5)
+
+    @pytest.mark.parametrize("scheme", ["duq", "symmetric", "fixed_point", "lsq"])
+    def test_codes_stay_and_each_channel_has_its_step(self, scheme) -> None:
+        made = net()
+        with torch.no_grad():
+            made[1].weight[0] = -1.5  # a negative gain turns the codes, not the step
+        quantize = QuantizeWeights(3, scheme)
+        AFTER.attach(made)
+        quantize.attach(made)
+        quantizer = made[0].parametrizations["weight"][0].quantizer
+        codes = torch.round(made[0].weight / quantizer.grid().step).detach()
+        out = made(X)
+        assert AFTER.widths(made) == {"0.step": 32, "4.step": 32}
+        assert quantize.widths(made) == {"0.weight": 3, "0.bias": 16, "4.weight": 3, "4.bias": 16}
+        bake(made)
+        grid = grids(made)["0.weight"]
+        assert grid.step.shape == (5, 1, 1, 1)
+        assert bool((grid.step > 0).all())
+        sign = torch.tensor([-1.0, 1, 1, 1, 1]).reshape(5, 1, 1, 1)
+        kept = (codes * sign).clamp(grid.low, grid.high)
+        assert torch.equal(torch.round(made[0].weight / grid.step), kept)
+        if scheme != "fixed_point":  # whose lowest code has no counterpart above zero
+            assert torch.allclose(made(X), out, atol=2e-3)  # biases of 16 bits
+        biases = made[0].bias / grids(made)["0.bias"].step
+        assert torch.allclose(biases, biases.round(), atol=1e-3)
+
+    def test_by_hand(self) -> None:
+        # ternary by DuQ: w = 2 is its own mean, +-3 std = 0: a = c = 2, code 1, step 2. Folded as above: scale 2.5.
+        made = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, eps=0.0)).eval()
+        with torch.no_grad():
+            made[0].weight.fill_(2.0)
+            made[1].running_mean.fill_(3.0)
+            made[1].running_var.fill_(4.0)
+            made[1].weight.fill_(5.0)
+            made[1].bias.fill_(1.0)
+        AFTER.attach(made)
+        QuantizeWeights(2, "duq").attach(made)
+        bake(made)
+        assert made[0].weight.item() == 5.0
+        assert grids(made)["0.weight"].step.item() == 5.0
+        assert made[0].bias.item() == pytest.approx(-6.5, abs=1e-3)
+
+    @pytest.mark.parametrize("scheme", ["qat", "ptq"])
+    def test_the_whole_plan_and_back_from_a_file(self, scheme) -> None:
+        steps = {"quantize": QuantizeWeights(4, "duq"), "fold": AFTER, "prune": PruneWeights(0.5)}
+        made = net()
+
+        def refit(epochs, on_progress):
+            made.train()
+            made(torch.rand(16, 2, 6, 6) * 3 - 1)
+            made.eval()
+            return first_class
+
+        _, widths = compress(made, steps, Plan(scheme, epochs=1 if scheme == "qat" else None), refit)
+        assert widths["0.step"] == 32
+        other = restore(net(), steps, {k: v.clone() for k, v in made.state_dict().items()}).eval()
+        assert torch.equal(other(X), made.eval()(X))
+        gone = int((made[0].weight == 0).sum()) + int((made[4].weight == 0).sum())
+        assert gone >= (made[0].weight.numel() + made[4].weight.numel()) // 2
+
+
 def test_refusals_name_the_field() -> None:
     with pytest.raises(ValueError, match=r"scheme must be ptq or qat to fold, but got 'in_training'"):
         Plan("in_training").stages({"fold": FoldBatchNorm()})
@@ -73,3 +155,5 @@ def test_refusals_name_the_field() -> None:
     QuantizeWeights(4).attach(late)
     with pytest.raises(ValueError, match="must come before masks and quantizers"):
         FoldBatchNorm().attach(late)
+    with pytest.raises(ValueError, match=r"when must be one of .*, but got 'never'"):
+        FoldBatchNorm(when="never")

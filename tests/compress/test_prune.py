@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrize
 
 from pipeline.compress.bake import bake, sparsity
-from pipeline.compress.prune import PruneWeights, keep_largest
+from pipeline.compress.prune import PruneWeights, keep_largest, lamp
 from pipeline.compress.quantize import QuantizeWeights
 from pipeline.compress.stack import original
 from pipeline.nets.stdp import Stdp
@@ -68,6 +69,35 @@ def test_hand_worked_global_against_layer() -> None:
     PruneWeights(0.5, "layer").attach(net)
     assert net[0].weight.tolist() == [[0, 0, 3, -4]]
     assert net[1].weight.tolist() == [[0, 0, 7, -8]]
+
+
+def test_lamp_by_hand() -> None:
+    # squares 1, 4, 9: 1 / 14, 4 / 13, 9 / 9; equals share a score, zero scores nothing.
+    assert lamp(torch.tensor([[-2.0, 1.0, 3.0]])).tolist() == [pytest.approx([4 / 13, 1 / 14, 1.0])]
+    assert lamp(torch.tensor([1.0, 1.0, 0.0])).tolist() == [0.5, 0.5, 0.0]
+    assert lamp(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+@given(scale=st.floats(1e-3, 1e3), share=st.floats(0.1, 0.9), seed=st.integers(0, 99))
+def test_lamp_does_not_see_a_layers_scale_and_empties_none(scale, share, seed) -> None:
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(12, 10, bias=False), nn.Linear(10, 7, bias=False))
+    masks = []
+    for factor in (1.0, scale):
+        with torch.no_grad():
+            net[0].weight.mul_(factor)
+        PruneWeights(share, score="lamp").attach(net)
+        masks.append([(layer.weight != 0).clone() for layer in net])
+        bake_back(net)
+    assert all(torch.equal(*pair) for pair in zip(*masks, strict=True))
+    assert all(bool(mask.any()) for mask in masks[0])
+    assert sum(int((~mask).sum()) for mask in masks[0]) == round(share * 190)
+
+
+def bake_back(net: nn.Module) -> None:
+    """The weights as they were before the mask."""
+    for layer in net:
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
 def test_the_cubic_schedule() -> None:
@@ -182,6 +212,11 @@ def test_channels_of_an_stdp_network_are_its_neurons() -> None:
         ),
         ({"structure": "rows"}, "structure must be"),
         ({"schedule": "later"}, "schedule must be one of"),
+        ({"score": "size"}, "score must be one of"),
+        (
+            {"score": "lamp", "scope": "layer"},
+            "score must be magnitude unless scope=global and structure=element",
+        ),
         ({"begin": 0.5, "end": 0.5}, r"end must be in \(begin, 1\]"),
     ],
 )
