@@ -61,7 +61,8 @@ class Tcja(LeakyConstants):
     # Differs from the paper: a neuron fires above its threshold (snnTorch), not at it.
 
     timesteps    T: the attention has weights for each time step
-    channels, hidden, group    widths; group outputs per class vote
+    channels     of all convolutions, or one number per block, first to last
+    hidden, group    widths of the dense layers; group outputs per class vote
     kernel       taps of the attention's convolutions
     dropout      probability in [0, 1), the same units over all of T
     init_gain    of the dense layers, see `initialise`; attention and convolutions start as PyTorch's
@@ -69,7 +70,7 @@ class Tcja(LeakyConstants):
     """
 
     timesteps: int = 20
-    channels: int = 128
+    channels: int | tuple[int, ...] = 128
     hidden: int = 512
     group: int = 10
     plain_blocks: int = 3
@@ -87,15 +88,27 @@ class Tcja(LeakyConstants):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("timesteps", "channels", "hidden", "group", "kernel"):
+        for name in ("timesteps", "hidden", "group", "kernel"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         for name in ("plain_blocks", "attention_blocks", "chunk"):
             require(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
         require(
             self.plain_blocks + self.attention_blocks > 0, "plain_blocks", "be above 0 without attention", 0
         )
+        blocks = self.plain_blocks + self.attention_blocks
+        if not isinstance(self.channels, int):
+            object.__setattr__(self, "channels", tuple(self.channels))  # a YAML list
+            require(len(self.channels) == blocks, "channels", f"be one or {blocks} numbers", self.channels)
+        require(min(self.widths) >= 1, "channels", "be at least 1", self.channels)
         require(0 <= self.dropout < 1, "dropout", "be in [0, 1)", self.dropout)
         require(self.init_gain > 0, "init_gain", "be above 0", self.init_gain)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each block."""
+        if isinstance(self.channels, int):
+            return (self.channels,) * (self.plain_blocks + self.attention_blocks)
+        return self.channels
 
     def build(self, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
         """shape (C, H, W) of one time step -> a `Layered` net, its weights drawn from `seed`.
@@ -109,7 +122,7 @@ class Tcja(LeakyConstants):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             layers = self._blocks(inputs)
-        pixels = self.channels * sides[0] * sides[1]
+        pixels = self.widths[-1] * sides[0] * sides[1]
         dense = nn.ModuleDict(
             {
                 "fc1": skip_init(nn.Linear, pixels, self.hidden, bias=False),
@@ -126,15 +139,15 @@ class Tcja(LeakyConstants):
 
     def _blocks(self, inputs: int) -> list[tuple[str, nn.Module]]:
         layers: list[tuple[str, nn.Module]] = []
-        for at in range(1, self.plain_blocks + self.attention_blocks + 1):
+        for at, channels in enumerate(self.widths, start=1):
             layers += [
-                (f"conv{at}", nn.Conv2d(inputs, self.channels, 3, padding=1, bias=False)),
-                (f"norm{at}", nn.BatchNorm2d(self.channels)),
+                (f"conv{at}", nn.Conv2d(inputs, channels, 3, padding=1, bias=False)),
+                (f"norm{at}", nn.BatchNorm2d(channels)),
                 (f"lif{at}", self.neuron()),
             ]
             if at > self.plain_blocks:
-                attention = TemporalChannelAttention(self.timesteps, self.channels, self.kernel)
+                attention = TemporalChannelAttention(self.timesteps, channels, self.kernel)
                 layers.append((f"attention{at}", attention))
             layers.append((f"pool{at}", nn.MaxPool2d(2)))
-            inputs = self.channels
+            inputs = channels
         return layers

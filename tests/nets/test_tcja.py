@@ -147,6 +147,8 @@ def test_every_layer_learns():
     [
         ("timesteps", 0),
         ("channels", 0),
+        ("channels", [4, 8]),  # five blocks
+        ("channels", [4, 8, 8, 8, 0]),
         ("group", 0),
         ("kernel", 0),
         ("attention_blocks", -1),
@@ -156,6 +158,25 @@ def test_every_layer_learns():
 def test_values_out_of_range_name_the_field(field, value):
     with pytest.raises(ValueError, match=rf"^{field} must .*, but got "):
         Tcja(**{field: value})
+
+
+def test_a_width_for_each_block():
+    net = Tcja(channels=[3, 5, 7], plain_blocks=1, attention_blocks=2, hidden=9, group=2).build(
+        (2, 32, 32), 11, 0
+    )
+    shapes = {name: tuple(p.shape) for name, p in net.named_parameters() if p.dim() >= 2}
+    assert shapes == {
+        "conv1.weight": (3, 2, 3, 3),
+        "conv2.weight": (5, 3, 3, 3),
+        "attention2.time.weight": (20, 20, 4),
+        "attention2.channel.weight": (5, 5, 4),
+        "conv3.weight": (7, 5, 3, 3),
+        "attention3.time.weight": (20, 20, 4),
+        "attention3.channel.weight": (7, 7, 4),
+        "fc1.weight": (9, 7 * 4 * 4),
+        "fc2.weight": (22, 9),
+    }
+    assert net(torch.rand(20, 2, 2, 32, 32)).shape == (20, 2, 22)
 
 
 def test_an_image_that_is_too_small_is_refused():
