@@ -43,6 +43,8 @@ class StdpRule:
     """Share of every weight lost per sample (SpikeDyn, Putra and Shafique 2021), before normalisation."""
     eta_decay: float = 1.0
     """Both learning rates are multiplied by this after each epoch."""
+    eta_last: float = 1.0
+    """Both learning rates fall in a straight line from themselves to this share, from the first image to the last."""
     shadow: bool = True
     """On quantized weights: learn on a full-precision copy behind them."""
 
@@ -53,10 +55,14 @@ class StdpRule:
             require(getattr(self, name) > 0, name, "be above 0", getattr(self, name))
         require(0 <= self.weight_decay < 1, "weight_decay", "be in [0, 1)", self.weight_decay)
         require(0 < self.eta_decay <= 1, "eta_decay", "be in (0, 1]", self.eta_decay)
+        require(0 <= self.eta_last <= 1, "eta_last", "be in [0, 1]", self.eta_last)
 
-    def per_step(self, dt_ms: float, epoch: int) -> dict[str, float]:
-        """The constants of one epoch per time step of dt_ms, under the names that the network's loop takes."""
-        rate = self.eta_decay**epoch
+    def per_step(self, dt_ms: float, epoch: int, shown: float = 0.0) -> dict[str, float]:
+        """The constants of one epoch per time step of dt_ms, under the names that the network's loop takes.
+
+        `shown`: the share of all presentations, of all epochs, that lies behind, in [0, 1].
+        """
+        rate = self.eta_decay**epoch * (1 - (1 - self.eta_last) * shown)
         return {
             "eta_pre": self.eta_pre * rate if self.presynaptic else 0.0,
             "eta_post": self.eta_post * rate,

@@ -146,7 +146,6 @@ class Unsupervised:
 
         Every `_TELL` images it is reported as a part of the epoch, so that one long pass can be stopped on its way.
         """
-        rule = self.rule.per_step(encoder.dt_ms, book.epoch)
         order = torch.randperm(
             len(data.train), generator=torch.Generator().manual_seed(seed * 1009 + book.epoch)
         )
@@ -158,6 +157,8 @@ class Unsupervised:
         for number, chunk in enumerate(
             self._chunks(data.train, order[first:], encoder, _stream(seed, _TRAIN) + base + first)
         ):
+            shown = (book.epoch + book.position / len(order)) / book.epochs
+            rule = self.rule.per_step(encoder.dt_ms, book.epoch, shown)
             counts = self._learn(net, data.train, chunk, encoder, seed, rule)
             _check(net, counts, encoder.timesteps)
             labels = data.train.y[chunk.chosen]

@@ -90,6 +90,25 @@ def test_the_same_seed_gives_the_same_network_and_another_another(digits, traine
     assert not torch.equal(other.weight, again.weight)
 
 
+def test_rates_fall_in_a_line_over_all_presentations(digits):
+    """1.0 at the first image and 0.2 after the last: halfway 0.6, whatever the number of epochs."""
+    rule = StdpRule(eta_post=0.01, eta_pre=0.001, eta_last=0.2)
+    assert rule.per_step(1.0, 0)["eta_post"] == 0.01
+    assert rule.per_step(1.0, 1, 0.5)["eta_post"] == pytest.approx(0.006)
+    assert rule.per_step(1.0, 1, 1.0)["eta_pre"] == pytest.approx(0.0002)
+    net = Stdp(neurons=20).build(digits.shape, digits.classes, 0)
+    used, learn = [], net.learn
+
+    def watched(starts, pixels, samples, steps, seed, rule, shadow):
+        used.append(rule["eta_post"])
+        return learn(starts, pixels, samples, steps, seed, rule, shadow)
+
+    net.learn = watched
+    few = dataclasses.replace(digits, train=Split(digits.train.x[:200], digits.train.y[:200]))
+    Unsupervised(epochs=2, rule=rule, chunk=100).fit(net, few, ignore, 0)
+    assert used == pytest.approx([0.01, 0.008, 0.006, 0.004])
+
+
 def test_columns_sum_to_the_norm_after_learning(trained):
     torch.testing.assert_close(trained[0].weight.sum(0), torch.full((60,), 16.0), rtol=1e-4, atol=0)
 
