@@ -20,6 +20,7 @@ from pipeline.compress import alone
 from pipeline.compress.accumulate import accumulators
 from pipeline.compress.bake import restore
 from pipeline.compress.calibrate import Grid
+from pipeline.compress.compact import smallest
 from pipeline.compress.plan import Compression, Plan, compress
 from pipeline.compress.stack import grids
 from pipeline.hardware.accelerator import Accelerator
@@ -167,6 +168,11 @@ def bound(experiment: Experiment) -> dict[str, float]:
     for step in experiment.compression.values():
         if step.active:
             widths |= step.widths(net)
+    if any(
+        step.active and getattr(step, "structure", "") == "channel"
+        for step in experiment.compression.values()
+    ):
+        smallest(net)
     price = floor(net, data.shape, data.timesteps, widths, experiment.accelerator).metrics()
     SpikingNeuron.instances.clear()
     return {name: price[name] for name in PRICES if name in price}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pipeline.compress.compact import shape_like
 from pipeline.compress.snn_neurons import release, state_formats
 from pipeline.compress.stack import bounds_key, grid_key, grids, ledger, record, stacks
 from pipeline.compress.stdp_neurons import held, hold, is_stdp, numerics
@@ -62,6 +63,7 @@ def restore(net: nn.Module, steps: Mapping[str, Attachable], tensors: Mapping[st
     bake(net)
     if is_stdp(net) and not all(grid_key(name) in tensors for name in ledger(net).constants):
         net.__dict__["spec"] = spec
+    shape_like(net, tensors)
     for name, grid in grids(net).items():
         if grid_key(name) not in tensors:
             _forget(net, name)

@@ -9,6 +9,8 @@ from typing import Literal, Protocol, get_args
 from torch import Tensor, nn
 
 from pipeline.compress.bake import bake
+from pipeline.compress.compact import compact
+from pipeline.compress.stdp_neurons import is_stdp
 from pipeline.types import Decode, Widths, require
 
 Scheme = Literal["ptq", "qat", "in_training"]
@@ -108,7 +110,11 @@ def compress(
     for step in (step for stage in stages for step in stage):
         widths |= step.widths(net)
     bake(net)
-    return decode if decode is not None else refit(0, lambda _: None), widths
+    structured = any(getattr(step, "structure", "") == "channel" for stage in stages for step in stage)
+    fewer = structured and compact(net)
+    if decode is None or (fewer and is_stdp(net)):  # labels belong to neurons, some of which are gone
+        decode = refit(0, lambda _: None)
+    return decode, widths
 
 
 def _fine_tune(

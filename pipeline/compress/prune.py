@@ -40,9 +40,9 @@ class PruneWeights:
         schedule: one_shot masks once; gradual raises the sparsity during training by the cubic rule
             s(p) = sparsity * (1 - (1 - (p - begin) / (end - begin))^3)  (Zhu & Gupta 2017, eq. 1).
         structure: element prunes single weights; channel whole output channels (neurons; not the last layer's,
-            which are the classes), with their biases and what the next layer reads from them; N:M keeps the N
-            largest of every M weights in a row of inputs (2:4), and its sparsity is 1 - N / M whatever
-            `sparsity` says above 0.
+            which are the classes), with their biases and what the next layer reads from them, and has them taken
+            out of a chain of layers when the net is baked (`compact`); N:M keeps the N largest of every M weights in
+            a row of inputs (2:4), and its sparsity is 1 - N / M whatever `sparsity` says above 0.
         begin, end: the schedule's span as shares of the training's progress; end < 1 leaves time to recover.
     """
 
