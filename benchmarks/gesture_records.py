@@ -22,7 +22,7 @@ TERNARY, FULL = 2, 8
 WIDTHS, LEVELS = (2, 3, 4, 6, 8), (0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
 SAYS = {
     "nmnist": "N-MNIST, 683 train, 196 test recordings, 12C5-32C5 (substitute)",
-    "gesture": "simulated gestures, 1,100 train, 330 test recordings, 32x32, narrow TCJA (substitute)",
+    "gesture": "simulated gestures, 1,100 train, 330 test recordings, 32x32, narrow TCJA, pretrained once (substitute)",
 }
 FEW = 5
 """Points below which an order of points says nothing."""
