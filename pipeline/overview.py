@@ -19,7 +19,7 @@ from pipeline.portrait import portrait
 from pipeline.report.context import Context
 from pipeline.report.files import write_whole
 from pipeline.served import Finalist
-from pipeline.study import results
+from pipeline.study import results, search
 from pipeline.tracker import Ending
 from pipeline.types import DataError, Dataset, Row
 
@@ -87,6 +87,7 @@ def context(
         reproduce=reproduce(),
         tracking_uri=look,
         data=f"{data.name}: {sizes} samples, sha256 {data.digest[:16]}",
+        ended=results.early_end(study, job.study) or search.ended(job.sampler, study) or "",
         validation_samples=len(data.validation),
         test_samples=len(data.test),
         reference=bound,

@@ -171,10 +171,7 @@ def _search(
         beside = crew.aside(finalists.train_baseline, here.config)
         reference = None if beside else finalists.baseline(here, study)
         crew.search(study, after_trial=lambda row: look(), on_poll=look)
-    size = results.exhausted(study, here.study)
-    if size is not None:
-        console.print(f"{here.name}: the space is exhausted, all {size} points were tried", highlight=False)
-    said = search.ended(here.sampler, study)
+    said = results.early_end(study, here.study) or search.ended(here.sampler, study)
     if said is not None:
         console.print(f"{here.name}: {said}", highlight=False, markup=False)
     return reference or finalists.baseline(here, study)

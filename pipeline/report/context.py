@@ -22,6 +22,8 @@ class Context:
     tracking_uri: str = ""
     data: str = ""
     """One line on the data: ``digits: 1,078 train, 359 validation, 360 test samples``."""
+    ended: str = ""
+    """Why the search ended before its budget was met, in words; empty: it did not."""
     classes: tuple[str, ...] = ()
     """Names of the classes in the order of the confusion matrix; empty: their numbers."""
     validation_samples: int = 0

@@ -71,6 +71,7 @@ def render(
 <header>
 <h1>{escape(title)}</h1>
 <p class="quiet">{escape(context.data)}</p>
+{f'<p class="quiet">{escape(context.ended)}</p>' if context.ended else ""}
 <pre class="command">{escape(context.command)}</pre>
 {f"<nav>{links}</nav>" if len(shown) > 1 else ""}
 <div class="bar">

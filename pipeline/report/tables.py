@@ -145,6 +145,7 @@ def write_summary(
         "experiment": context.experiment,
         "command": context.command,
         "data": context.data,
+        "ended": context.ended or None,
         "objectives": list(objectives),
         "trials": len(rows),
         "states": tally(rows),

@@ -126,6 +126,12 @@ def exhausted(study: optuna.Study, spec: Study) -> int | None:
     return size if size is not None and len(tried(study.get_trials(deepcopy=False))) >= size else None
 
 
+def early_end(study: optuna.Study, spec: Study) -> str | None:
+    """Why a study is over although its budget is not met, in words; None where it is not."""
+    size = exhausted(study, spec)
+    return None if size is None else f"the space is exhausted, all {size} points were tried"
+
+
 def tried(trials: Sequence[FrozenTrial]) -> set[str]:
     """The fingerprints of what has ended and holds a place in the budget."""
     return {

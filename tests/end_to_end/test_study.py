@@ -86,6 +86,20 @@ def test_the_same_seed_gives_the_same_front(first, tmp_path, run):
     assert trials(folder) == trials(tmp_path)
 
 
+def test_a_space_that_is_used_up_ends_the_study_and_every_record_says_so(tmp_path, run):
+    space = "study.space={compression.quantize_weights.bits: {choices: [4, 8]}}"
+    done = run(
+        tmp_path, "~study.space", f"+{space}", "study.warm_start=[]", "study.trials=9", "tracking=silent"
+    )
+    assert done.returncode == 0, done.stderr
+    said = "the space is exhausted, all 2 points were tried"
+    assert f"quickstart: {said}" in done.stdout
+    out = tmp_path / "quickstart"
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["trials"], summary["ended"]) == (2, said)
+    assert said in (out / "report.html").read_text()
+
+
 def test_help_lists_experiments_and_groups():
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.run", "--help"], capture_output=True, text=True, check=True
