@@ -44,7 +44,8 @@ def records(cells: Cells) -> list[dict[str, object]]:
         claims = (
             memory_of_neurons,
             roundings,
-            partial(in_training, copied=family == "conv"),
+            partial(in_training, way="in_training", said=ON_COPY if family == "conv" else ON_GRID),
+            partial(in_training, way="shadow", said=ON_COPY),
             membrane,
             partial(quarter, goal=goal),
             rewards,
@@ -53,11 +54,13 @@ def records(cells: Cells) -> list[dict[str, object]]:
         for claim in claims:
             record = claim(take)
             if record is not None:
-                made.append(finished(record, data))
+                where = record.pop("where", None)
+                made.append(finished(record, f"{data}, learning {where}" if where else data))
     return made
 
 
 Take = Callable[[str], BySeed]
+ON_GRID, ON_COPY = "on the grid itself", "on a full-precision copy behind it"
 
 
 def finished(record: dict[str, object], data: str) -> dict[str, object]:
@@ -173,33 +176,26 @@ def roundings(take: Take) -> dict[str, object] | None:
     }  # fmt: skip
 
 
-def in_training(take: Take, copied: bool) -> dict[str, object] | None:
+def in_training(take: Take, way: str, said: str) -> dict[str, object] | None:
     """T3: the better rounding of each scheme at the lowest feasible width, in training less post-training.
 
-    Judged by the better of two ways to learn on quantized weights, where both were measured: on the grid itself, and
-    on a full-precision copy behind it (`shadow`), which learning on hardware would have to store. Backpropagation
-    always has the copy (`copied`).
+    Two ways to learn on quantized weights are judged each for itself: on the grid itself (`in_training` of an STDP
+    network), which is what learning on a device means, and on a full-precision copy behind it (`shadow`), which that
+    device would have to store as well. Backpropagation always has the copy.
     """
-    found, copies = take("in_training"), take("shadow")
-    if not found:
+    found = take("in_training")
+    learned = {s: cell for s, cell in take(way).items() if s in found}
+    if not learned:
         return None
 
     def best(cell: Mapping[str, Any], scheme: str) -> float:
         return 100 * float(max(p["test"] for p in cell["points"] if p["scheme"] == scheme))
 
-    gained = {s: best(cell, "in_training") - best(cell, "ptq") for s, cell in found.items()}
-    shadow = {s: best(copies[s], "shadow") - best(cell, "ptq") for s, cell in found.items() if s in copies}
-    seeds = sorted(shadow or gained)
-    bits = "/".join(str(found[s]["bits"]) for s in seeds)
-    on_copy = "on a full-precision copy behind it"
-    ways = {on_copy if copied else "on the grid itself": [gained[s] for s in seeds]}
-    if shadow:
-        ways[on_copy] = [shadow[s] for s in seeds]
-    text = f"at {bits} bits, test split: " + ", ".join(f"{spread(v)} pp {name}" for name, v in ways.items())
-    gains = max(ways.values(), key=lambda values: float(np.mean(values)))
+    gains = [best(cell, way) - best(found[s], "ptq") for s, cell in sorted(learned.items())]
+    bits = "/".join(str(found[s]["bits"]) for s in sorted(learned))
     return {
-        "id": "T3", "measured": text, "value": float(np.mean(gains)), "interval": interval(gains),
-        "seeds": seeds,
+        "id": "T3", "measured": f"at {bits} bits, test split: {spread(gains)} pp {said}",
+        "value": float(np.mean(gains)), "interval": interval(gains), "seeds": sorted(learned), "where": said,
     }  # fmt: skip
 
 
