@@ -13,15 +13,13 @@ off goes on where it was; the table is made from the cells that are there, and s
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import tempfile
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from filelock import FileLock
+from cell_book import Book, Cells
 from fspinn_cells import FEW_IMAGES, INHIBITIONS_MV, Cell, run
 from fspinn_records import MORE_SEEDS, SEEDS, records
 from fspinn_shrink import Shrink, shrink
@@ -59,25 +57,8 @@ def cells() -> list[Cell | Shrink]:
     return made + [Cell(w, 4900, v, s) for s in SEEDS[1:] for w in both for v in priced]
 
 
-class Book:
-    """The cells that are done, in one file that is rewritten whole after each."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.cells: dict[str, dict[str, Any]] = json.loads(path.read_text())["cells"] if path.exists() else {}
-
-    def add(self, key: str, result: dict[str, Any]) -> None:
-        """Keep a result; cells that another process has finished meanwhile are kept too."""
-        with FileLock(Path(tempfile.gettempdir()) / f"{self.path.stem}.lock"):
-            self.cells = {**Book(self.path).cells, key: result}
-            self.save()
-
-    def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        found = {"records": records(self.cells, INHIBITIONS_MV, FEW_IMAGES), "cells": self.cells}
-        part.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(self.path)
+def told(cells: Cells) -> dict[str, object]:
+    return {"records": records(cells, INHIBITIONS_MV, FEW_IMAGES)}
 
 
 def main() -> None:
@@ -88,14 +69,15 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    book = Book(given.results)
+    book = Book(given.results, told)
     accelerator = cast(
         Accelerator, instantiate(plain(compose(["accelerator=embedded_45nm", "name=claims"]))["accelerator"])
     )
     begin = time.monotonic()
     todo = [] if given.table else [c for c in cells() if given.least <= c.neurons <= given.most]
     for cell in todo:
-        found = Book(given.results).cells.get(cell.key)
+        book.look()
+        found = book.cells.get(cell.key)
         if found is not None and cell.current(found):
             continue
         if time.monotonic() - begin > 60 * given.minutes:
@@ -106,7 +88,7 @@ def main() -> None:
         print(
             cell.key, {k: v for k, v in book.cells[cell.key].items() if not isinstance(v, dict)}, flush=True
         )
-    book = Book(given.results)
+    book.look()
     book.save()
     for line in records(book.cells, INHIBITIONS_MV, FEW_IMAGES):
         holds = {True: "holds", False: "does not", None: "undecided"}[cast(bool | None, line["holds"])]
