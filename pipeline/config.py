@@ -41,6 +41,7 @@ FREE_KEYS = (
     "launcher",
     "hydra",
     "out",
+    "proof",
 )
 """What may change between two runs of one study."""
 

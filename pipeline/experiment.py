@@ -178,15 +178,20 @@ def bound(experiment: Experiment) -> dict[str, float]:
     return {name: price[name] for name in PRICES if name in price}
 
 
-def size_bits(experiment: Experiment) -> float:
-    """Memory of the untrained network without any compression: every weight of a float network is stored."""
+def size(experiment: Experiment, samples: int = 1) -> tuple[int, float]:
+    """Weights of the untrained network without any compression, and the bits of memory that it works in."""
     data = experiment.data.load(experiment.seed)
     with torch.random.fork_rng(devices=[]):
         net = experiment.net.build(data.shape, data.classes, experiment.seed)
-    few = next(iter(data.batches("validation", 8, seed=0)))
-    bits = cost(measure(net, [few], {}), experiment.accelerator).memory_bits
+    few = next(iter(data.batches("validation", samples, seed=0)))
+    loads = measure(net, [few], {})
     SpikingNeuron.instances.clear()
-    return bits
+    return sum(load.synapses for load in loads), cost(loads, experiment.accelerator).memory_bits
+
+
+def size_bits(experiment: Experiment) -> float:
+    """Memory of the untrained network without any compression: every weight of a float network is stored."""
+    return size(experiment, 8)[1]
 
 
 def layer_losses(
@@ -238,6 +243,20 @@ def check(experiment: Experiment) -> Dataset:
         except ValueError as error:
             raise ValueError(f"compression.{name}.{error}") from error
     return data
+
+
+def sketch(experiment: Experiment, data: Dataset) -> tuple[nn.Module, Mapping[str, Grid], Widths]:
+    """The untrained network, compressed as its plan would and baked: its numeric form, which no training changes."""
+
+    def answer(spikes: torch.Tensor) -> torch.Tensor:
+        return spikes.sum(0).argmax(-1)
+
+    with torch.random.fork_rng(devices=[]):
+        net = experiment.net.build(data.shape, data.classes, experiment.seed)
+        plan = replace(experiment.plan, scheme="ptq")
+        _, widths = compress(net, experiment.compression, plan, lambda _epochs, _progress: answer)
+    SpikingNeuron.instances.clear()
+    return net, grids(net), widths
 
 
 def rehearse(experiment: Experiment, samples: int = 32) -> None:

@@ -17,6 +17,7 @@ from pipeline import checkpoint, experiment
 from pipeline.config import Plain
 from pipeline.experiment import Trained
 from pipeline.export.finalist import device_columns
+from pipeline.export.program import NotExact
 from pipeline.export.proof import PLACES
 from pipeline.export.robustness import Stress
 from pipeline.job import Job, build
@@ -77,11 +78,19 @@ def tested(job: Job, trained: Trained, params: Mapping[str, object]) -> dict[str
     return metrics
 
 
-def on_device(job: Job, trained: Trained, params: Mapping[str, object]) -> dict[str, float]:
-    """The same model in integers: whether every spike of the test split is equal, and how it bears stress."""
+def on_device(job: Job, trained: Trained, params: Mapping[str, object]) -> tuple[dict[str, float], str]:
+    """The same model in integers: whether every spike of the test split is equal, and how it bears stress.
+
+    Or no columns, and why there is no exact integer form.
+    """
     data = job.experiment(params).data.load(job.seed)
     found = experiment.grids_of(trained)
-    return device_columns(trained.net, found, trained.widths, trained.decode, data, job.seed, Stress())
+    try:
+        return device_columns(
+            trained.net, found, trained.widths, trained.decode, data, job.seed, Stress()
+        ), ""
+    except NotExact as error:
+        return {}, " ".join(error.reasons)
 
 
 Each = Callable[[Callable[..., None], Sequence[tuple[object, ...]], Callable[[], None]], None]
@@ -119,7 +128,7 @@ def confirm(
         progress(done, len(pairs))
         runs[row.number].append(_run(job, study, row, seed))
     progress(len(pairs), len(pairs))
-    return _with(job, rows, runs)
+    return _with(job, study, rows, runs)
 
 
 def known(job: Job, study: optuna.Study, rows: Sequence[Row]) -> list[Row]:
@@ -131,17 +140,27 @@ def known(job: Job, study: optuna.Study, rows: Sequence[Row]) -> list[Row]:
         found = [json.loads(stored[key]) for key in keys if key in stored]
         if found:
             runs[row.number] = found
-    return _with(job, rows, runs)
+    return _with(job, study, rows, runs)
 
 
-def _with(job: Job, rows: Sequence[Row], runs: Mapping[int, list[dict[str, float]]]) -> list[Row]:
+def _with(
+    job: Job, study: optuna.Study, rows: Sequence[Row], runs: Mapping[int, list[dict[str, float]]]
+) -> list[Row]:
     chances = front_probability(list(runs.values()), job.study.objectives, job.seed)
     chance = dict(zip(runs, chances, strict=True))
-    return [_merge(row, runs[row.number], chance[row.number]) if row.number in runs else row for row in rows]
+    why = {row.number: study.user_attrs.get(_inexact(row, job.seed), "") for row in rows}
+    return [
+        _merge(row, runs[row.number], chance[row.number], why[row.number]) if row.number in runs else row
+        for row in rows
+    ]
 
 
 def _key(row: Row, seed: int) -> str:
     return f"final:{row.number}:{seed}"
+
+
+def _inexact(row: Row, seed: int) -> str:
+    return f"{_key(row, seed)}:inexact"
 
 
 def _run(job: Job, study: optuna.Study, row: Row, seed: int) -> dict[str, float]:
@@ -159,7 +178,10 @@ def _run(job: Job, study: optuna.Study, row: Row, seed: int) -> dict[str, float]
                 job.keep(trained, row.params, row.number)
         metrics = {**row.metrics, **trained.metrics} | tested(job, trained, row.params)
         if seed == job.seed:
-            metrics |= on_device(job, trained, row.params)
+            columns, why = on_device(job, trained, row.params)
+            metrics |= columns
+            if why:
+                study.set_user_attr(_inexact(row, seed), why)
     except TrialEnded as ended:
         metrics = {"ended": 1.0}
         study.set_user_attr(f"{key}:reason", f"{ended.state}: {ended}")
@@ -186,7 +208,7 @@ def reload(job: Job, row: Row, number: int | None = None) -> Trained | None:
     return trained._replace(metrics=row.metrics, detail=row.detail)
 
 
-def _merge(row: Row, runs: Sequence[Mapping[str, float]], probability: float) -> Row:
+def _merge(row: Row, runs: Sequence[Mapping[str, float]], probability: float, inexact: str = "") -> Row:
     good = [run for run in runs if "ended" not in run]
     extra: dict[str, float] = {"finalist_seeds": float(len(good))}
     reason = row.reason
@@ -199,6 +221,8 @@ def _merge(row: Row, runs: Sequence[Mapping[str, float]], probability: float) ->
         extra |= {k: v for k, v in good[0].items() if k.startswith(("integer_", "robust_"))}
         if good[0].get("integer_exact") == 0.0:
             reason = _differing(good[0])
+        elif inexact:
+            reason = f"no exact integer form: {inexact}"
     if len(good) > 1:
         for name in ("validation_accuracy", "test_accuracy", *_prices(good)):
             values = [run[name] for run in good]

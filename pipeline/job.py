@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
-from pipeline import checkpoint, config, experiment
+from pipeline import checkpoint, config, experiment, provable
 from pipeline.config import ConfigError, Plain
 from pipeline.experiment import Experiment, Trained
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
@@ -21,7 +21,19 @@ from pipeline.study.stopping import Stopper
 from pipeline.types import DataError, Report
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-JOB_KEYS = ("name", "workers", "out", "storage", "study", "sampler", "stopper", "tracking", "launcher")
+PROOFS = ("told", "required")
+JOB_KEYS = (
+    "name",
+    "workers",
+    "out",
+    "storage",
+    "study",
+    "sampler",
+    "stopper",
+    "tracking",
+    "launcher",
+    "proof",
+)
 
 
 @dataclass(frozen=True)
@@ -52,12 +64,20 @@ class Job:
     def seed(self) -> int:
         return cast(int, self.config["seed"])
 
+    @property
+    def proof(self) -> str:
+        """told: what has no exact integer form is said; required: it is refused before it is trained."""
+        return str(self.config.get("proof", PROOFS[0]))
+
     def model_path(self, number: int) -> Path:
         return self.folder / "models" / f"trial-{number:05d}.safetensors"
 
     def evaluate(self, params: Mapping[str, object], report: Report, number: int) -> Outcome:
         """Train and price one suggestion and keep its model."""
-        trained = experiment.evaluate(self.experiment(params), report, self.pretrained(params))
+        point = self.experiment(params)
+        if self.proof == "required":
+            provable.demand(point)
+        trained = experiment.evaluate(point, report, self.pretrained(params))
         self.keep(trained, params, number)
         return Outcome(trained.metrics, trained.detail)
 
@@ -109,6 +129,8 @@ def build(plain: Plain) -> Job:
     workers = plain["workers"]
     if not isinstance(workers, int) or workers < 1:
         raise ConfigError(f"workers must be >= 1, but got {workers!r}.")
+    if plain.get("proof", PROOFS[0]) not in PROOFS:
+        raise ConfigError(f"proof must be one of {PROOFS}, but got {plain['proof']!r}.")
     study_config = cast(Plain, plain["study"])
     study = cast(Study, config.instantiate(study_config, "study"))
     job = Job(

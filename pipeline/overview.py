@@ -16,6 +16,7 @@ import optuna
 from pipeline import baselines, checkpoint, claims, config, experiment, finalists
 from pipeline.job import Job
 from pipeline.portrait import portrait
+from pipeline.report import units
 from pipeline.report.context import Context
 from pipeline.report.files import write_whole
 from pipeline.served import Finalist
@@ -40,7 +41,7 @@ def remember(study: optuna.Study, arguments: Sequence[str] | None = None) -> Non
         study.set_user_attr(TYPED, list(sys.argv[1:] if arguments is None else arguments))
 
 
-def expectation(data: Dataset, arguments: Sequence[str] | None = None) -> list[str]:
+def expectation(job: Job, data: Dataset, arguments: Sequence[str] | None = None) -> list[str]:
     """What a study will work on and how long it takes, said before it starts.
 
     The time is the one in the experiment's header, measured (or computed, as it says) for that file as it stands; how
@@ -50,7 +51,9 @@ def expectation(data: Dataset, arguments: Sequence[str] | None = None) -> list[s
     sizes = ", ".join(f"{len(data.split(name)):,} {name}" for name in ("train", "validation", "test"))
     stored = sum(s.x.numel() * s.x.element_size() for s in (data.train, data.validation, data.test))
     steps = f"{data.timesteps} steps of {' x '.join(map(str, data.shape))}"
-    lines = [f"data: {data.name}, {sizes} samples, {steps}, {stored / 1e6:,.1f} MB"]
+    lines = [f"data: {data.name}, {sizes} samples, {steps}, {stored / 1e6:,.1f} MB in memory"]
+    small, large = size_of(job, {}), size_of(job, job.study.baseline)
+    lines.append(f"float model: {large}" + (f" (as the config stands: {small})" if small != large else ""))
     named = [word.partition("=")[2] for word in given if word.lstrip("+").startswith("experiment=")]
     time = config.header(named[-1], "Time", given) if named else ""
     if time:
@@ -59,6 +62,12 @@ def expectation(data: Dataset, arguments: Sequence[str] | None = None) -> list[s
         ]
         lines.append(f"time: {time}" + (" (as the file stands, without your changes)" if changed else ""))
     return lines
+
+
+def size_of(job: Job, params: Mapping[str, object]) -> str:
+    """Weights and memory of the float network at a point, before anything is trained."""
+    weights, bits = experiment.size(job.experiment(params))
+    return f"{weights:,} weights, {units.show('memory_bits', bits)} with neurons and maps"
 
 
 def command(arguments: Sequence[str] | None = None) -> str:

@@ -13,7 +13,7 @@ import optuna
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pipeline import baselines, config, experiment, finalists, interrupts, job
+from pipeline import baselines, config, experiment, finalists, interrupts, job, provable
 from pipeline.config import ConfigError
 from pipeline.job import Job
 from pipeline.launch import Crew, Launcher
@@ -139,7 +139,7 @@ def _tell(console: Console, here: Job, data: Dataset, study: optuna.Study) -> No
             f"{here.name}: {again}{here.study.trials - done} trials, {here.workers} worker(s), {here.folder}",
             highlight=False,
         )
-        for line in expectation(data):
+        for line in [*expectation(here, data), *provable.expectation(here)]:
             console.print(line, highlight=False, markup=False)
 
 

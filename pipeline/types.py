@@ -168,6 +168,12 @@ class Dominated(TrialEnded):
     state = "stopped:dominated"
 
 
+class Inexact(TrialEnded):
+    """The network has no exact integer form, and the job wants every member proven."""
+
+    state = "refused:inexact"
+
+
 class DataError(Exception):
     """A file that is missing, damaged or of the wrong form: names the file and says what to do."""
 

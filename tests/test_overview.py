@@ -25,12 +25,16 @@ def test_sizes_and_time_are_said_before_a_study_starts():
     given = ["+experiment=quickstart"]
     here = job.build(config.plain(config.compose_job(given)))
     data = here.experiment({}).data.load(here.seed)
-    size, time = overview.expectation(data, given)
-    assert size == "data: digits, 1,079 train, 359 validation, 359 test samples, 8 steps of 1 x 8 x 8, 0.1 MB"
+    size, model, time = overview.expectation(here, data, given)
+    assert size == (
+        "data: digits, 1,079 train, 359 validation, 359 test samples, 8 steps of 1 x 8 x 8, 0.1 MB in memory"
+    )
+    # 128 hidden neurons: 64 * 128 + 128 * 10 weights of 32 bits, and membranes, constants and the input map beside them
+    assert model.startswith("float model: 9,472 weights, 37.6 KiB")
     assert time == "time: about 1 minute for 40 trials on two cores"
-    changed = overview.expectation(data, [*given, "study.trials=400"])[1]
+    changed = overview.expectation(here, data, [*given, "study.trials=400"])[2]
     assert changed.endswith("(as the file stands, without your changes)")
-    assert len(overview.expectation(data, ["name=mine"])) == 1
+    assert len(overview.expectation(here, data, ["name=mine"])) == 2
 
 
 def test_every_experiment_says_how_long_it_takes():

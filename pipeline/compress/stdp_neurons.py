@@ -41,7 +41,8 @@ def quantize_stdp(
 ) -> None:
     """Put every quantity named in `widths` (32: left alone) on its grid, in place.
 
-    membrane covers `headroom` thresholds, or threshold + theta where that is more; inhibition below saturates.
+    membrane covers `headroom` thresholds, or threshold + theta where that is more; inhibition below saturates. A reset
+    is a code of the membrane.
     theta covers its present maximum, or twice the threshold before training. Traces lie in [0, 1).
     """
     spec: Any = net.spec
@@ -75,6 +76,20 @@ def quantize_stdp(
                 else float(fit_step(torch.tensor([reach]), -high - 1, high))
             )
             hold(net, name, Grid(bits, torch.tensor(step), -high - 1, high), rounding)
+    if "membrane" in numerics(net):
+        _reset_on_membrane(net)
+
+
+def _reset_on_membrane(net: nn.Module) -> None:
+    """A reset writes into the membrane's register, so it is one of its codes: rounded to the nearest."""
+    spec: Any = net.spec
+    step, low, high, _ = numerics(net)["membrane"]
+    value = spec.reset_mv - spec.rest_mv
+    code = min(max(round(value / step), round(low / step)), round(high / step))
+    net.spec = dataclasses.replace(spec, reset_mv=spec.rest_mv + code * step)
+    grid = ledger(net).constants.get("reset")
+    if grid is not None and float(grid.step) < step:
+        ledger(net).constants["reset"] = grid._replace(step=torch.tensor(step))
 
 
 def numerics(net: nn.Module) -> dict[str, tuple[float, float, float, Rounding]]:

@@ -19,7 +19,7 @@ from pipeline.export.stdp_integer import StdpEngine, prove_stdp
 from pipeline.export.stdp_lower import is_stdp, lower_stdp
 from pipeline.types import Batch, Dataset, Decode, SplitName, Widths
 
-_BATCH = 256
+_BATCH, _FEW = 256, 8
 _MOST_WORK = 1 << 40
 """Synaptic operations, were every input an event, that stress may take: about a minute at usual activity."""
 
@@ -48,6 +48,24 @@ def program_of_model(
     return lower(net, grids, widths, given, data.timesteps, data.classes, accumulator)
 
 
+def obstacles(net: nn.Module, grids: Grids, widths: Widths, data: Dataset) -> tuple[str, ...]:
+    """What keeps a compressed network, trained or not, from an integer form: reasons with the settings that help.
+
+    Of the inputs one validation batch is looked at; values that only training brings (a theta of too many bits) are
+    not seen before it.
+    """
+    try:
+        if is_stdp(net):
+            lower_stdp(net, grids, data.timesteps)
+        else:
+            batch = next(iter(data.batches("validation", _FEW, seed=0)))
+            given = input_format([batch.x], data.shape)
+            lower(net, grids, widths, given, data.timesteps, data.classes, Accumulator())
+    except NotExact as error:
+        return tuple(error.reasons)
+    return ()
+
+
 def lowered(
     net: nn.Module, grids: Grids, widths: Widths, decode: Decode, data: Dataset, accumulator: Accumulator
 ) -> AnyEngine:
@@ -73,13 +91,11 @@ def device_columns(
 ) -> dict[str, float]:
     """``integer_exact`` (1: every spike of the test split is the network's own), and the robustness columns.
 
-    Empty for a network that has no exact integer form: nothing is claimed for it.
+    Raises:
+        NotExact: the network has no exact integer form, and nothing is claimed for it.
     """
-    try:
-        engine = lowered(net, grids, widths, decode, data, Accumulator())
-        proof = prove_any(net, engine, decode, data.batches("test", _BATCH, seed=0))
-    except NotExact:
-        return {}
+    engine = lowered(net, grids, widths, decode, data, Accumulator())
+    proof = prove_any(net, engine, decode, data.batches("test", _BATCH, seed=0))
     return proof.metrics() | (stressed(engine, data, seed, stress) if proof.holds else {})
 
 

@@ -73,9 +73,11 @@ def _consistent(program: StdpProgram) -> StdpProgram:
     """Formats that do not fit each other."""
     reasons, m = [], program.exponent
     if program.reset.exponent > m:
-        reasons.append(f"reset is finer than the membrane's grid of 2^-{m}: {_ADVICE}reset or .membrane.")
+        reasons.append(
+            f"reset is finer than the membrane's grid of {2.0**-m:g}: {_ADVICE}reset or .membrane."
+        )
     if program.lowest is not None and program.lowest[1] > program.fine:
-        reasons.append(f"lowest_mv is finer than the working grid of 2^-{program.fine}.")
+        reasons.append(f"lowest_mv is finer than the working grid of {2.0**-program.fine:g}.")
     top = max(-program.low, program.high)
     if int(program.beta.codes.max()) * top >= 1 << FLOAT32_INTEGERS:
         reasons.append(f"decay times membrane needs more than 24 bits: fewer for {_ADVICE}beta or .membrane.")

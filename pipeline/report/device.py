@@ -16,6 +16,7 @@ WORDS = (
     " probabilities; means and standard deviations over seeds."
 )
 LACKING = "What keeps a member from an integer form is listed by python -m pipeline.export FOLDER"
+INEXACT = "no exact integer form"
 _KINDS = ("drop", "noise", "jitter", "flip")
 
 
@@ -29,7 +30,7 @@ def stresses(rows: Sequence[Row]) -> list[str]:
 def device_html(rows: Sequence[Row], picks: Mapping[str, int]) -> str:
     """A table of the front's members; empty where none was run in integers."""
     members = on_front(rows)
-    if not any("integer_exact" in row.metrics for row in members):
+    if not any("integer_exact" in row.metrics or row.reason.startswith(INEXACT) for row in members):
         return ""
     chosen, columns = marks(picks), stresses(members)
     body = []
@@ -57,7 +58,8 @@ def device_html(rows: Sequence[Row], picks: Mapping[str, int]) -> str:
 def _proof(row: Row) -> str:
     exact, samples = row.metrics.get("integer_exact"), row.metrics.get("integer_samples", 0.0)
     if exact is None:
-        return '<span class="quiet">no integer form</span>'
+        why = row.reason if row.reason.startswith(INEXACT) else INEXACT
+        return f'<span class="quiet">{escape(why)}</span>'
     if exact == 1.0:
         return f'all <span class="quiet">{samples:,.0f} samples</span>'
     return f"<strong>differ</strong> {escape(row.reason)}"

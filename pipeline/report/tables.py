@@ -19,6 +19,9 @@ from pipeline.report.points import marks, sort_out, tally, value
 from pipeline.report.units import NOTHING, show
 from pipeline.types import Row
 
+_PROOF = {1.0: "proven", 0.0: "differs"}
+"""Whether every spike of the test split is equal when a member runs in integers."""
+
 
 def on_front(rows: Iterable[Row]) -> list[Row]:
     """Members of the front, the most accurate first; equal accuracy: the smaller memory first."""
@@ -92,6 +95,7 @@ def _columns(members: Sequence[Row]) -> dict[str, list[str]]:
         "bits": [weight_bits(row) or NOTHING for row in members],
         "zeros": [show("sparsity", sparsity(row)) for row in members],
         "on front": [chance(row) for row in members],
+        "in integers": [_PROOF.get(value(row, "integer_exact"), NOTHING) for row in members],
     }
     always = ("valid.", "test", "memory", "energy", "bits", "zeros")
     return {

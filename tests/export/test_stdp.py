@@ -119,6 +119,15 @@ def test_a_decay_by_shifts_is_exact_too():
     assert proven(net).holds
 
 
+def test_a_reset_is_a_code_of_the_membrane_that_it_writes_into():
+    """52 mV (four thresholds) in six bits are steps of 2 mV: a reset to 5 mV above rest writes 4 mV."""
+    net = network(neurons={"membrane": 6})
+    assert net.spec.reset_mv == -61.0
+    program = lowered(net)
+    assert (int(program.reset.codes[0]), program.reset.exponent) == (2, -1)
+    assert proven(net).holds
+
+
 def test_a_changed_weight_is_found():
     net = network()
     program = lowered(net)
@@ -136,7 +145,6 @@ def test_a_changed_weight_is_found():
         (lambda: network(neurons={"beta": 32}), "beta = 0.99"),
         (lambda: network(weights={"bits": 32, "integer_bits": None}), "weight is float32"),
         (lambda: network(w_input_mv=1.5), "no power of two"),
-        (lambda: network(neurons={"membrane": 6}), "reset is finer"),
         (lambda: network(neurons={"theta": 32}, winner="highest"), "theta is finer"),
     ],
 )

@@ -38,9 +38,12 @@ def test_what_differs_and_what_has_no_integer_form_is_said():
     rows = [member(0, **PROVEN), member(1, "it differs at <b>", integer_exact=0.0), member(2)]
     page = device_html(rows, {})
     assert "<strong>differ</strong> it differs at &lt;b&gt;" in page
-    assert "no integer form" in page
+    assert "no exact integer form" in page
     assert "python -m pipeline.export FOLDER --member 2" in page
     assert device_html([member(2)], {}) == ""
+    assert "lif1.beta is float32" in device_html(
+        [member(2, "no exact integer form: lif1.beta is float32")], {}
+    )
 
 
 def test_baselines_stand_below_their_member_and_say_why_one_is_missing():

@@ -1,0 +1,59 @@
+"""What of a space an integer machine can repeat: said before the search, refused where the job demands a proof."""
+
+import pytest
+
+from pipeline import config, job, provable
+from pipeline.config import ConfigError
+from pipeline.types import Inexact
+
+LONG = 1e9
+FLOAT_NEURONS = [f"compression.quantize_neurons.{name}=32" for name in ("beta", "threshold", "membrane")]
+
+
+def built(*words):
+    return job.build(config.plain(config.compose_job(["+experiment=quickstart", *words])))
+
+
+def test_a_space_of_fixed_point_is_said_to_be_proven():
+    (line,) = provable.expectation(built(), LONG)
+    assert line.startswith("proof: all 16 points drawn from the space have an exact integer form")
+
+
+def test_what_is_in_the_way_is_said_with_the_setting_that_helps_and_each_layer_once():
+    head, *lines = provable.expectation(built(*FLOAT_NEURONS), LONG)
+    assert head == "proof: networks here have no exact integer form and cannot be proven:"
+    assert sum("beta" in line for line in lines) == 1, "two layers, one reason"
+    assert any("compression.quantize_neurons.membrane=16" in line for line in lines)
+
+
+def test_a_space_that_is_exact_in_parts_counts_them():
+    words = ["~study.space", "+study.space={compression.quantize_weights.bits: {choices: [4, 32]}}"]
+    words += ["study.warm_start=[]", "study.baseline={}"]
+    head, *lines = provable.expectation(built(*words), LONG)
+    assert "of 16 points drawn from the space have no exact integer form" in head
+    assert "compression.quantize_weights.bits=8" in "".join(lines)
+    mixed = built(*words, "proof=required")
+    assert "are refused" in provable.expectation(mixed, LONG)[0]
+    float_weights = {"compression.quantize_weights.bits": 32}
+    with pytest.raises(Inexact, match=r"fc1\.weight is float32"):
+        mixed.evaluate(float_weights, lambda step, metrics: None, 0)
+    assert not mixed.model_path(0).exists()
+
+
+def test_a_job_that_demands_a_proof_and_cannot_have_one_stops_before_the_search():
+    with pytest.raises(ConfigError, match=r"(?s)proof is required.*membrane=16"):
+        provable.expectation(built(*FLOAT_NEURONS, "proof=required"), LONG)
+    with pytest.raises(ConfigError, match="proof must be one of"):
+        built("proof=maybe")
+
+
+@pytest.mark.parametrize(
+    "name", ["fspinn_mnist", "fspinn_fashion", "tinysnn_mnist", "tinysnn_fashion", "tinysnn_conv_mnist"]
+)
+def test_the_experiments_search_what_can_be_proven(name):
+    conv = ["net.channels=[4, 4]", "net.kernel=3", "net.pool=1"]
+    stdp = ["data/encoding=poisson", "data.timesteps=20", "net.neurons=20"]
+    words = [f"+experiment={name}", "data=digits", *(conv if "conv" in name else stdp)]
+    here = job.build(config.plain(config.compose_job(words)))
+    (line,) = provable.expectation(here, LONG)
+    assert "have an exact integer form" in line
