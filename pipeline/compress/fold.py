@@ -33,7 +33,8 @@ class FoldBatchNorm:
             compressed weights: the statistics of a pruned or ternary layer are its own, and no layer falls silent
             because its weights were (Jacob et al. 2018, section 3.2; "signal collapse", Saikumar & Varghese 2024).
             What is masked and quantized are then the weights as trained, and each output channel gets a step of
-            its own, which is stored as a float beside the weights (`widths`), the codes staying what they are.
+            its own, which is stored as a float beside the weights (`widths`), the codes staying what they are. Such
+            steps are no powers of two: exact integers (pipeline.export) need `before`.
             A float network (no quantizer) is the same either way.
     """
 
