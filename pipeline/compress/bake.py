@@ -43,7 +43,7 @@ def bake(net: nn.Module) -> nn.Module:
         record(net, name, grid)
     for handle in book.handles:
         handle.remove()
-    book.handles = []
+    book.handles, book.places = [], []
     net.train(training)
     return net
 

@@ -1,18 +1,21 @@
-"""Fake quantization and masking of a weight in one pass over memory, forward and backward (CPU, float32).
+"""Fake quantization and masking of weights in one pass over memory, forward and backward (CPU, float32).
 
-A training step of a small spiking net takes a millisecond; a dozen tensor operations per weight would be a
-third of it. The plain form of the same arithmetic is `pipeline.compress.rounding.fake_quantize`.
+A training step of a small spiking net takes a few milliseconds; a dozen tensor operations per weight would be a third
+of it. Most of what is left is not arithmetic but calls from Python whose code has left the caches since the last
+step: so all weights of a net go through one autograd node (`together`), and kernels take plain addresses.
+The plain form of the same arithmetic is `pipeline.compress.rounding.fake_quantize`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from math import frexp
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
+from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 from torch import Tensor
 
 Kernel = Callable[..., None]
@@ -21,6 +24,8 @@ CODES = {"truncation": TRUNCATION, "nearest": NEAREST, "stochastic": STOCHASTIC}
 _SNAP = np.float32(1e-4)
 _HALF = np.float32(0.5)
 _TO_UNIT = np.float32(2.0**-24)
+_MOST = 100  # powers of two up to here have a reciprocal that is no subnormal
+_AT, _SIZE = types.voidptr, types.int64
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -41,22 +46,57 @@ def fill_uniform(out, key):  # type: ignore[no-untyped-def]
         out[i] = np.float32(at >> np.uint32(8)) * _TO_UNIT
 
 
+class Job(NamedTuple):
+    """What becomes of one weight: onto a grid unless `step` is None, then to zero where `keep` is False."""
+
+    step: Tensor | None = None
+    """One number, or one per output channel."""
+    low: int = 0
+    high: int = 0
+    rounding: int = NEAREST
+    key: int = 0
+    """Of stochastic rounding: number i is drawn from (key, i)."""
+    snap: bool = False
+    """The steps are no powers of two: values within 1e-4 of a step are pulled onto it before a floor."""
+    keep: Tensor | None = None
+
+
 @cache
 def quantize_kernel(rounding: int, snap: bool, masked: bool) -> Kernel:
-    """(x [C, n], step [1] or [C], low, high, key, keep, out, inside): fills out and inside.
+    """(x, keep, out, inside, step, channels, size, steps, low, high, key), the first five addresses.
 
-    ``inside`` is 1 where the gradient passes: not saturated and, with `masked`, kept; else `keep` is ignored.
-    `snap` pulls values within 1e-4 of a step onto it before a floor, for steps that are no powers of two.
+    x, keep, out, inside are [channels, size]; step is [steps], 1 or one per channel. Fills out and inside, which is 1
+    where the gradient passes: not saturated and, with `masked`, kept; else `keep` is not read.
     """
+    signature = types.void(
+        _AT, _AT, _AT, _AT, _AT, _SIZE, _SIZE, _SIZE, types.float32, types.float32, types.uint32
+    )
 
-    @njit(cache=True, nogil=True, error_model="numpy")
-    def quantize(x, step, low, high, key, keep, out, inside):  # type: ignore[no-untyped-def]
-        n = x.shape[1]
-        for c in range(x.shape[0]):
-            eps = step[c if step.shape[0] > 1 else 0]
-            first = np.uint32(c * n)
-            for i in range(n):
-                s = x[c, i] / eps
+    @cfunc(signature, cache=True, error_model="numpy")
+    def quantize(x_at, keep_at, out_at, inside_at, step_at, channels, size, steps, low, high, key):  # type: ignore[no-untyped-def]
+        x, out = (
+            carray(x_at, (channels, size), np.float32),
+            carray(out_at, (channels, size), np.float32),
+        )
+        inside = carray(inside_at, (channels, size), np.uint8)
+        keep = carray(keep_at, (channels, size), np.uint8)
+        step = carray(step_at, (steps,), np.float32)
+        for c in range(channels):
+            eps = step[c if steps > 1 else 0]
+            of, to, passes, kept = x[c], out[c], inside[c], keep[c]
+            part, power = frexp(eps)
+            if (
+                part == 0.5 and abs(power) < _MOST
+            ):  # a division costs more than all the rest, this is as exact
+                per = np.float32(1) / eps
+                for i in range(size):
+                    to[i] = of[i] * per
+            else:
+                for i in range(size):
+                    to[i] = of[i] / eps
+            first = np.uint32(c * size)
+            for i in range(size):
+                s = to[i]
                 if rounding == NEAREST:
                     q = np.floor(s + _HALF)
                 else:
@@ -68,98 +108,107 @@ def quantize_kernel(rounding: int, snap: bool, masked: bool) -> Kernel:
                         s += np.float32(at >> np.uint32(8)) * _TO_UNIT
                     q = np.floor(s)
                 held = min(max(q, low), high)
-                inside[c, i] = held == q
-                out[c, i] = held * eps
-            if (
-                masked
-            ):  # a second loop over a row in the cache: in one, the mixed types keep it from vectorising
-                for i in range(n):
-                    inside[c, i] &= keep[c, i]
-                for i in range(n):
-                    out[c, i] *= np.float32(keep[c, i])
+                if masked:
+                    stays = np.int32(kept[i])
+                    passes[i] = np.uint8(np.int32(held == q) & stays)
+                    to[i] = held * eps * np.float32(stays)
+                else:
+                    passes[i] = held == q
+                    to[i] = held * eps
 
-    return quantize
+    return _callable(quantize)
 
 
-@njit(cache=True, nogil=True)
-def gate(x, keep, out):  # type: ignore[no-untyped-def]
-    """out [n] = x where keep is 1, else 0; out may be x."""
-    for i in range(x.shape[0]):
-        out[i] = x[i] * np.float32(keep[i])
+@cache
+def gate_kernel() -> Kernel:
+    """(x, keep, out, size), the first three addresses: out [size] = x where keep is 1, else 0."""
+
+    @cfunc(types.void(_AT, _AT, _AT, _SIZE), cache=True)
+    def gate(x_at, keep_at, out_at, size):  # type: ignore[no-untyped-def]
+        x, out = carray(x_at, (size,), np.float32), carray(out_at, (size,), np.float32)
+        keep = carray(keep_at, (size,), np.uint8)
+        for i in range(size):
+            out[i] = x[i] * np.float32(keep[i])
+
+    return _callable(gate)
+
+
+def _callable(compiled: Any) -> Kernel:
+    """Called through ctypes with integers, a kernel needs no look at its arguments' types."""
+    call: Any = compiled.ctypes
+    call.compiled = compiled  # whoever calls it keeps it
+    made: Kernel = call
+    return made
 
 
 def fits(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
 
 
-def rows(x: Tensor) -> np.ndarray:
-    """Dense x [C, ...] -> numpy [C, n] on the same memory, in its order (channels-last too)."""
-    values = x.detach().numpy()
-    if values.ndim == 4 and not values.flags.c_contiguous:
-        values = values.transpose(0, 2, 3, 1)
-    return values.reshape(values.shape[0] if values.ndim else 1, -1)
-
-
-class _Quantize(torch.autograd.Function):
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        x: Tensor,
-        step: Tensor,
-        low: int,
-        high: int,
-        rounding: int,
-        key: int,
-        snap: bool,
-        keep: Tensor | None,
-    ) -> Tensor:
-        x = _dense(x)
-        out, inside = _like(x), _like(x, torch.uint8)
-        values, passes = rows(out), rows(inside)
-        mask = passes if keep is None else rows(_as(keep, x)).view(np.uint8)
-        kernel = quantize_kernel(rounding, snap and rounding != NEAREST, keep is not None)
-        bounds = np.float32(low), np.float32(high)
-        kernel(rows(x), step.detach().numpy().reshape(-1), *bounds, np.uint32(key), mask, values, passes)
-        ctx.save_for_backward(inside)
-        return out
+class _Together(torch.autograd.Function):
+    """Every x [C, ...] and what becomes of it; backward is zero where an entry saturated or is pruned."""
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (inside,) = ctx.saved_tensors
-        return _gated(g, inside), *(None,) * 7
-
-
-class _Gate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, keep: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(keep)
-        return _gated(x, keep)
+    def forward(ctx: Any, jobs: Sequence[Job], *xs: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        done = [_done(x, job) for x, job in zip(xs, jobs, strict=True)]
+        ctx.save_for_backward(*(passes for _, passes in done))
+        ctx.set_materialize_grads(False)
+        return tuple(out for out, _ in done)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _gated(g, ctx.saved_tensors[0]), None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        pairs = zip(grads, ctx.saved_tensors, strict=True)
+        return None, *(None if g is None else _gated(g, passes) for g, passes in pairs)
+
+
+def together(xs: Sequence[Tensor], jobs: Sequence[Job]) -> tuple[Tensor, ...]:
+    """What the jobs make of the tensors, all float32 on the CPU (see `fits`), each in the memory layout it has."""
+    out: tuple[Tensor, ...] = _Together.apply(jobs, *xs)  # type: ignore[no-untyped-call]
+    return out
 
 
 def quantize_masked(
     x: Tensor, step: Tensor, low: int, high: int, rounding: int, key: int, snap: bool, keep: Tensor | None
 ) -> Tensor:
     """``keep * fake_quantize(x, ...)``, with the same gradient. x float32 on the CPU; keep bool or None."""
-    out: Tensor = _Quantize.apply(x, step, low, high, rounding, key, snap, keep)  # type: ignore[no-untyped-call]
-    return out
+    return together([x], [Job(step, low, high, rounding, key, snap, keep)])[0]
 
 
 def masked(x: Tensor, keep: Tensor) -> Tensor:
     """``x * keep``, gradient included, in the memory layout of x."""
-    if not fits(x):
-        return x * keep
-    out: Tensor = _Gate.apply(x, keep)  # type: ignore[no-untyped-call]
-    return out
+    return together([x], [Job(keep=keep)])[0] if fits(x) else x * keep
+
+
+def _done(x: Tensor, job: Job) -> tuple[Tensor, Tensor]:
+    """The outcome, and uint8 or bool of its layout: where the gradient passes."""
+    if job.step is None:
+        assert job.keep is not None, "a job without a grid is a mask"
+        return _gated(x, job.keep), job.keep
+    x = _dense(x)
+    out, inside = _like(x), _like(x, torch.uint8)
+    keep = None if job.keep is None else _as(job.keep, x)
+    channels = x.shape[0] if x.dim() else 1
+    step = job.step if job.step.is_contiguous() else job.step.contiguous()
+    quantize_kernel(job.rounding, job.snap and job.rounding != NEAREST, keep is not None)(
+        x.data_ptr(),
+        0 if keep is None else keep.data_ptr(),
+        out.data_ptr(),
+        inside.data_ptr(),
+        step.data_ptr(),
+        channels,
+        x.numel() // channels,
+        step.numel(),
+        job.low,
+        job.high,
+        job.key,
+    )
+    return out, inside
 
 
 def _gated(x: Tensor, keep: Tensor) -> Tensor:
     x = _dense(x)
-    out = _like(x)
-    gate(rows(x).reshape(-1), rows(_as(keep, x)).view(np.uint8).reshape(-1), rows(out).reshape(-1))
+    out, keep = _like(x), _as(keep, x)
+    gate_kernel()(x.data_ptr(), keep.data_ptr(), out.data_ptr(), x.numel())
     return out
 
 

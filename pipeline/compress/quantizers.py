@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.compress.calibrate import Calibrate, Grid, fit_step
-from pipeline.compress.kernels import CODES, fits, quantize_masked
+from pipeline.compress.kernels import CODES, Job, fits, together
 from pipeline.compress.rounding import FixedPoint, Noise, Rounding, code_range, fake_quantize, uniform
 from pipeline.compress.stack import Quantizer
 from pipeline.types import require
@@ -71,16 +71,26 @@ class Uniform(Quantizer):
             need = end + self.format.step / 2
             require(reach <= need, "integer_bits", rule, self.format.integer_bits)
 
-    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+    def job(self, x: Tensor, kept: Tensor | None = None) -> Job | None:
+        if not fits(x):
+            return None
         if self.training:
             self._follow(x, kept)
-        key = self.noise.key(self.training) if self.rounding == "stochastic" else 0
-        if fits(x):
-            code = CODES[self.rounding]
-            return quantize_masked(x, self.step, self.low, self.high, code, key, not self.power_of_two, kept)
-        noise = uniform(x, key) if self.rounding == "stochastic" else None
+        code, snap = CODES[self.rounding], not self.power_of_two
+        return Job(self.step, self.low, self.high, code, self._key(), snap, kept)
+
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        job = self.job(x, kept)
+        if job is not None:
+            return together([x], [job])[0]
+        if self.training:
+            self._follow(x, kept)
+        noise = uniform(x, self._key()) if self.rounding == "stochastic" else None
         out = fake_quantize(x, self.step, self.low, self.high, self.rounding, noise, self.power_of_two)
         return out if kept is None else out * kept
+
+    def _key(self) -> int:
+        return self.noise.key(self.training) if self.rounding == "stochastic" else 0
 
     def _follow(self, x: Tensor, kept: Tensor | None) -> None:
         if self.format is None:

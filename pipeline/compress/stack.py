@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from pipeline.compress.calibrate import Grid
-from pipeline.compress.kernels import masked
+from pipeline.compress.kernels import Job, fits, masked, together
 
 _LEDGER = "_compression"
 _GRID = "grid:"
@@ -37,6 +37,10 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
         """x on the grid, and 0 where `kept` is False: masking last is masking first, and safe for binary."""
         raise NotImplementedError
+
+    def job(self, x: Tensor, kept: Tensor | None = None) -> Job | None:  # noqa: ARG002
+        """What `forward` would do to x, for the kernel that does all tensors of a net together; None: it cannot."""
+        return None
 
     def grid(self) -> Grid:
         raise NotImplementedError
@@ -62,12 +66,24 @@ class Stack(nn.Module):
         super().__init__()
         self.quantizer: Quantizer | None = None
         self.mask: Mask | None = None
+        self.ready: Tensor | None = None
+        """While the net runs: the outcome, computed with those of its other tensors before the forward."""
 
     @property
     def kept(self) -> Tensor | None:
         return None if self.mask is None else self.mask.keep
 
+    def job(self, x: Tensor) -> Job | None:
+        """What is to be done to x, where one kernel can do it."""
+        if not fits(x):
+            return None
+        if self.quantizer is not None:
+            return self.quantizer.job(x, self.kept)
+        return None if self.mask is None else Job(keep=self.mask.keep)
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.ready is not None:
+            return self.ready
         quantizer, mask = self.quantizer, self.mask
         # Not through Module.__call__: nothing hooks these, and a small net's step has few microseconds to spare.
         if quantizer is not None:
@@ -93,13 +109,28 @@ class Ledger:
         """Formats of numbers that are no tensors of the net (an STDP network's threshold)."""
         self.finish: list[Callable[[], Callable[[], None]]] = []
         """What a step leaves to baking: each is called before the tensors are made plain, its answer after."""
+        self.places: list[tuple[nn.Module, Stack]] = []
+        """The stacks, each with the module that holds its `original`."""
         self._open = ExitStack()
 
     def enter(self, *_: Any) -> None:
-        """Before a forward: each compressed tensor is computed once, however often it is read."""
+        """Before a forward: each compressed tensor is computed once, however often it is read, and all in one go."""
         self._open.enter_context(parametrize.cached())
+        found, xs, jobs = [], [], []
+        for holder, stack in self.places:
+            x = cast(Tensor, holder.original)
+            job = stack.job(x)
+            if job is not None:
+                found.append(stack)
+                xs.append(x)
+                jobs.append(job)
+        if found:
+            for at, made in enumerate(together(xs, jobs)):
+                found[at].ready = made
 
     def leave(self, *_: Any) -> None:
+        for place in self.places:
+            place[1].ready = None
         self._open.close()
 
     def rewind(self, *_: Any) -> None:
@@ -174,10 +205,11 @@ def stack_on(net: nn.Module, module: nn.Module, tensor: str) -> Stack:
     present = stack_of(module, tensor)
     if present is not None:
         return present
-    ledger(net)
     made = Stack()
     made.train(module.training)
     parametrize.register_parametrization(module, tensor, made)
+    holder: nn.Module = cast(nn.ModuleDict, module.parametrizations)[tensor]
+    ledger(net).places.append((holder, made))
     return made
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pipeline.compress import kernels
 from pipeline.compress.bake import bake, grids
 from pipeline.compress.calibrate import fit_step
 from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
@@ -125,16 +128,26 @@ def test_one_computation_per_forward(monkeypatch) -> None:
     net = Spiking()
     QuantizeWeights(bits=8, bias_bits=32).attach(net)
     calls: list[int] = []
-    inner = type(net.fc1.parametrizations["weight"][0].quantizer).forward
-    monkeypatch.setattr(
-        type(net.fc1.parametrizations["weight"][0].quantizer),
-        "forward",
-        lambda self, *a: (calls.append(1), inner(self, *a))[1],
-    )
+    inner = kernels._done
+    monkeypatch.setattr(kernels, "_done", lambda *a: (calls.append(1), inner(*a))[1])
     net(frames(steps=9))
     assert len(calls) == 2, "two layers, nine time steps"
     net(frames()).sum().backward()
     assert original(net.fc1, "weight").grad is not None
+
+
+def test_a_copy_computes_its_own_weights_and_nothing_is_left_behind() -> None:
+    net = Spiking()
+    QuantizeWeights(bits=3).attach(net)
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        original(twin.fc1, "weight").mul_(-1)
+        before, after = net(frames()), twin.eval()(frames())
+        assert torch.equal(net(frames()), before)
+        assert not torch.equal(after, before)
+        plain = twin.fc1.weight.clone()
+        original(twin.fc1, "weight").zero_()
+        assert not torch.equal(twin.fc1.weight, plain), "outside a forward every reading is a new one"
 
 
 @settings(max_examples=20, deadline=None)
