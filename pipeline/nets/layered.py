@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from pipeline.nets.event_linear import spiking
 from pipeline.nets.neurons import Leaky
 
 _PER_SAMPLE = (
@@ -105,7 +106,7 @@ class Layered(nn.Sequential):
                     out, state[name] = layer(rows.unflatten(0, (-1, batch)), state.get(name))
                     rows = out.flatten(0, 1)
                 else:
-                    rows = layer(rows)
+                    rows = spiking(layer, rows)
             done.append(rows.unflatten(0, (steps, batch)))
         return tuple(done)
 
