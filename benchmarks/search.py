@@ -27,6 +27,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import optuna
 import torch
@@ -137,6 +138,8 @@ def reached(curve: Sequence[tuple[float, float]], target: float) -> float | None
 
 
 SIDES = ("ours", "tpe", "nsga2")
+SAID = {"ours": "this project", "tpe": "Optuna, TPE", "nsga2": "Optuna, NSGA-II"}
+PAGE, RESULTS = Path("docs/search.md"), Path("docs/results/benchmarks/search.json")
 
 
 def compare(folder: Path, seeds: int, seconds: float, deadline: float) -> dict[str, object] | None:
@@ -188,6 +191,44 @@ def ratios(rows: Sequence[Mapping[str, object]], seconds: float) -> dict[str, ob
         own = [over(row[f"ours_to_{kind}_own_s"], row[f"{kind}_own_s"]) for row in rows]
         found[f"ratio_{kind}_own"] = median(own)
     return found
+
+
+def table(found: Mapping[str, Any]) -> list[str]:
+    """Trials, seconds to the target and final hypervolume of each side and seed, and the ratios."""
+    seconds = found["seconds"]
+    rows = ["| seed | side | trials | to 95 % of the best | final hypervolume |", "|---|---|---|---|---|"]
+    for cell in found["cells"]:
+        for kind in SIDES:
+            reach = cell[f"{kind}_s"]
+            said = f"not in {seconds:g} s" if reach is None else f"{reach:.1f} s"
+            share = f"{100 * cell[f'{kind}_final']:.0f} % of the best"
+            rows.append(f"| {cell['seed']} | {SAID[kind]} | {cell[f'{kind}_trials']} | {said} | {share} |")
+    ratio = {k: found[f"ratio_{k}"] for k in SIDES[1:]}
+    own = {k: found[f"ratio_{k}_own"] for k in SIDES[1:]}
+    rows += [
+        "",
+        "Median over the seeds, our time over theirs; who does not arrive counts with all its seconds:",
+    ]
+    for kind in SIDES[1:]:
+        rows.append(
+            f"{ratio[kind]:.2f} of {SAID[kind]}'s time; to 95 % of what {SAID[kind]} itself reaches, {own[kind]:.2f}."
+        )
+    load = found["load_average"]
+    return [*rows, f"{found['cores']} cores, two processes each side, load average {load} at the end."]
+
+
+def put(page: str, lines: Sequence[str]) -> str:
+    """`page` with the lines between its markers.
+
+    Raises:
+        SystemExit: the page has no such markers, or several.
+    """
+    begin, end = "<!-- search: written by `python benchmarks/search.py --table` -->", "<!-- search end -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"{PAGE} needs the lines\n{begin}\n{end}")
+    return "\n".join([before + begin, *lines, end]) + after
 
 
 def _number(value: object, otherwise: float) -> float:
@@ -275,9 +316,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="of --workers")
     parser.add_argument("--stdp", action="store_true")
     parser.add_argument("--fresh", action="store_true", help="forget the cells that are there")
+    parser.add_argument("--table", action="store_true", help=f"run nothing: {RESULTS} into {PAGE}")
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("more", nargs="*", help="overrides of --stdp")
     given = parser.parse_args()
+    if given.table:
+        lines = table(json.loads(RESULTS.read_text()))
+        PAGE.write_text(put(PAGE.read_text(), lines))
+        print("\n".join(lines))
+        return
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     name, found = "search", None
     if given.workers:
