@@ -44,7 +44,12 @@ FLOAT_NEURONS += [f"compression.quantize_neurons.{name}=32" for name in ("beta",
 """As published: the weights alone are quantized, on learned steps; the experiments do neurons, too."""
 OVERRIDES = {
     "nmnist": ["+experiment=nmnist_pareto", *FLOAT_NEURONS],
-    "gesture": ["+experiment=gesture_simulated"],
+    "gesture": [
+        "+experiment=gesture_simulated",
+        *FLOAT_NEURONS,
+        "compression.fold_batch_norm.steps=free",
+        "compression.table_attention.enabled=false",
+    ],
 }
 
 
@@ -67,8 +72,13 @@ def cells(data: str) -> list[Cell]:
             *(Cell(data, s, "isolated", b) for b in (TERNARY, FULL)),
             *(Cell(data, s, "joint", FULL, p) for p in (0.8, 0.9)),
             Cell(data, s, "joint", TERNARY, 0.8),
-            *(Cell(data, s, "cumulative", FULL, p) for p in (0.8, 0.9)),
-            *(Cell(data, s, m, TERNARY, p) for p in (0.8, 0.9) for m in ("cumulative", "joint")),
+            *(Cell(data, s, "cumulative", b, 0.8) for b in (FULL, TERNARY)),
+        ]
+
+    def steep(s: int) -> list[Cell]:
+        return [
+            Cell(data, s, "cumulative", FULL, 0.9),
+            *(Cell(data, s, m, TERNARY, 0.9) for m in ("joint", "cumulative")),
         ]
 
     def once(s: int) -> list[Cell]:
@@ -81,10 +91,19 @@ def cells(data: str) -> list[Cell]:
         return [Cell(data, s, m, b, p) for p in LEVELS for b in WIDTHS for m in ("joint", "cumulative")]
 
     if data == "nmnist":
-        turns = [*zip(*(needed(s) for s in SEEDS), strict=True), *zip(*(once(s) for s in SEEDS), strict=True)]
-        found = [cell for turn in turns for cell in turn]
+        found = [
+            cell
+            for of in (needed, steep, once)
+            for turn in zip(*map(of, SEEDS), strict=True)
+            for cell in turn
+        ]
     else:
-        found = needed(SEEDS[0]) + once(SEEDS[0]) + [cell for s in SEEDS[1:] for cell in needed(s)]
+        found = [
+            cell
+            for s in SEEDS
+            for of in (needed, *([once] if s == SEEDS[0] else []), steep)
+            for cell in of(s)
+        ]
     return list(dict.fromkeys(found + [cell for of in (once, rest) for s in SEEDS for cell in of(s)]))
 
 

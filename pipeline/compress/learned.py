@@ -93,7 +93,9 @@ class DuQ(_Ranged):
 
     n = 2^(bits - 1);  w_q = c * round(hardtanh(w / a) * (n - 1)) / (n - 1): 2^bits - 1 levels, so that 2 bits
     are ternary. a and c start at max |mean +- 3 std| of the weights and are learned, straight through the
-    rounding. `power_of_two` (ours) rounds the step c / (n - 1) to a power of two, for integer machines.
+    rounding. What is pruned counts there as the zero it is: three standard deviations span a bell, and the survivors
+    of magnitude pruning are its two flanks, of which ternary would then keep one in twenty. `power_of_two` (ours)
+    rounds the step c / (n - 1) to a power of two, for integer machines.
     """
 
     def __init__(
@@ -111,10 +113,11 @@ class DuQ(_Ranged):
         self.dims = 2
 
     def fit(self, x: Tensor, kept: Tensor | None) -> None:
+        left = x if kept is None else x * kept
         reach = torch.stack(
             [
                 torch.maximum((m + 3 * s).abs(), (m - 3 * s).abs())
-                for m, s in ((row.mean(), row.std(correction=0)) for row in self._rows(x, kept))
+                for m, s in ((row.mean(), row.std(correction=0)) for row in self._rows(left, None))
             ]
         ).clamp_min(_TINY)
         self.a, self.c = nn.Parameter(reach.clone()), nn.Parameter(reach.clone())

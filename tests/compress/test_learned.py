@@ -52,6 +52,17 @@ def test_duq_starts_at_three_standard_deviations() -> None:
     assert float(quantizer.a.detach()) == float(quantizer.c.detach()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_duq_counts_what_is_pruned_as_zero_so_that_ternary_keeps_the_survivors() -> None:
+    quantizer = DuQ(2)
+    quantizer.fit(torch.tensor([1.0, 0.1, -1.0, 0.2]), torch.tensor([True, False, True, False]))
+    assert quantizer.a.item() == pytest.approx(3 * 0.5**0.5)  # 1, 0, -1, 0: mean 0, variance 1/2
+    # 80 % of a bell pruned: the survivors beyond 1.28 deviations are two flanks, 5.3 deviations wide by themselves
+    x = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+    kept = x.abs() > 1.2816
+    quantizer.fit(x, kept)
+    assert float((quantizer(x, kept) != 0).sum() / kept.sum()) > 0.9
+
+
 @pytest.mark.parametrize("kind", [DuQ, Lsq])
 def test_gradients_are_those_of_the_straight_through_formula(kind) -> None:
     """Against autograd through the plain formula with ``round(z) = z + stopgradient(round(z) - z)``."""
