@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from pipeline.compress.quantize import EXPONENT_BITS
 from pipeline.compress.stack import full_name, ledger, original, record, stack_of
 from pipeline.types import FLOAT_BITS, require
 
 When = Literal["before", "after"]
+Steps = Literal["free", "power_of_two"]
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -33,17 +35,24 @@ class FoldBatchNorm:
             compressed weights: the statistics of a pruned or ternary layer are its own, and no layer falls silent
             because its weights were (Jacob et al. 2018, section 3.2; "signal collapse", Saikumar & Varghese 2024).
             What is masked and quantized are then the weights as trained, and each output channel gets a step of
-            its own, which is stored as a float beside the weights (`widths`), the codes staying what they are. Such
-            steps are no powers of two: exact integers (pipeline.export) need `before`.
+            its own, stored beside the weights (`widths`), the codes staying what they are.
             A float network (no quantizer) is the same either way.
+        steps: of the channels, with `after`. Free ones are floats, and no integer machine repeats them exactly.
+            power_of_two: from attaching on the normalisation scales by powers of two, and a step is a shift. What is
+            left of each scale, in [0.7, 1.42], goes into the weights before they are quantized, so that outputs stay;
+            while tuning the scale stays at the nearest power of two (in the logarithm, gradients straight through).
+            Ours, after the shift-based normalisation of Courbariaux et al. 2016; the weights' own step must be a power
+            of two, too.
     """
 
     enabled: bool = True
     when: When = "before"
+    steps: Steps = "free"
     family: ClassVar[Literal["prepare"]] = "prepare"
 
     def __post_init__(self) -> None:
         require(self.when in get_args(When), "when", f"be one of {get_args(When)}", self.when)
+        require(self.steps in get_args(Steps), "steps", f"be one of {get_args(Steps)}", self.steps)
 
     @property
     def active(self) -> bool:
@@ -59,7 +68,11 @@ class FoldBatchNorm:
                 parent._modules[name] = nn.Identity()
             else:
                 _give_bias(layer)
-                ledger(net).finish.append(partial(_fold_baked, net, names[layer], parent, name))
+                if self._shifts:
+                    _balance(layer, norm)
+                    parametrize.register_parametrization(norm, "weight", Shift(norm))
+                finish = partial(_fold_baked, net, names[layer], parent, name, self._shifts)
+                ledger(net).finish.append(finish)
 
     def advance(self, net: nn.Module, progress: float) -> None:
         """Nothing to do."""
@@ -73,7 +86,7 @@ class FoldBatchNorm:
         for _, _, layer, _ in pairs(net):
             stack = stack_of(layer, "weight")
             if stack is not None and stack.quantizer is not None:
-                found[full_name(names[layer], "step")] = FLOAT_BITS
+                found[full_name(names[layer], "step")] = EXPONENT_BITS if self._shifts else FLOAT_BITS
         return found
 
     def check(self, net: nn.Module) -> None:
@@ -82,6 +95,52 @@ class FoldBatchNorm:
             for _, name, _, norm in pairs(net):
                 kept = norm.running_mean is not None
                 require(kept, "enabled", f"be false where {name} keeps no running statistics", self.enabled)
+                learns = norm.affine or not self._shifts
+                require(learns, "steps", f"be free where {name} has no weight of its own", self.steps)
+
+    @property
+    def _shifts(self) -> bool:
+        return self.steps == "power_of_two"
+
+
+class Shift(nn.Module):
+    """A normalisation's weight g -> the g that makes its scale in evaluation, g / sqrt(var + eps), a power of two."""
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        self._norm = [norm]  # not a child: it is this module's parent
+
+    def forward(self, weight: Tensor) -> Tensor:
+        (norm,) = self._norm
+        spread = torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)
+        with torch.no_grad():
+            shifted = nearest_shift(weight / spread) * spread
+        return weight + (shifted - weight).detach()
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """What is assigned is the weight that tuning moves."""
+        return weight
+
+
+def _balance(layer: nn.Module, norm: _BatchNorm) -> None:
+    """Move into the weights what keeps the normalisation's scale from being a power of two; the outputs stay."""
+    with torch.no_grad():
+        scale, _ = affine(norm, None)
+        shift = nearest_shift(scale)
+        rest = torch.where(shift == 0, 1.0, scale / shift)
+        weight = original(layer, "weight")
+        weight.mul_(over_channels(rest, weight))
+        original(layer, "bias").mul_(rest)
+        mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        mean.mul_(rest)
+        var.mul_(rest * rest)
+        norm.weight.copy_(shift * torch.sqrt(var + norm.eps))
+
+
+def nearest_shift(scale: Tensor) -> Tensor:
+    """Each nonzero entry to the power of two that is nearest in the logarithm, its sign kept; 0 stays 0."""
+    size = scale.abs().clamp_min(torch.finfo(scale.dtype).tiny)
+    return torch.exp2(torch.round(torch.log2(size))) * scale.sign()
 
 
 def pairs(net: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module, _BatchNorm]]:
@@ -130,7 +189,9 @@ def _give_bias(layer: nn.Module) -> None:
         layer.bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
 
 
-def _fold_baked(net: nn.Module, layer_name: str, parent: nn.Module, name: str) -> Callable[[], None]:
+def _fold_baked(
+    net: nn.Module, layer_name: str, parent: nn.Module, name: str, shifts: bool
+) -> Callable[[], None]:
     """Before baking: the shift becomes the bias, on its grid. What is returned comes after: the scale and the steps."""
     layer, norm = net.get_submodule(layer_name), cast(_BatchNorm, parent._modules[name])
     stacked = stack_of(layer, "weight")
@@ -138,6 +199,8 @@ def _fold_baked(net: nn.Module, layer_name: str, parent: nn.Module, name: str) -
     with torch.no_grad():
         bias = original(layer, "bias")
         scale, shift = affine(norm, bias)
+        if shifts:
+            scale = nearest_shift(scale)
         bias.copy_(shift)
         stack = stack_of(layer, "bias")
         if stack is not None and stack.quantizer is not None:
@@ -153,7 +216,10 @@ def _fold_baked(net: nn.Module, layer_name: str, parent: nn.Module, name: str) -
                 return
             grid = quantizer.grid()
             codes = torch.round(weight / grid.step) * factor.sign()
-            step = grid.step * factor.abs().clamp_min(torch.finfo(factor.dtype).tiny)
+            size = factor.abs()
+            step = grid.step * torch.where(
+                size > 0, size, 1.0
+            )  # a channel that is scaled by 0 has codes of 0
             weight.copy_(codes.clamp(grid.low, grid.high) * step)
             record(net, full_name(layer_name, "weight"), grid._replace(step=step))
 

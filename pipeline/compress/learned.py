@@ -95,7 +95,8 @@ class DuQ(_Ranged):
     are ternary. a and c start at max |mean +- 3 std| of the weights and are learned, straight through the
     rounding. What is pruned counts there as the zero it is: three standard deviations span a bell, and the survivors
     of magnitude pruning are its two flanks, of which ternary would then keep one in twenty. `power_of_two` (ours)
-    rounds the step c / (n - 1) to a power of two, for integer machines.
+    rounds the step c / (n - 1) to a power of two, for integer machines; a starts at the rounded range, too, or the
+    whole layer would be scaled by the difference, by up to 1.41.
     """
 
     def __init__(
@@ -120,6 +121,8 @@ class DuQ(_Ranged):
                 for m, s in ((row.mean(), row.std(correction=0)) for row in self._rows(left, None))
             ]
         ).clamp_min(_TINY)
+        if self.power_of_two:
+            reach = self._step(reach / self.high) * self.high
         self.a, self.c = nn.Parameter(reach.clone()), nn.Parameter(reach.clone())
         self.dims = x.dim()
 

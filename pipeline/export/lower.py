@@ -307,7 +307,7 @@ class _Lowering:
         if exponents is None:
             self.reasons.append(
                 f"{name} has a step that is no power of two, so its sums are rounded floats: "
-                f"compression.quantize_weights.scale=power_of_two."
+                f"compression.quantize_weights.scale=power_of_two (and compression.fold_batch_norm.steps=power_of_two)."
             )
             return empty
         step = grid.step.double().reshape(grid.step.shape if grid.step.dim() else ())
@@ -323,6 +323,8 @@ class _Lowering:
         if len(exponents) > 1 and len(exponents) != value.shape[0]:
             self.reasons.append(f"{name} has {len(exponents)} steps for {value.shape[0]} channels.")
             return empty
+        if not whole.any():  # zeros lie on every grid; a range that was fitted to them is as fine as can be
+            exponents = np.zeros_like(exponents)
         return Fixed(whole.astype(np.int64), exponents, grid.bits, form_of(grid))
 
 

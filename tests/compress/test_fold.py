@@ -145,6 +145,82 @@ class TestAfter:
         assert gone >= (made[0].weight.numel() + made[4].weight.numel()) // 2
 
 
+SHIFTS = {
+    "fold": FoldBatchNorm(when="after", steps="power_of_two"),
+    "quantize": QuantizeWeights(4, scheme="duq", scale="power_of_two"),
+}
+
+
+class TestPowersOfTwo:
+    """Folded after tuning, with steps that are shifts."""
+
+    def test_by_hand(self) -> None:
+        """g / sqrt(var) = 3 / 2 and -0.3 / 2: the nearest shifts are 2 (1.5 > sqrt 2) and -1/8 (0.15 < 0.177); 3/4 and
+        6/5 go into the weights."""
+        made = nn.Sequential(nn.Linear(1, 2, bias=False), nn.BatchNorm1d(2, eps=0.0)).eval()
+        with torch.no_grad():
+            made[0].weight.fill_(1.0)
+            made[1].running_mean.fill_(1.0)
+            made[1].running_var.fill_(4.0)
+            made[1].weight.copy_(torch.tensor([3.0, -0.3]))
+        SHIFTS["fold"].attach(made)
+        assert made[0].weight.flatten().tolist() == pytest.approx([0.75, 1.2])
+        assert made[1].weight.tolist() == pytest.approx(
+            [3.0, -0.3]
+        )  # as much as the sums have grown: * 3/4 * 4/3
+        bake(made)
+        assert made[0].weight.flatten().tolist() == pytest.approx([1.5, -0.15])
+        assert made[0].bias.tolist() == pytest.approx([-1.5, 0.15])
+
+    def test_outputs_stay_when_it_is_attached(self) -> None:
+        made = net(bias=True)
+        before = made(X)
+        SHIFTS["fold"].attach(made)
+        assert torch.allclose(made(X), before, atol=1e-5)
+        norm = made[1]
+        scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        assert torch.allclose(torch.log2(scale.abs()), torch.log2(scale.abs()).round(), atol=1e-5)
+
+    @pytest.mark.parametrize("scheme", ["ptq", "qat"])
+    def test_steps_are_powers_of_two_and_outputs_stay_when_baked(self, scheme) -> None:
+        made = net()
+        seen = []
+
+        def refit(epochs, on_progress):
+            """A little training, then a look at the network that is still alive."""
+            trained = torch.optim.SGD(made.parameters(), lr=0.01)
+            made.train()
+            for _ in range(20 * (epochs or 0)):
+                trained.zero_grad()
+                nn.functional.cross_entropy(made(X), torch.arange(7) % 4).backward()
+                trained.step()
+            made.eval()
+            seen.append(made(X).detach())
+            return first_class
+
+        _, widths = compress(made, SHIFTS, Plan(scheme, epochs=1), refit)
+        assert widths["0.step"] == 8
+        if scheme == "qat":
+            assert torch.allclose(made(X), seen[-1], atol=1e-4)
+        for name, layer in (("0", made[0]), ("4", made[4])):
+            grid = grids(made)[f"{name}.weight"]
+            assert torch.equal(torch.log2(grid.step), torch.log2(grid.step).round())
+            codes = layer.weight / grid.step
+            assert torch.equal(codes, codes.round())
+            assert codes.abs().max() <= 7
+
+    def test_tuning_moves_the_weight_behind_it(self) -> None:
+        made = net()
+        SHIFTS["fold"].attach(made)
+        made.train()
+        made(X).square().sum().backward()
+        assert made[1].parametrizations.weight.original.grad.abs().sum() > 0
+
+    def test_it_needs_a_weight_to_shift(self) -> None:
+        with pytest.raises(ValueError, match="steps must be free where 1 has no weight of its own"):
+            SHIFTS["fold"].check(net(affine=False))
+
+
 def test_refusals_name_the_field() -> None:
     with pytest.raises(ValueError, match=r"scheme must be ptq or qat to fold, but got 'in_training'"):
         Plan("in_training").stages({"fold": FoldBatchNorm()})

@@ -63,6 +63,16 @@ def test_duq_counts_what_is_pruned_as_zero_so_that_ternary_keeps_the_survivors()
     assert float((quantizer(x, kept) != 0).sum() / kept.sum()) > 0.9
 
 
+@pytest.mark.parametrize("scale", [0.7, 0.9, 1.0, 1.2, 1.4])
+def test_duq_on_powers_of_two_starts_without_scaling_the_layer(scale) -> None:
+    x = torch.randn(400, 50, generator=torch.Generator().manual_seed(0)) * scale
+    quantizer = DuQ(8, power_of_two=True)
+    quantizer.fit(x, None)
+    inside = x.abs() <= quantizer.c.item()
+    assert inside.float().mean() > 0.96  # two standard deviations at least
+    assert torch.allclose(quantizer(x)[inside], x[inside], atol=quantizer.grid().step.item() / 2 + 1e-6)
+
+
 @pytest.mark.parametrize("kind", [DuQ, Lsq])
 def test_gradients_are_those_of_the_straight_through_formula(kind) -> None:
     """Against autograd through the plain formula with ``round(z) = z + stopgradient(round(z) - z)``."""
