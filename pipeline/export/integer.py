@@ -8,43 +8,18 @@ what the fake-quantized network computes, bit for bit, because that network's fl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.export import kernels
+from pipeline.export import event_kernels, kernels
 from pipeline.export.check import check
-from pipeline.export.program import (
-    Attention,
-    Bounds,
-    NotExact,
-    Pool,
-    Program,
-    Stage,
-    Synapses,
-    bounds,
-    current_exponent,
-    input_exponents,
-)
+from pipeline.export.program import Attention, Input, NotExact, Pool, Program, bounds, input_exponents
+from pipeline.export.ready import in_order_of_channels, prepare
 
 _BATCH, _SPIKES = 512, 1 << 22
 """Samples that go through a layer together, and their neurons times steps: what a second-level cache holds."""
-_FEW = 16
-"""Outputs for which a dot product is faster than events."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Ready:
-    """One stage in the layout and the integer types of its kernel."""
-
-    stage: Stage
-    arguments: tuple[object, ...]
-
-    @property
-    def neurons(self) -> int:
-        return math.prod(self.stage.synapses.out_shape)
 
 
 class Engine:
@@ -61,9 +36,14 @@ class Engine:
         self.bounds = bounds(program)
         ends = input_exponents(program)
         self._stages = [
-            _prepare(stage, exponent, bound)
+            prepare(stage, exponent, bound)
             for stage, (exponent, _), bound in zip(program.stages, ends, self.bounds, strict=True)
         ]
+        given, first = program.input, self._stages[0]
+        binary = (given.exponent, given.signed, given.high) == (0, False, 1)
+        self._binary, self._inputs = binary, math.prod(given.shape)
+        straight = binary and first.spikes is not None and not first.stage.pools
+        self._direct = in_order_of_channels(first) if straight else None
 
     def codes(self, x: Tensor) -> np.ndarray:
         """[T, B, C, H, W] float input -> integers [B, T, H * W * C], or [B, 1, ...] where no step differs.
@@ -80,14 +60,37 @@ class Engine:
         codes = np.empty((maps.shape[1], maps.shape[0], size), kind)
         ends = np.float32(given.low), np.float32(given.high)
         if not kernels.to_codes(maps, np.float32(2.0**given.exponent), *ends, codes):
-            raise NotExact(
-                [f"the input has a value that is no multiple of 2^-{given.exponent} up to {given.high}."]
-            )
+            raise _off_grid(given)
         return codes
 
     def run(self, x: Tensor) -> Tensor:
         """[T, B, C, H, W] float32 on the input's grid -> [T, B, N] float32 output spikes."""
-        return torch.from_numpy(self.spikes(self.codes(x))).transpose(0, 1).to(torch.float32)
+        return torch.from_numpy(self.spikes_of(x)).transpose(0, 1).to(torch.float32)
+
+    def answers(self, x: Tensor) -> np.ndarray:
+        """[T, B, C, H, W] float32 on the input's grid -> labels int64 [B]; `labels` without codes in between."""
+        return self.vote(self.spikes_of(x))
+
+    def spikes_of(self, x: Tensor) -> np.ndarray:
+        """[T, B, C, H, W] float32 on the input's grid -> output spikes [B, T, N] uint8; see `codes` for errors."""
+        if self._direct is None or x.shape[0] == 0 or x.shape[1] == 0:
+            return self.spikes(self.codes(x))
+        if len(x) not in (1, self.program.timesteps) or x[0, 0].numel() != self._inputs:
+            raise ValueError(
+                f"x must be [{self.program.timesteps}, B, C, H, W] of {self.program.input.shape}, but got "
+                f"{tuple(x.shape)}."
+            )
+        rows = x.to(torch.float32).flatten(2)
+        rows = rows if rows.stride(2) == 1 else rows.contiguous()
+        parts = []
+        for at in range(0, x.shape[1], self._batch):
+            out = np.empty(
+                (min(self._batch, x.shape[1] - at), self.program.timesteps, self._stages[0].neurons), np.uint8
+            )
+            if not _of_floats(rows[:, at : at + self._batch], self._direct, out):
+                raise _off_grid(self.program.input)
+            parts.append(self._run(out, after=1))
+        return np.concatenate(parts)
 
     def spikes(self, codes: np.ndarray) -> np.ndarray:
         """Integers [B, T or 1, inputs] -> output spikes [B, T, N] uint8."""
@@ -113,20 +116,42 @@ class Engine:
         self._run(codes, found)
         return found
 
-    def _run(self, codes: np.ndarray, keep: dict[str, np.ndarray] | None = None) -> np.ndarray:
+    def _run(
+        self, codes: np.ndarray, keep: dict[str, np.ndarray] | None = None, after: int = 0
+    ) -> np.ndarray:
+        """Codes, or with `after` the spikes of that many stages, through the rest."""
         # A read-only array is another type to the compiler, and would be compiled for anew.
         x, steps = np.require(codes, requirements=("C", "W")), self.program.timesteps
-        for ready in self._stages:
+        for at, ready in enumerate(self._stages[after:], start=after):
             for pool in ready.stage.pools:
                 x = _pooled(pool, x)
             out = np.empty((len(x), steps, ready.neurons), np.uint8)
-            kernels.run_stage(x, *ready.arguments, out)  # type: ignore[call-arg]
+            spiking = at > 0 or (self._binary and int(x.max(initial=0)) <= 1)
+            if spiking and ready.spikes is not None:
+                strides = np.array([x.strides[0], x.strides[1]], np.int64)
+                of = x.ctypes.data, strides, x.shape[1] == 1, 1, x.shape[2]
+                event_kernels.run_binary(*of, *ready.spikes, out)  # type: ignore[call-arg]
+            else:
+                kernels.run_stage(x, *ready.arguments, out)  # type: ignore[call-arg]
             if keep is not None:
                 channels, rows, columns = ready.stage.synapses.out_shape
                 maps = out.reshape(len(x), steps, rows, columns, channels)
                 keep[ready.stage.neurons.name] = np.ascontiguousarray(maps.transpose(0, 1, 4, 2, 3))
             x = out
         return x
+
+
+def _off_grid(given: Input) -> NotExact:
+    return NotExact([f"the input has a value that is no multiple of 2^-{given.exponent} up to {given.high}."])
+
+
+def _of_floats(rows: Tensor, arguments: tuple[object, ...], out: np.ndarray) -> bool:
+    """The first stage from rows [T, B, inputs] float32; False where a number is neither 0 nor 1."""
+    step, sample = 4 * rows.stride(0) * (len(rows) > 1), 4 * rows.stride(1)
+    strides = np.array([sample, step], np.int64)
+    return bool(
+        event_kernels.run_binary(rows.data_ptr(), strides, step == 0, 4, rows.shape[2], *arguments, out)  # type: ignore[call-arg]
+    )
 
 
 def _gated(attention: Attention, x: np.ndarray) -> np.ndarray:
@@ -169,97 +194,3 @@ def _pooled(pool: Pool, x: np.ndarray) -> np.ndarray:
     run = kernels.pool_max if pool.kind == "max" else kernels.pool_sum
     run(maps, out, pool.kernel, pool.stride)
     return out.reshape(len(x), x.shape[1], -1)
-
-
-def _prepare(stage: Stage, input_exponent: int, bound: Bounds) -> _Ready:
-    """Constants on the working grid, weights in the order in which events read them."""
-    synapses, neurons = stage.synapses, stage.neurons
-    work = np.int32 if bound.update_bits <= 32 else np.int64
-    fine = neurons.working_exponent(current_exponent(stage, input_exponent))
-    down = fine - neurons.exponent
-    half = (1 << down) >> 1 if neurons.rounding == "nearest" else 0
-    mode, register = _register(stage, bound)
-    kind = _kind(synapses, mode)
-    narrow = bound.accumulator_bits <= 16 and kind != kernels.ANY
-    channels, rows, columns = synapses.out_shape
-    linear = synapses.kind == "linear"
-    in_map = (
-        (1, 1, math.prod(synapses.in_shape)) if linear else (*synapses.in_shape[1:], synapses.in_shape[0])
-    )
-    shape = np.array(
-        [*in_map, rows, columns, channels,
-         *(synapses.weight.codes.shape[2:] or (1, 1)), synapses.padding[0], synapses.padding[2]], np.int64,
-    )  # fmt: skip
-    lifts, biases = _alignment(synapses, fine, input_exponent).astype(work)
-    arguments = (
-        kind, narrow, _arranged(synapses, kind), shape, np.array(synapses.stride), np.array(synapses.dilation),
-        synapses.groups, register, mode, lifts, biases, _constants(stage, fine).astype(work),
-        work(half), work(down), work(neurons.low), work(neurons.high),
-    )  # fmt: skip
-    return _Ready(stage, arguments)
-
-
-def _alignment(synapses: Synapses, fine: int, input_exponent: int) -> np.ndarray:
-    """int64 [2, neurons or 1]: the factor and the bias that bring a sum onto the grid of 2^-fine."""
-    wide = np.zeros((2, *synapses.out_shape), np.int64)
-    lifts = fine - input_exponent - np.broadcast_to(synapses.weight.exponents, synapses.out_shape[:1])
-    wide[0] = (np.int64(1) << lifts)[:, None, None]
-    if synapses.bias is not None:
-        wide[1] = (synapses.bias.codes << (fine - synapses.bias.exponents))[:, None, None]
-    return _per_neuron(wide)
-
-
-def _constants(stage: Stage, fine: int) -> np.ndarray:
-    """int64 [7, neurons or 1]: see `kernels.fire`."""
-    neurons = stage.neurons
-    down = fine - neurons.exponent
-    wide = np.zeros((7, *stage.synapses.out_shape), np.int64)
-    threshold = neurons.threshold.codes << (fine - neurons.threshold.exponent)
-    subtract, zero = threshold * (neurons.reset == "subtract"), -int(neurons.reset == "zero")
-    wide[kernels.BETA] = neurons.beta.codes << (fine - neurons.beta.exponent - neurons.exponent)
-    wide[kernels.THRESHOLD], wide[kernels.BAR] = threshold, threshold >> down
-    wide[kernels.SUBTRACTED], wide[kernels.ZEROED] = subtract, zero
-    wide[kernels.STEP_SUBTRACTED] = 0 if neurons.delay else subtract >> down
-    wide[kernels.STEP_ZEROED] = 0 if neurons.delay else zero
-    return _per_neuron(wide)
-
-
-def _per_neuron(maps: np.ndarray) -> np.ndarray:
-    """[k, C, H, W] -> [k, neurons] in the engine's order (pixels, then channels), [k, 1] where all are equal."""
-    rows = np.ascontiguousarray(maps.transpose(0, 2, 3, 1).reshape(len(maps), -1))
-    return rows[:, :1].copy() if (rows == rows[:, :1]).all() else rows
-
-
-def _register(stage: Stage, bound: Bounds) -> tuple[int, np.ndarray]:
-    """(how to add, [low, high]): unchecked where the worst case fits the accumulator."""
-    held = stage.accumulator
-    modes = {"saturate": kernels.SATURATE, "wrap": kernels.WRAP}
-    mode = kernels.EXACT if bound.accumulator_bits <= held.bits else modes[held.overflow]
-    return mode, np.array([-held.high - 1, held.high], np.int64)
-
-
-def _kind(synapses: Synapses, mode: int) -> int:
-    plain = synapses.stride == (1, 1) and synapses.dilation == (1, 1) and synapses.groups == 1
-    if mode != kernels.EXACT or not plain:
-        return kernels.ANY
-    if synapses.kind == "linear":
-        return kernels.FEW if synapses.out_shape[0] <= _FEW else kernels.LINEAR
-    return kernels.CONV
-
-
-def _arranged(synapses: Synapses, kind: int) -> np.ndarray:
-    """Weights with the synapses of one event contiguous, in the smallest integers that hold them."""
-    codes = synapses.weight.codes
-    if synapses.kind == "linear":
-        channels, rows, columns = synapses.in_shape
-        maps = codes.reshape(-1, channels, rows, columns).transpose(2, 3, 1, 0)
-        w = maps.reshape(-1, len(codes))
-        w = w.T if kind == kernels.FEW else w
-    elif kind == kernels.CONV:
-        w = codes.transpose(1, 2, 3, 0)[:, :, ::-1].reshape(codes.shape[1] * codes.shape[2], -1)
-    else:
-        groups = codes.reshape(synapses.groups, -1, *codes.shape[1:])
-        w = groups.transpose(0, 2, 3, 4, 1).reshape(-1, groups.shape[1])
-    top = int(np.abs(w).max(initial=0))
-    kind_of = next(t for t in (np.int8, np.int16, np.int32) if top <= np.iinfo(t).max)
-    return np.ascontiguousarray(w.astype(kind_of))

@@ -1,6 +1,7 @@
 """The engine against the network (bit for bit) and against its own equations in plain Python integers."""
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,6 +73,43 @@ def test_spiking_and_counting_inputs():
     proven(convolutional(x=spikes(MAP)))
     proven(flat(x=spikes(FLAT) + spikes(FLAT, seed=1) * 2))
     proven(convolutional(x=(spikes(MAP) + spikes(MAP, seed=1)) * 0.5, padding="valid", kernel=2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "hidden"), [((1, 4, 6), 16), ((2, 6, 4), 40), ((1, 16, 32), 136), ((3, 4, 4), [64, 24])]
+)
+def test_events_in_words_of_eight_are_the_same_events(shape, hidden):
+    """Every width of sums, several blocks of inputs and tiles of outputs; a step that is skipped in memory, too."""
+    model = flat(x=spikes(shape), hidden=hidden)
+    engine = Engine(model.program())
+    assert all(ready.spikes is not None for ready in engine._stages)
+    proven(model)
+    every = spikes(shape, steps=12)
+    for x in (model.batches()[0].x, every[::2], every[:1].expand(6, *every.shape[1:])):
+        with torch.no_grad():
+            wanted = model.net(x)
+        assert torch.equal(engine.run(x), wanted), "straight from the floats"
+        assert torch.equal(torch.from_numpy(engine.spikes(engine.codes(x))).transpose(0, 1).float(), wanted)
+        assert (engine.answers(x) == engine.labels(engine.codes(x))).all()
+    assert torch.equal(engine.run(every[:1]), engine.run(every[:1].expand(6, *every.shape[1:])))
+    with pytest.raises(ValueError, match="x must be"):
+        engine.run(every)
+    for wrong in (2.0, 0.5, -1.0, float("nan")):
+        x = every[:6].clone()
+        x[5, -1, -1, -1, -1] = wrong
+        with pytest.raises(NotExact, match="the input has a value"):
+            engine.run(x)
+
+
+def test_codes_beyond_one_take_the_general_way():
+    """Whoever disturbs codes may give what the input's format cannot hold."""
+    model = flat(x=spikes((1, 4, 6)), hidden=16)
+    engine = Engine(model.program())
+    codes = engine.codes(model.batches()[0].x)
+    codes[0, 0, :9] = 2
+    general = Engine(model.program())
+    general._stages = [replace(ready, spikes=None) for ready in general._stages]
+    assert (engine.spikes(codes) == general.spikes(codes)).all()
 
 
 def test_an_undecayed_membrane_needs_no_format():
