@@ -93,8 +93,9 @@ class DuQ(_Ranged):
 
     n = 2^(bits - 1);  w_q = c * round(hardtanh(w / a) * (n - 1)) / (n - 1): 2^bits - 1 levels, so that 2 bits
     are ternary. a and c start at max |mean +- 3 std| of the weights and are learned, straight through the
-    rounding. What is pruned counts there as the zero it is: three standard deviations span a bell, and the survivors
-    of magnitude pruning are its two flanks, of which ternary would then keep one in twenty. `power_of_two` (ours)
+    rounding. Pruned weights count there with the values they had: three standard deviations span a bell, and of its two
+    flanks, which magnitude pruning leaves, a range of their own would let ternary keep one in twenty, while one of the
+    masked tensor would clip most of them. `power_of_two` (ours)
     rounds the step c / (n - 1) to a power of two, for integer machines; a starts at the rounded range, too, or the
     whole layer would be scaled by the difference, by up to 1.41.
     """
@@ -113,12 +114,11 @@ class DuQ(_Ranged):
         self.c = nn.Parameter(torch.ones(1))
         self.dims = 2
 
-    def fit(self, x: Tensor, kept: Tensor | None) -> None:
-        left = x if kept is None else x * kept
+    def fit(self, x: Tensor, kept: Tensor | None) -> None:  # noqa: ARG002
         reach = torch.stack(
             [
                 torch.maximum((m + 3 * s).abs(), (m - 3 * s).abs())
-                for m, s in ((row.mean(), row.std(correction=0)) for row in self._rows(left, None))
+                for m, s in ((row.mean(), row.std(correction=0)) for row in self._rows(x, None))
             ]
         ).clamp_min(_TINY)
         if self.power_of_two:

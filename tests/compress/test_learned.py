@@ -52,25 +52,17 @@ def test_duq_starts_at_three_standard_deviations() -> None:
     assert float(quantizer.a.detach()) == float(quantizer.c.detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_duq_counts_what_is_pruned_as_zero_so_that_ternary_keeps_the_survivors() -> None:
-    quantizer = DuQ(2)
-    quantizer.fit(torch.tensor([1.0, 0.1, -1.0, 0.2]), torch.tensor([True, False, True, False]))
-    assert quantizer.a.item() == pytest.approx(3 * 0.5**0.5)  # 1, 0, -1, 0: mean 0, variance 1/2
-    # 80 % of a bell pruned: the survivors beyond 1.28 deviations are two flanks, 5.3 deviations wide by themselves
+def test_duq_starts_from_all_weights_so_that_the_survivors_of_pruning_are_neither_lost_nor_clipped() -> None:
+    # 80 % of a bell pruned: beyond 1.2816 deviations a share of 0.2 is left. Ternary rounds down below 1.5 deviations:
+    # 0.1336 of all survive, two of three. Started from the survivors alone (1.77 deviations of their own) it was 0.04.
     x = torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
     kept = x.abs() > 1.2816
-    quantizer.fit(x, kept)
-    assert float((quantizer(x, kept) != 0).sum() / kept.sum()) > 0.9
-
-
-@pytest.mark.parametrize("scale", [0.7, 0.9, 1.0, 1.2, 1.4])
-def test_duq_on_powers_of_two_starts_without_scaling_the_layer(scale) -> None:
-    x = torch.randn(400, 50, generator=torch.Generator().manual_seed(0)) * scale
-    quantizer = DuQ(8, power_of_two=True)
-    quantizer.fit(x, None)
-    inside = x.abs() <= quantizer.c.item()
-    assert inside.float().mean() > 0.96  # two standard deviations at least
-    assert torch.allclose(quantizer(x)[inside], x[inside], atol=quantizer.grid().step.item() / 2 + 1e-6)
+    ternary, wide = DuQ(2), DuQ(8)
+    for quantizer in (ternary, wide):
+        quantizer.fit(x, kept)
+    assert float((ternary(x, kept) != 0).sum() / kept.sum()) == pytest.approx(0.668, abs=0.03)
+    clipped = wide(x, kept).abs() >= wide.a.item() * (1 - 1e-6)
+    assert float(clipped.sum() / kept.sum()) < 0.03
 
 
 @pytest.mark.parametrize("kind", [DuQ, Lsq])
