@@ -10,7 +10,8 @@
 Time is processor time, so that other work on the machine counts as little as it can (loading: see there).
 Prints median milliseconds, ratios (median over rounds of the ratio within a round), what fake-quantizers and
 masks add, the share of a step that the bare matrix products would need at the measured speed of a large matrix
-product, how much faster than snnTorch a step of nothing but these products would be, and the share of data loading.
+product, how much faster than snnTorch a step of nothing but these products would be (on spike trains this project
+multiplies nothing in the first layer and may pass that limit), and the share of data loading.
 Writes outputs/benchmarks/bptt.json.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -243,6 +245,7 @@ def compare(name: str, rounds: int, speed: float) -> dict[str, Any]:
         "compression_adds": ratio["compressed"] - 1,
         "gemm_limit_share": bare / median["ours"],
         "attainable_snntorch": median["snntorch"] / bare,
+        "load": os.getloadavg()[0],
     }
 
 
@@ -273,9 +276,15 @@ def main() -> None:
         print(
             f"{row['compression_adds']:+10.1%} {row['gemm_limit_share']:10.0%} {row['attainable_snntorch']:8.1f}x"
         )
+        write(speed, rows, {})
     shares = loading_shares(max(7, chosen.rounds // 4))
     for name, share in shares.items():
         print(f"data loading: {share:.1%} of a step ({name})")
+    write(speed, rows, shares)
+
+
+def write(speed: float, rows: list[dict[str, Any]], shares: dict[str, float]) -> None:
+    """What there is so far: whoever stops a long run keeps the nets that were done."""
     out = Path("outputs/benchmarks/bptt.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"gemm_gflops": speed / 1e9, "nets": rows, "loading_share": shares}, indent=1))

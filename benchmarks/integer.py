@@ -122,9 +122,9 @@ def main() -> None:
         speeds = f"{row['torch_images_per_s']:>13,.0f}{row['integer_images_per_s']:>15,.0f}"
         ratios = f"{row['ratio']:>8.2f}{row['ratio_from_codes']:>8.2f}{row['wanted']:>6.1f}"
         print(f"{name:20}{speeds}{ratios}  {row['same_spikes']!s:5} {rates}")
-    folder = Path("outputs/benchmarks")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "integer.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        folder = Path("outputs/benchmarks")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "integer.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
