@@ -1,0 +1,181 @@
+"""The generated parts of docs/gestures.md, from the cells of benchmarks/gesture_claims.py; measures nothing.
+
+    python benchmarks/gesture_docs.py
+
+Writes the tables between the page's markers and docs/gestures.png.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from gesture_claims import RESULTS
+from gesture_records import FULL, LEVELS, SEEDS, STEEP, WIDTHS, Book
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.report.figures import DPI, LINES, SYMBOLS, canvas, colour
+from pipeline.report.files import write_whole
+from pipeline.report.palette import LIGHT
+from pipeline.report.published import Point, load
+
+PAGE, PICTURE = Path("docs/gestures.md"), Path("docs/gestures.png")
+TITLES = {"gesture": "simulated gestures", "nmnist": "N-MNIST"}
+METHODS = ("ptq", "isolated", "cumulative", "joint")
+NAMES = {"ptq": "post-training", "isolated": "fine-tuned, widths alone"}
+PUBLISHED = "dvs_gesture_schaefer_2023"
+UJ = 1e-6  # of a pJ
+Spot = tuple[float, list[float]]
+"""A place on an axis and the accuracies (%) of its seeds."""
+
+
+def over_bits(book: Book, data: str) -> dict[str, list[Spot]]:
+    """Method -> accuracy over widths, nothing pruned."""
+    found = {
+        method: [(bits, list(book.accuracy(data, method, bits).values())) for bits in WIDTHS]
+        for method in ("ptq", "isolated")
+    }
+    return {method: [spot for spot in spots if spot[1]] for method, spots in found.items()}
+
+
+def over_sparsity(book: Book, data: str, bits: int = FULL) -> dict[str, list[Spot]]:
+    """Method -> accuracy over the zeros asked for (%); at 0 % both are the network that is quantized alone."""
+    start = list(book.accuracy(data, "isolated", bits).values())
+    found = {}
+    for method in ("cumulative", "joint"):
+        spots = [(100 * level, list(book.accuracy(data, method, bits, level).values())) for level in LEVELS]
+        found[method] = [spot for spot in [(0.0, start), *spots] if spot[1]]
+    return {method: spots for method, spots in found.items() if len(spots) > 1}
+
+
+def networks(book: Book, data: str) -> Iterator[tuple[str, int, float, list[float], list[float]]]:
+    """(method, bits, sparsity, accuracies in %, energies in uJ) of every compressed network, by method and energy."""
+    settings = {(r["method"], r["bits"], _asked(book, r)) for r in book.of(data) if r["method"] != "float"}
+    rows = []
+    for method, bits, level in settings:
+        cell = (data, method, bits, level)
+        energies = [UJ * pj for pj in book.energy(*cell).values()]
+        rows.append((method, bits, level, list(book.accuracy(*cell).values()), energies))
+    yield from sorted(rows, key=lambda row: (METHODS.index(row[0]), mean(row[4])))
+
+
+def _asked(book: Book, result: dict[str, object]) -> float:
+    """The sparsity of a cell's key: a result's own is the measured one."""
+    return float(next(key for key, found in book.found.items() if found is result).split("/")[-1])
+
+
+def draw(book: Book) -> Figure:
+    """A row of three pictures per data set: accuracy over widths, over zeros, and over energy."""
+    words = (
+        "Test accuracy, mean over the seeds that are there, small symbols single ones; dashed grey: published for DVS "
+        "Gesture (a network 16 times as large, 50 epochs of fine-tuning, the best epoch on the test split)."
+    )
+    figure, axes = canvas(3, len(TITLES), (4.3, 3.4), words)
+    papers = load(PUBLISHED)
+    points = papers.points if papers else ()
+    for row, (data, title) in enumerate(TITLES.items()):
+        bits, zeros, energy = axes[3 * row : 3 * row + 3]
+        _curves(bits, over_bits(book, data))
+        _paper(bits, [(p.bits, p) for p in points if p.series == "joint" and p.sparsity == 0])
+        bits.set_xticks(WIDTHS)
+        bits.set_xlabel("width of the weights (bits)")
+        _curves(zeros, over_sparsity(book, data))
+        _paper(zeros, [(100 * p.sparsity, p) for p in points if p.series == "joint" and p.bits == FULL])
+        zeros.set_xlabel(f"zeros asked for at {FULL} bit (%)")
+        for method, _, _, accuracies, energies in networks(book, data):
+            at = METHODS.index(method)
+            energy.plot(mean(energies), mean(accuracies), SYMBOLS[at], color=colour(at), markersize=5)
+        energy.set_xlabel("energy of an inference, eyeriss_45nm (µJ)")
+        for ax in (bits, zeros, energy):
+            ax.set_ylabel(f"{title}: test accuracy (%)")
+            ax.set_ylim(0, 102)
+    handles = {
+        label: line for ax in axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    axes[0].legend(handles.values(), handles.keys(), fontsize=8, frameon=False, loc="lower right")
+    return figure
+
+
+def _curves(ax: Axes, found: dict[str, list[Spot]]) -> None:
+    for method, spots in found.items():
+        at = METHODS.index(method)
+        ink, symbol = colour(at), SYMBOLS[at]
+        for x, values in spots:
+            ax.plot([x] * len(values), values, symbol, color=ink, alpha=0.35, markersize=3)
+        x, y = [x for x, _ in spots], [mean(values) for _, values in spots]
+        ax.plot(x, y, symbol, linestyle=LINES[at % len(LINES)], color=ink, label=NAMES.get(method, method))
+
+
+def _paper(ax: Axes, points: Sequence[tuple[float, Point]]) -> None:
+    x, y = [at for at, _ in points], [100 * point.metrics["test_accuracy"] for _, point in points]
+    ax.plot(x, y, "--", color=LIGHT["muted"], linewidth=1, label="published")
+
+
+def told(values: Sequence[float], digits: int = 1) -> str:
+    """``94.8`` of one seed, ``94.8 ± 0.4`` (standard deviation) of several."""
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}"
+    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
+
+
+def table(book: Book, data: str) -> list[str]:
+    """A line per network."""
+    heads = ("method", "bits", "zeros asked for", "zeros", "test accuracy, %", "energy, µJ", "seeds")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    plain = book.accuracy(data, "float")
+    if plain:
+        energies = [UJ * pj for pj in book.energy(data, "float").values()]
+        lines.append(f"| float | 32 | | | {told([*plain.values()])} | {told(energies)} | {len(plain)} |")
+    for method, bits, level, accuracies, energies in networks(book, data):
+        zeros = book.values(lambda result: 100 * float(result["sparsity"]), data, method, bits, level)
+        lines.append(
+            f"| {NAMES.get(method, method)} | {bits} | {100 * level:g} % | {mean(zeros.values()):.1f} % "
+            f"| {told(accuracies)} | {told(energies)} | {len(accuracies)} |"
+        )
+    return lines
+
+
+def layers(book: Book, data: str) -> list[str]:
+    """Weights left per layer, of the masks alone (8 bit) and of ternary weights alone."""
+    shown = {
+        f"{100 * STEEP:g} % pruned, 8 bit": book.values(lambda r: r["zeros"], data, "joint", FULL, STEEP),
+        "ternary, none pruned": book.values(lambda r: r["zeros"], data, "isolated", 2),
+    }
+    shown = {name: found for name, found in shown.items() if found}
+    names = sorted(next(iter(next(iter(shown.values())).values())), key=_depth) if shown else []  # type: ignore[call-overload]
+    lines = ["| weights left, % | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for title, found in shown.items():
+        left = [100 * (1 - mean(found[s][name] for s in SEEDS if s in found)) for name in names]  # type: ignore[index]
+        lines.append(f"| {title} | " + " | ".join(f"{share:.1f}" for share in left) + " |")
+    return lines
+
+
+def _depth(layer: str) -> tuple[bool, str, bool, str]:
+    """Orders layers by their place in the network: the book keeps them by name."""
+    return layer.startswith("fc"), "".join(filter(str.isdigit, layer)), not layer.startswith("conv"), layer
+
+
+def put(page: str, name: str, lines: Sequence[str]) -> str:
+    """`page` with the lines between the markers of that name."""
+    begin, end = f"<!-- {name}: written by `python benchmarks/gesture_docs.py` -->", f"<!-- {name} end -->"
+    pattern = re.escape(begin) + r".*?" + re.escape(end)
+    if len(re.findall(pattern, page, re.DOTALL)) != 1:
+        raise SystemExit(f"{PAGE} needs the lines\n{begin}\n{end}\nonce.")
+    return re.sub(pattern, lambda _: "\n".join([begin, *lines, end]), page, flags=re.DOTALL)
+
+
+def main() -> None:
+    book, page = Book(RESULTS), PAGE.read_text()
+    draw(book).savefig(PICTURE, dpi=DPI, metadata={"Software": None})
+    for data in TITLES:
+        page = put(page, data, table(book, data))
+        page = put(page, f"{data}-layers", layers(book, data))
+    write_whole(PAGE, page)
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
