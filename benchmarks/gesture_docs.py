@@ -7,11 +7,11 @@ Writes the tables between the page's markers and docs/gestures.png.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from docs_block import put
 from gesture_claims import RESULTS
 from gesture_records import FULL, LEVELS, SEEDS, STEEP, WIDTHS, Book
 from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ from pipeline.report.files import write_whole
 from pipeline.report.palette import LIGHT
 from pipeline.report.published import Point, load
 
+COMMAND = "python benchmarks/gesture_docs.py"
 PAGE, PICTURE = Path("docs/gestures.md"), Path("docs/gestures.png")
 TITLES = {"gesture": "simulated gestures", "nmnist": "N-MNIST"}
 METHODS = ("ptq", "isolated", "cumulative", "joint")
@@ -158,21 +159,12 @@ def _depth(layer: str) -> tuple[bool, str, bool, str]:
     return layer.startswith("fc"), "".join(filter(str.isdigit, layer)), not layer.startswith("conv"), layer
 
 
-def put(page: str, name: str, lines: Sequence[str]) -> str:
-    """`page` with the lines between the markers of that name."""
-    begin, end = f"<!-- {name}: written by `python benchmarks/gesture_docs.py` -->", f"<!-- {name} end -->"
-    pattern = re.escape(begin) + r".*?" + re.escape(end)
-    if len(re.findall(pattern, page, re.DOTALL)) != 1:
-        raise SystemExit(f"{PAGE} needs the lines\n{begin}\n{end}\nonce.")
-    return re.sub(pattern, lambda _: "\n".join([begin, *lines, end]), page, flags=re.DOTALL)
-
-
 def main() -> None:
     book, page = Book(RESULTS), PAGE.read_text()
     draw(book).savefig(PICTURE, dpi=DPI, metadata={"Software": None})
     for data in TITLES:
-        page = put(page, data, table(book, data))
-        page = put(page, f"{data}-layers", layers(book, data))
+        page = put(page, data, COMMAND, table(book, data))
+        page = put(page, f"{data}-layers", COMMAND, layers(book, data))
     write_whole(PAGE, page)
     print(page)
 

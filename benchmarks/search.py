@@ -31,6 +31,7 @@ from typing import Any
 
 import optuna
 import torch
+from docs_block import put
 
 from pipeline import config, experiment, job, launch
 from pipeline.nursery import Nursery
@@ -213,22 +214,14 @@ def table(found: Mapping[str, Any]) -> list[str]:
         rows.append(
             f"{ratio[kind]:.2f} of {SAID[kind]}'s time; to 95 % of what {SAID[kind]} itself reaches, {own[kind]:.2f}."
         )
+    for kind in SIDES[1:]:
+        if found[f"reached_{kind}"] < len(found["cells"]):
+            arrived = found[f"reached_{kind}"] or "none"
+            rows.append(
+                f"{SAID[kind]} arrived in {arrived} of {len(found['cells'])} seeds: the first ratio is at most that."
+            )
     load = found["load_average"]
     return [*rows, f"{found['cores']} cores, two processes each side, load average {load} at the end."]
-
-
-def put(page: str, lines: Sequence[str]) -> str:
-    """`page` with the lines between its markers.
-
-    Raises:
-        SystemExit: the page has no such markers, or several.
-    """
-    begin, end = "<!-- search: written by `python benchmarks/search.py --table` -->", "<!-- search end -->"
-    before, found, rest = page.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise SystemExit(f"{PAGE} needs the lines\n{begin}\n{end}")
-    return "\n".join([before + begin, *lines, end]) + after
 
 
 def _number(value: object, otherwise: float) -> float:
@@ -322,7 +315,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.table:
         lines = table(json.loads(RESULTS.read_text()))
-        PAGE.write_text(put(PAGE.read_text(), lines))
+        PAGE.write_text(put(PAGE.read_text(), "search", "python benchmarks/search.py --table", lines))
         print("\n".join(lines))
         return
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)

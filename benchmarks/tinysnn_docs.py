@@ -8,18 +8,19 @@ Writes the tables between the page's markers and docs/significance.png.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from docs_block import put
 from tinysnn_records import searches
 
 from pipeline.report.figures import DPI
 from pipeline.report.files import write_whole
 from pipeline.report.significance import Lost, draw_panels
 
+COMMAND = "python benchmarks/tinysnn_docs.py"
 RESULTS, PAGE, PICTURE = (
     Path("docs/results/tinysnn_claims.json"), Path("docs/exploration.md"), Path("docs/significance.png"),
 )  # fmt: skip
@@ -83,21 +84,12 @@ def search_lines(cells: Cells) -> list[str]:
     return lines
 
 
-def put(page: str, name: str, lines: list[str]) -> str:
-    """`page` with the lines between the markers of that name."""
-    begin, end = f"<!-- {name}: written by `python benchmarks/tinysnn_docs.py` -->", f"<!-- {name} end -->"
-    pattern = re.escape(begin) + r".*?" + re.escape(end)
-    if len(re.findall(pattern, page, re.DOTALL)) != 1:
-        raise SystemExit(f"{PAGE} needs the lines\n{begin}\n{end}\nonce.")
-    return re.sub(pattern, lambda _: "\n".join([begin, *lines, end]), page, flags=re.DOTALL)
-
-
 def main() -> None:
     cells = json.loads(RESULTS.read_text())["cells"]
     figure = draw_panels({name: table for name, (table, _) in lost(cells).items()})
     figure.savefig(PICTURE, dpi=DPI, metadata={"Software": None})
-    page = put(PAGE.read_text(), "searches", search_lines(cells))
-    write_whole(PAGE, put(page, "significance", significance_lines(cells)))
+    page = put(PAGE.read_text(), "searches", COMMAND, search_lines(cells))
+    write_whole(PAGE, put(page, "significance", COMMAND, significance_lines(cells)))
     print("\n".join([*search_lines(cells), "", *significance_lines(cells)]))
 
 

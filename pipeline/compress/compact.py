@@ -157,7 +157,7 @@ def _plain(layer: nn.Module) -> bool:
 def _passes(module: nn.Module) -> bool:
     """Whether channels go through a module one by one, and it has nothing that is told apart by channel."""
     if isinstance(module, SpikingNeuron):
-        return all(tensor.numel() <= 1 for tensor in (*module.parameters(), *module.buffers()))
+        return all(tensor.numel() <= 1 for tensor in _tensors(module))
     return isinstance(module, _SHAPELESS) or (type(module).__name__ == "Dropout" and not _tensors(module))
 
 

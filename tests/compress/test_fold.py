@@ -42,8 +42,8 @@ def test_the_outputs_stay(bias, affine) -> None:
     assert torch.allclose(folded(X), before, atol=1e-5)
 
 
-def test_by_hand() -> None:
-    # w = 2, mean 3, var 4 - eps, g = 5, beta = 1: w' = 2 * 5 / 2 = 5, b' = (0 - 3) * 5 / 2 + 1 = -6.5.
+def one_by_one() -> nn.Sequential:
+    """w = 2, then mean 3, var 4, g = 5, beta = 1."""
     made = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, eps=0.0)).eval()
     with torch.no_grad():
         made[0].weight.fill_(2.0)
@@ -51,6 +51,12 @@ def test_by_hand() -> None:
         made[1].running_var.fill_(4.0)
         made[1].weight.fill_(5.0)
         made[1].bias.fill_(1.0)
+    return made
+
+
+def test_by_hand() -> None:
+    # w = 2, mean 3, var 4 - eps, g = 5, beta = 1: w' = 2 * 5 / 2 = 5, b' = (0 - 3) * 5 / 2 + 1 = -6.5.
+    made = one_by_one()
     FoldBatchNorm().attach(made)
     assert (made[0].weight.item(), made[0].bias.item()) == (5.0, -6.5)
 
@@ -112,13 +118,7 @@ class TestAfter:
 
     def test_by_hand(self) -> None:
         # ternary by DuQ: w = 2 is its own mean, +-3 std = 0: a = c = 2, code 1, step 2. Folded as above: scale 2.5.
-        made = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, eps=0.0)).eval()
-        with torch.no_grad():
-            made[0].weight.fill_(2.0)
-            made[1].running_mean.fill_(3.0)
-            made[1].running_var.fill_(4.0)
-            made[1].weight.fill_(5.0)
-            made[1].bias.fill_(1.0)
+        made = one_by_one()
         AFTER.attach(made)
         QuantizeWeights(2, "duq").attach(made)
         bake(made)
