@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import hydra
@@ -210,11 +213,21 @@ def _finish(
         where = f"trial {pick.number}" if pick.number is not None else "none"
         console.print(f"{name}: {where} ({pick.why})", highlight=False)
     console.print(
-        f"Look at: {here.folder}/front.html, front.png, front.csv, summary.json, study.db", highlight=False
+        f"Look at: {here.folder}/report.html (all of it), front.png, front.csv, summary.json, study.db",
+        highlight=False,
     )
     if tracker.look:
-        console.print(f"         {tracker.look}", highlight=False)
+        console.print(f"         {within_reach(tracker.look)}", highlight=False)
     return OK if front else NO_RESULT
+
+
+def within_reach(command: str) -> str:
+    """A command as this shell finds it: a virtual environment that was not activated is named before it."""
+    program, _, rest = command.partition(" ")
+    beside = Path(sys.executable).parent / program
+    if shutil.which(program) is None and beside.exists():
+        return f"{os.path.relpath(beside)} {rest}"
+    return command
 
 
 def cli() -> None:

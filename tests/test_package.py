@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.run import within_reach
+
 ROOT = Path(__file__).parent.parent
 SOURCES = ("pipeline", "conf", "pyproject.toml", "README.md", "LICENSE")
 
@@ -77,3 +79,15 @@ def test_the_installed_command_ends_with_the_exit_code(word, code, tmp_path):
     assert done.returncode == code
     assert "\x1b[" not in done.stdout + done.stderr
     assert ("Examples" in done.stdout) == (code == 0)
+
+
+def test_the_hint_names_a_virtual_environment_that_is_not_activated(monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/mlflow").touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bin/python"))
+    monkeypatch.setenv("PATH", "")
+    assert within_reach("mlflow ui --port 1") == "bin/mlflow ui --port 1"
+    assert within_reach("open http://127.0.0.1:5000") == "open http://127.0.0.1:5000"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert within_reach("mlflow ui --port 1") == "mlflow ui --port 1"
