@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.nets.stdp_cell import ALL, FIRST, HIGHEST, RANDOM, Cell
+from pipeline.nets.stdp_columns import Rule
 from pipeline.nets.stdp_counts import Sample, by_sample, inference_load, training_load
 from pipeline.nets.stdp_formats import Format, grids, kept_of, raw_of
 from pipeline.nets.stdp_kernel import COUNTERS, events_of, no_rule, present
-from pipeline.nets.stdp_plasticity import Rule
 from pipeline.nets.stdp_rounding import WEIGHT, quantized_array
 from pipeline.types import Batch, Widths, require
 
@@ -228,7 +228,7 @@ class StdpNet(nn.Module):
     ) -> Counts:
         """Present samples one after another and learn from each; returns spike counts [S, n].
 
-        rule: the fields of `stdp_plasticity.Rule`. shadow: keep a full-precision weight behind each
+        rule: the fields of `stdp_columns.Rule`. shadow: keep a full-precision weight behind each
         quantized one and learn on it (without it, learning sees and changes the rounded weights alone).
         """
         counts = np.zeros((samples, self.spec.neurons), np.int32)
@@ -263,11 +263,8 @@ class StdpNet(nn.Module):
     def most_spikes(self, steps: int) -> float:
         """Spikes per sample that the refractory time and the winner rule allow at most."""
         each = steps / (self.spec.cell().refractory + 1)
-        return (
-            each * self.spec.neurons
-            if self.spec.winner == "all"
-            else min(each * self.spec.neurons, float(steps))
-        )
+        together = each * self.spec.neurons
+        return together if self.spec.winner == "all" else min(together, float(steps))
 
     def forget_inference(self) -> None:
         """Set the counters of inference to zero; those of learning run from the first sample on."""

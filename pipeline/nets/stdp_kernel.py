@@ -22,8 +22,9 @@ import numpy as np
 from numba import njit
 
 from pipeline.nets.stdp_cell import ALL, choose, find_fired, inhibit
+from pipeline.nets.stdp_columns import Rule, activate, memory_of, sum_columns
 from pipeline.nets.stdp_lanes import LANES, advance, aligned, rows_of, sum_rows
-from pipeline.nets.stdp_plasticity import Rule, depress, fetch, memory_of, normalise, potentiate, trace
+from pipeline.nets.stdp_plasticity import depress, normalise, potentiate, trace
 from pipeline.nets.stdp_rounding import MEMBRANE, THETA, quantized, quantized_array, quick, uniform
 
 # Rows of the counters that one call adds to. "dense" is what a simulator of full matrices would touch.
@@ -100,7 +101,7 @@ def loop(  # type: ignore[no-untyped-def]
     v, currents, extra, faded_theta, rng = state.v, state.currents, state.theta, state.faded, state.rng
     free, held, fired, spiked, silenced = state.free, state.held, state.fired, state.spiked, state.silenced
     inh_v, inh_time, inh_free = state.inh_v, state.inh_time, state.inh_free
-    columns, active, dirty, waiting = plastic.columns, plastic.active, plastic.dirty, plastic.waiting
+    active, dirty, waiting, sums = plastic.active, plastic.dirty, plastic.waiting, plastic.sums
     pre_time, post_time = plastic.pre_time, plastic.post_time
     decay, gain, w_inh = np.float32(cell.decay), np.float32(cell.gain), np.float32(cell.w_inh)
     bar, reset, lowest = np.float32(cell.threshold), np.float32(cell.reset), np.float32(cell.lowest)
@@ -122,7 +123,7 @@ def loop(  # type: ignore[no-untyped-def]
         inh_free[:] = 0
         zero: Any = np.int64(0)
         spikes = inhibitors = held_count = seen_count = active_count = most = zero
-        faded, since = np.float32(1.0), zero
+        faded, since, summed = np.float32(1.0), zero, False
         pre_time[:] = -1
         post_time[:] = -1
         base = s * steps
@@ -130,12 +131,11 @@ def loop(  # type: ignore[no-untyped-def]
         for t in range(steps):
             # What a neuron that learned in this sample gets now; then refractory neurons lose their input again.
             if t > 0:
+                if not summed:
+                    sum_columns(plastic, active_count, pixels, starts[base + t - 1], starts[base + t])
                 for i in range(active_count):
                     if dirty[active[i]] == 1:
-                        total = np.float32(0.0)
-                        for e in range(starts[base + t - 1], starts[base + t]):
-                            total += columns[i, np.uint32(pixels[e])]
-                        currents[t, active[i]] = total
+                        currents[t, active[i]] = sums[0, i]
             else:
                 currents[0, :] = 0
             push = w_inh * np.float32(inhibitors)
@@ -198,12 +198,13 @@ def loop(  # type: ignore[no-untyped-def]
             for i in range(spikes):
                 j = spiked[i]
                 if post_time[j] < 0:
-                    fetch(plastic, w, shadow, np.int64(j), active_count)
+                    activate(plastic, w, shadow, np.int64(j), active_count)
                     active_count += 1
                 post_time[j] = t
                 waiting[j] = 1
+            summed = False
             if rule.eta_pre > 0 and active_count > 0:
-                depress(
+                summed = depress(
                     plastic,
                     active_count,
                     pixels,
@@ -222,6 +223,7 @@ def loop(  # type: ignore[no-untyped-def]
                 for i in range(active_count):
                     if waiting[active[i]] == 1:
                         potentiate(plastic, i, k, seen_count, t, rule, formats, rng, ops)
+                        summed = False
         ops[INPUT_SPIKES] += starts[base + steps] - starts[base]
         ops[READS] += (starts[base + steps - 1] - starts[base]) * n
         ops[EXCITATORY_UPDATES] += n * steps

@@ -1,7 +1,8 @@
-"""The two loops that the STDP network spends its time in, written for vector registers of sixteen floats.
+"""The loops that the STDP network spends its time in, written for vector registers of sixteen floats.
 
 numba's loop vectoriser keeps sums in memory; here they stay in registers: `sum_rows` adds the weight rows of one
-step's spikes for up to 128 neurons at a time, `advance` takes all neurons a step on and says whether one fired.
+step's spikes for up to 128 neurons at a time, `advance` takes all neurons a step on and says whether one fired,
+`lower_and_sum` depresses the synapses of one step's spikes in sixteen columns and sums them in the same pass.
 LLVM splits the vectors on processors with shorter registers. Plain forms: `tests/nets/test_stdp_lanes.py`.
 """
 
@@ -111,6 +112,15 @@ def aligned(rows, columns):  # type: ignore[no-untyped-def]
     made = np.zeros(size + LANES, np.float32)
     skip = (-(made.ctypes.data // 4)) % LANES
     return made[skip : skip + size].reshape((rows, columns))
+
+
+@njit(cache=True, nogil=True)
+def blocks(count, rows):  # type: ignore[no-untyped-def]
+    """Memory [count, rows, LANES] float32 on a cache line, not filled: it takes pages only where it is used."""
+    size = count * rows * LANES
+    made = np.empty(size + LANES, np.float32)
+    skip = (-(made.ctypes.data // 4)) % LANES
+    return made[skip : skip + size].reshape((count, rows, LANES))
 
 
 class Rows(NamedTuple):
@@ -250,6 +260,39 @@ def _above(typing, v, theta, j, bar, faded):  # type: ignore[no-untyped-def]  # 
     return types.int64(v, theta, types.int64, types.float32, types.float32), generate
 
 
+@intrinsic
+def _lower_and_sum(typing, columns, place, pixels, first, last, steps, lows, sums, at):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """``c = columns.flat[place + pixels[e] * LANES :]; c = max(c - steps, lows); sums.flat[at:] += c`` over e in
+    [first, last), sums from 0; sixteen lanes. steps and lows are read at `at`, too."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        base = _pointer(context, builder, signature.args[0], arguments[0])
+        block = builder.gep(base, [arguments[1]])
+        chosen = _pointer(context, builder, signature.args[2], arguments[2])
+        less, low = (
+            _load(builder, _pointer(context, builder, signature.args[k], arguments[k]), arguments[8])
+            for k in (5, 6)
+        )
+        target = _pointer(context, builder, signature.args[7], arguments[7])
+
+        def body(e: Any, carried: list[Any]) -> list[Any]:
+            pixel = builder.sext(builder.load(builder.gep(chosen, [e])), _INT)
+            offset = builder.mul(pixel, ir.Constant(_INT, LANES))
+            new = builder.fsub(_load(builder, block, offset), less)
+            new = builder.select(builder.fcmp_ordered(">", new, low), new, low)
+            _store(builder, new, block, offset)
+            return [builder.fadd(carried[0], new)]
+
+        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        (total,) = _loop(builder, arguments[3], arguments[4], 1, [zero], body)
+        _store(builder, total, target, arguments[8])
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(columns, whole, pixels, whole, whole, steps, lows, sums, whole), generate
+
+
 _sum_block: Any = _sum_lanes
 advance: Any = _advance
 above: Any = _above
+lower_and_sum: Any = _lower_and_sum

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pipeline.hardware.load import measure
 from pipeline.hardware.workload import load_from
 from pipeline.nets.stdp import Stdp
+from pipeline.nets.stdp_columns import Rule
 from pipeline.nets.stdp_counts import memory, per_sample
 from pipeline.nets.stdp_kernel import events_of
-from pipeline.nets.stdp_plasticity import Rule
 from pipeline.types import Batch
 from tests.nets import stdp_reference as reference
 
@@ -58,6 +58,14 @@ VARIANTS = {
     "theta decays fast": ({"tau_theta_ms": 2.0, "theta_plus_mv": 3.0}, {}),
     "theta is gone at once": ({"tau_theta_ms": 1e-3}, {}),
     "weight decay, no norm": ({}, {"weight_decay": 0.01, "norm": 0.0}),
+    "more columns than one block has": (
+        {"neurons": 37, "winner": "all", "inhibition": "direct", "w_inh_mv": 0.2},
+        {},
+    ),
+    "blocks in windows": (
+        {"neurons": 37, "winner": "all", "w_inh_mv": 0.2},
+        {"eta_pre": 0.0, "window": 7, "mu": 1.0},
+    ),
 }
 
 
@@ -73,6 +81,7 @@ def test_the_compiled_loop_equals_the_plain_one(name):
         out = reference.present(x[:, s], w, theta, net.spec.cell(), Rule(**rule), learn=True)
         assert (out.sum(0) == counts[s]).all(), s
     assert counts.sum() > 20
+    assert (counts > 0).sum(1).max() > (16 if net.spec.neurons > 16 else 0)
     np.testing.assert_allclose(net.weight.numpy(), w, atol=2e-6)
     np.testing.assert_allclose(net.theta.numpy(), theta, rtol=1e-5)
 

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from numba import njit
 
-from pipeline.nets.stdp_lanes import LANES, LONG, above, advance, aligned, rows_of, sum_rows
+from pipeline.nets.stdp_lanes import (
+    LANES,
+    LONG,
+    above,
+    advance,
+    aligned,
+    blocks,
+    lower_and_sum,
+    rows_of,
+    sum_rows,
+)
 
 F = np.float32
 
@@ -49,6 +59,28 @@ def test_a_step_of_all_neurons_and_who_is_at_threshold(raised):
     assert risen == bool(raised)
     fired = [j for j in range(n) if bits[j // LANES] >> (j % LANES) & 1]
     assert fired == list(raised) == list(np.flatnonzero(plain >= F(13) + theta * F(0.75)))
+
+
+@njit
+def lowered(columns, place, pixels, first, last, steps, lows, sums, at):
+    lower_and_sum(columns, place, pixels, first, last, steps, lows, sums, at)
+
+
+def test_sixteen_columns_are_depressed_and_summed_in_one_pass():
+    rng, inputs = np.random.default_rng(5), 30
+    columns = blocks(2, inputs)
+    columns[:] = rng.random(columns.shape)
+    steps, lows = rng.random((1, 2 * LANES)).astype(F), np.full((1, 2 * LANES), F(0))
+    lows[0, LANES + 3] = -np.inf  # a neuron that fires in this step is clamped after potentiation
+    sums, before = np.full((1, 2 * LANES), F(7)), columns.copy()
+    pixels = np.array([9, 2, 29, 4, 11], np.int32)
+    lowered(columns, LANES * inputs, pixels, 1, 4, steps, lows, sums, LANES)
+    expected = np.maximum(before[1, [2, 29, 4]] - steps[0, LANES:], lows[0, LANES:])
+    np.testing.assert_array_equal(columns[1, [2, 29, 4]], expected)
+    np.testing.assert_allclose(sums[0, LANES:], expected.sum(0), rtol=1e-6)
+    assert (sums[0, :LANES] == 7).all()
+    columns[1, [2, 29, 4]] = before[1, [2, 29, 4]]
+    np.testing.assert_array_equal(columns, before)
 
 
 def test_memory_begins_on_a_cache_line():
