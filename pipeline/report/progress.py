@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -15,6 +15,8 @@ from rich.text import Text
 from pipeline.types import Row
 
 PLAIN_EVERY_S = 5.0
+RECENT = 20
+"""Trials that the time left is estimated from: the first one often trains what all later ones share."""
 
 
 def clock(seconds: float) -> str:
@@ -44,6 +46,8 @@ class StudyProgress:
         self.name, self.budget, self.console = name, budget, console
         self._begin = time.monotonic()
         self._before: int | None = None
+        self._ends: deque[tuple[float, int]] = deque(maxlen=RECENT + 1)
+        """When how many trials had ended, at every end of one in this run."""
         self._last_line, self._last_ended = 0.0, -1
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -70,8 +74,9 @@ class StudyProgress:
     def update(self, rows: Sequence[Row]) -> None:
         """Show the study as it stands now."""
         ended = [row for row in rows if row.state != "running"]
-        if self._before is None:
-            self._before = len(ended)
+        self._before = len(ended) if self._before is None else self._before
+        if len(ended) > (self._ends[-1][1] if self._ends else self._before):
+            self._ends.append((time.monotonic(), len(ended)))
         note = f"{summary(ended)} · {self._left(len(ended))}"
         if self._live:
             self._progress.update(self._task, completed=len(ended), note=note)
@@ -83,8 +88,9 @@ class StudyProgress:
             self.console.print(Text(f"{self.name}: {len(ended)}/{self.budget} trials · {note}"))
 
     def _left(self, ended: int) -> str:
-        new = ended - (self._before or 0)
-        spent = time.monotonic() - self._begin
-        if new < 1 or ended >= self.budget:
-            return f"{clock(spent)} spent"
-        return f"about {clock(spent / new * (self.budget - ended))} left"
+        """From the pace between two ends of trials: the time to the first one is not a trial's time."""
+        now = time.monotonic()
+        since, before = self._ends[0] if self._ends else (now, ended)
+        if ended - before < 2 or ended >= self.budget:
+            return f"{clock(now - self._begin)} spent"
+        return f"about {clock((now - since) / (ended - before) * (self.budget - ended))} left"
