@@ -107,8 +107,9 @@ class Engine:
 
     def vote(self, spikes: np.ndarray) -> np.ndarray:
         """Output spikes [B, T, N] -> labels int64 [B]."""
-        counts = spikes.sum(1, dtype=np.int64)
-        return counts.reshape(len(counts), self.program.classes, -1).sum(2).argmax(1)
+        labels = np.empty(len(spikes), np.int64)
+        kernels.vote(np.ascontiguousarray(spikes), self.program.classes, labels)
+        return labels
 
     def trace(self, codes: np.ndarray) -> dict[str, np.ndarray]:
         """Neuron layer -> its spikes [B, T, C, H, W] uint8."""

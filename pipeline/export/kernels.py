@@ -10,10 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from pipeline.export.fire_kernel import align, fire, neurons_of, quick
+
 EXACT, SATURATE, WRAP = 0, 1, 2
 
 
-@njit(cache=True, nogil=True)
+@quick
 def gather(x, events):  # type: ignore[no-untyped-def]
     """Places of the nonzero x [inputs] into events [inputs + 1]; returns (how many, whether any is not 1).
 
@@ -38,7 +40,7 @@ def gather(x, events):  # type: ignore[no-untyped-def]
     return count, largest != 0 and largest != 1
 
 
-@njit(cache=True, nogil=True)
+@quick
 def add_linear(x, w, acc, events):  # type: ignore[no-untyped-def]
     """acc [n] += sum of x[i] * w[i, :] over the nonzero x [inputs]; w [inputs, n]. acc int16 where sums fit it."""
     number = acc.dtype.type
@@ -68,7 +70,7 @@ def add_linear(x, w, acc, events):  # type: ignore[no-untyped-def]
         e += 1
 
 
-@njit(cache=True, nogil=True)
+@quick
 def add_few(x, w, acc):  # type: ignore[no-untyped-def]
     """As `add_linear` for a handful of outputs, w [n, inputs]: a dot product is sooner done than events are found."""
     number = acc.dtype.type
@@ -80,7 +82,7 @@ def add_few(x, w, acc):  # type: ignore[no-untyped-def]
         acc[j] = total
 
 
-@njit(cache=True, nogil=True)
+@quick
 def add_conv(x, w, acc, shape, events):  # type: ignore[no-untyped-def]
     """Stride 1, dilation 1, one group. x [rows * columns * C], acc [out rows * out columns * N].
 
@@ -115,7 +117,7 @@ def add_conv(x, w, acc, shape, events):  # type: ignore[no-untyped-def]
                     to[j] += number(of[j]) * scale
 
 
-@njit(cache=True, nogil=True)
+@quick
 def add_any(x, w, acc, shape, stride, dilation, groups, low, high, mode):  # type: ignore[no-untyped-def]
     """As `add_conv` for any stride, dilation, groups and register; w [C * kernel rows * columns, N / groups].
 
@@ -159,62 +161,6 @@ def add_any(x, w, acc, shape, stride, dilation, groups, low, high, mode):  # typ
                             acc[place + j] = total
 
 
-BETA, THRESHOLD, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED = range(7)
-"""Rows of the constants of `fire`: BETA and THRESHOLD on the working grid, SUBTRACTED (the threshold where a delayed
-reset subtracts), ZEROED (all bits where it sets to zero), BAR and STEP_SUBTRACTED on the membrane's grid,
-STEP_ZEROED; the last two for resets in the same step. A reset that a layer does not have is a row of zeros."""
-
-
-@njit(cache=True, nogil=True)
-def align(acc, lifts, biases, current):  # type: ignore[no-untyped-def]
-    """current [n] = acc * lift + bias on the working grid, neuron j with entry j % period; clears acc."""
-    number = current.dtype.type
-    period = lifts.shape[0]
-    if period == 1:
-        lift, bias = lifts[0], biases[0]
-        for j in range(acc.shape[0]):
-            current[j] = number(number(acc[j]) * lift) + bias
-    else:
-        for start in range(0, acc.shape[0], period):
-            sums, to = acc[start : start + period], current[start : start + period]
-            for j in range(period):
-                to[j] = number(number(sums[j]) * lifts[j]) + biases[j]
-    acc[:] = 0
-
-
-@njit(cache=True, nogil=True)
-def fire(current, u, out, constants, half, down, low, high):  # type: ignore[no-untyped-def]
-    """One step of all neurons: the update of `pipeline.export.program`, spikes into out [n].
-
-    constants [7, period]: a period of 1 keeps the constants in registers and the loop vectorised.
-    """
-    number = constants.dtype.type
-    one = number(1)
-    period = constants.shape[1]
-    beta, subtracted, zeroed, bar = (
-        constants[BETA, 0], constants[SUBTRACTED, 0], constants[ZEROED, 0], constants[BAR, 0],
-    )  # fmt: skip
-    step_subtracted, step_zeroed = constants[STEP_SUBTRACTED, 0], constants[STEP_ZEROED, 0]
-    for j in range(u.shape[0]):
-        if period > 1:
-            k = j % period
-            beta, subtracted, zeroed, bar = (
-                constants[BETA, k], constants[SUBTRACTED, k], constants[ZEROED, k], constants[BAR, k],
-            )  # fmt: skip
-            step_subtracted, step_zeroed = constants[STEP_SUBTRACTED, k], constants[STEP_ZEROED, k]
-        old = u[j]
-        due = number(-number(old > bar))  # all bits, or none: a mask costs less than a product
-        old = number(old & ~number(due & zeroed))
-        v = number(number(beta * old) + current[j])
-        v = number(v - number(due & subtracted))
-        v = number(number(v + half) >> down)
-        v = min(max(v, low), high)
-        s = number(-number(v > bar))
-        out[j] = s & one
-        v = number(v - number(number(s & step_subtracted) - number(due & step_subtracted)))
-        u[j] = number(v & ~number(s & step_zeroed))
-
-
 LINEAR, CONV, ANY, FEW = 0, 1, 2, 3
 
 
@@ -228,12 +174,21 @@ def run_stage(  # type: ignore[no-untyped-def]
     x [B, T or 1 (the same at every step), inputs], register (low, high), out [B, T, neurons] uint8. `narrow`: the
     sums are proven to fit 16 bits. One compiled function per combination of integer types.
     """
-    samples, steps, n = out.shape
+    n = out.shape[2]
     acc = np.zeros(1 if narrow else n, np.int32)
     low_acc = np.zeros(n if narrow else 1, np.int16)
-    u = np.zeros(n, constants.dtype)
-    current = np.zeros(n, constants.dtype)
+    u, current, few = neurons_of(n, constants)
     events = np.empty(x.shape[2] + 1, np.int32)
+    of = w, shape, stride, dilation, groups, register, mode, lifts, biases, constants, half, down, low, high
+    _run(x, kind, narrow, of, (acc, low_acc, u, current, few, events), out)
+
+
+@quick
+def _run(x, kind, narrow, of, memory, out):  # type: ignore[no-untyped-def]
+    """`run_stage` with memory to work in."""
+    w, shape, stride, dilation, groups, register, mode, lifts, biases, constants, half, down, low, high = of
+    acc, low_acc, u, current, few, events = memory
+    samples, steps = out.shape[0], out.shape[1]
     same = x.shape[1] == 1
     for b in range(samples):
         u[:] = 0
@@ -257,7 +212,7 @@ def run_stage(  # type: ignore[no-untyped-def]
                     align(low_acc, lifts, biases, current)
                 else:
                     align(acc, lifts, biases, current)
-            fire(current, u, out[b, t], constants, half, down, low, high)
+            fire(current, u, out[b, t], constants, half, down, low, high, few)
 
 
 @njit(cache=True, nogil=True)
@@ -293,6 +248,23 @@ def pool_sum(x, out, kernel, stride):  # type: ignore[no-untyped-def]
                         for h in range(kernel[1]):
                             total += x[m, i * stride[0] + k, (j * stride[1] + h) * channels + c]
                     out[m, i, j, c] = total
+
+
+@njit(cache=True, nogil=True)
+def vote(spikes, classes, labels):  # type: ignore[no-untyped-def]
+    """labels [B] = the class whose group of neurons fired most in spikes [B, T, N] uint8, the lower one if equal."""
+    samples, steps, n = spikes.shape
+    counts, each = np.zeros(n, np.int64), n // classes
+    for b in range(samples):
+        counts[:] = 0
+        for t in range(steps):
+            for j in range(n):
+                counts[j] += spikes[b, t, j]
+        most = np.int64(-1)
+        for label in range(classes):
+            total = counts[label * each : (label + 1) * each].sum()
+            if total > most:
+                most, labels[b] = total, label
 
 
 @njit(cache=True, nogil=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.export import event_kernels, kernels
+from pipeline.export import event_kernels, fire_kernel, kernels
 from pipeline.export.program import Attention, Bounds, Stage, Synapses, current_exponent
 
 _FEW = 16
@@ -102,18 +102,21 @@ def _alignment(synapses: Synapses, fine: int, input_exponent: int) -> np.ndarray
 
 
 def _constants(stage: Stage, fine: int) -> np.ndarray:
-    """int64 [7, neurons or 1]: see `kernels.fire`."""
+    """int64 [7, neurons in whole vectors, or 1]: see `fire_kernel.fire`."""
     neurons = stage.neurons
     down = fine - neurons.exponent
     wide = np.zeros((7, *stage.synapses.out_shape), np.int64)
     threshold = neurons.threshold.codes << (fine - neurons.threshold.exponent)
     subtract, zero = threshold * (neurons.reset == "subtract"), -int(neurons.reset == "zero")
-    wide[kernels.BETA] = neurons.beta.codes << (fine - neurons.beta.exponent - neurons.exponent)
-    wide[kernels.THRESHOLD], wide[kernels.BAR] = threshold, threshold >> down
-    wide[kernels.SUBTRACTED], wide[kernels.ZEROED] = subtract, zero
-    wide[kernels.STEP_SUBTRACTED] = 0 if neurons.delay else subtract >> down
-    wide[kernels.STEP_ZEROED] = 0 if neurons.delay else zero
-    return _per_neuron(wide)
+    wide[fire_kernel.BETA] = neurons.beta.codes << (fine - neurons.beta.exponent - neurons.exponent)
+    wide[fire_kernel.THRESHOLD], wide[fire_kernel.BAR] = threshold, threshold >> down
+    wide[fire_kernel.SUBTRACTED], wide[fire_kernel.ZEROED] = subtract, zero
+    wide[fire_kernel.STEP_SUBTRACTED] = 0 if neurons.delay else subtract >> down
+    wide[fire_kernel.STEP_ZEROED] = 0 if neurons.delay else zero
+    rows = _per_neuron(wide)
+    if rows.shape[1] == 1:
+        return rows
+    return np.pad(rows, ((0, 0), (0, fire_kernel.padded(rows.shape[1]) - rows.shape[1])))
 
 
 def _per_neuron(maps: np.ndarray) -> np.ndarray:

@@ -1,0 +1,154 @@
+"""The neurons' update in the integer engine, sixteen at a time in vector registers.
+
+numba multiplies and shifts int32 in 64 bits and leaves what does not fill a vector to a scalar loop; here the type is
+the constants' own, and the last neurons are one more vector.
+"""
+
+# ruff: noqa: ARG001  (an intrinsic names what its caller passes; the code is generated from values)
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.extending import intrinsic
+
+LANES = 16
+"""Neurons per vector; the arrays of their state have a multiple of it."""
+BETA, THRESHOLD, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED = range(7)
+"""Rows of the constants of `fire`: BETA and THRESHOLD on the working grid, SUBTRACTED (the threshold where a delayed
+reset subtracts), ZEROED (all bits where it sets to zero), BAR and STEP_SUBTRACTED on the membrane's grid,
+STEP_ZEROED; the last two for resets in the same step. A reset that a layer does not have is a row of zeros."""
+
+_generated: Any = intrinsic  # its type says nothing of the caller's arguments
+_WORD, _SMALL, _BYTE = ir.IntType(64), ir.IntType(32), ir.IntType(8)
+
+
+Compiled = TypeVar("Compiled", bound=Callable[..., Any])
+
+
+def quick(function: Compiled) -> Compiled:
+    """njit for functions that allocate nothing: counting references to every view they make would take half of a
+    small layer's time."""
+    return cast(Compiled, njit(cache=True, nogil=True, _nrt=False)(function))  # type: ignore[call-overload]
+
+
+def padded(neurons: int) -> int:
+    """`neurons` rounded up to whole vectors."""
+    return -(-neurons // LANES) * LANES
+
+
+def _updater(alike: bool) -> Any:
+    """The intrinsic for neurons that share their constants, or that have each their own."""
+
+    @_generated
+    def update(context, current, u, constants, half, down, low, high, first, last, out, place):  # type: ignore[no-untyped-def]
+        """Neurons [first, last): u and the spikes, to out[j - place]; last - first is a multiple of LANES."""
+        number = constants.dtype
+
+        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            kind = context.get_value_type(number)
+            vector = ir.VectorType(kind, LANES)
+            arrays = [context.make_array(signature.args[k])(context, builder, args[k]) for k in (0, 1, 2, 9)]
+            driven, state, table, spikes = (array.data for array in arrays)
+            period = builder.extract_value(arrays[2].shape, 1)
+
+            def splat(value):  # type: ignore[no-untyped-def]
+                one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _SMALL(0))
+                lanes = ir.Constant(ir.VectorType(_SMALL, LANES), [0] * LANES)
+                return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
+
+            def at(base, offset, kind_of=vector):  # type: ignore[no-untyped-def]
+                return builder.bitcast(builder.gep(base, [offset]), kind_of.as_pointer())
+
+            size = kind.width // 8
+            rows = BETA, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED
+            shared = [
+                splat(builder.load(builder.gep(table, [builder.mul(period, _WORD(row))])))
+                for row in (rows if alike else ())
+            ]
+            rounding, places, floor, ceiling = (splat(value) for value in args[3:7])
+            one, before = ir.Constant(vector, [1] * LANES), builder.block
+            loop, done = builder.append_basic_block(), builder.append_basic_block()
+            builder.cbranch(builder.icmp_signed("<", args[7], args[8]), loop, done)
+            builder.position_at_end(loop)
+            j = builder.phi(_WORD)
+            j.add_incoming(args[7], before)
+            beta, subtracted, zeroed, bar, step_subtracted, step_zeroed = shared or [
+                builder.load(at(table, builder.add(builder.mul(period, _WORD(row)), j)), align=size)
+                for row in rows
+            ]
+            old = builder.load(at(state, j), align=size)
+            due = builder.sext(builder.icmp_signed(">", old, bar), vector)  # all bits, or none
+            kept = builder.and_(old, builder.not_(builder.and_(due, zeroed)))
+            v = builder.add(builder.mul(beta, kept), builder.load(at(driven, j), align=size))
+            v = builder.add(builder.sub(v, builder.and_(due, subtracted)), rounding)
+            v = builder.ashr(v, places)
+            v = builder.select(builder.icmp_signed(">", v, floor), v, floor)
+            v = builder.select(builder.icmp_signed("<", v, ceiling), v, ceiling)
+            fired = builder.sext(builder.icmp_signed(">", v, bar), vector)
+            bytes_ = builder.trunc(builder.and_(fired, one), ir.VectorType(_BYTE, LANES))
+            builder.store(bytes_, at(spikes, builder.sub(j, args[10]), bytes_.type), align=1)
+            v = builder.sub(v, builder.and_(fired, step_subtracted))
+            v = builder.add(v, builder.and_(due, step_subtracted))
+            v = builder.and_(v, builder.not_(builder.and_(fired, step_zeroed)))
+            builder.store(v, at(state, j), align=size)
+            after = builder.add(j, _WORD(LANES))
+            j.add_incoming(after, builder.block)
+            builder.cbranch(builder.icmp_signed("<", after, args[8]), loop, done)
+            builder.position_at_end(done)
+            return context.get_dummy_value()
+
+        whole = types.int64
+        made = types.void(current, u, constants, number, number, number, number, whole, whole, out, whole)
+        return made, generate
+
+    return update
+
+
+_alike, _each = _updater(True), _updater(False)
+
+
+@quick
+def fire(current, u, out, constants, half, down, low, high, few):  # type: ignore[no-untyped-def]
+    """One step of all neurons: the update of `pipeline.export.program`, spikes into out [n] uint8.
+
+    current and u [n rounded up to LANES]; constants [7, the same] or, where all neurons share theirs, [7, 1]; few
+    [LANES] uint8, for use within. Sums wrap around: the caller's bounds say that they cannot.
+    """
+    n = out.shape[0]
+    full = n // LANES * LANES
+    if constants.shape[1] == 1:
+        _alike(current, u, constants, half, down, low, high, 0, full, out, 0)
+        if full < n:
+            _alike(current, u, constants, half, down, low, high, full, full + LANES, few, full)
+    else:
+        _each(current, u, constants, half, down, low, high, 0, full, out, 0)
+        if full < n:
+            _each(current, u, constants, half, down, low, high, full, full + LANES, few, full)
+    for j in range(full, n):
+        out[j] = few[j - full]
+
+
+@quick
+def align(acc, lifts, biases, current):  # type: ignore[no-untyped-def]
+    """current [at least n] = acc * lift + bias on the working grid, neuron j with entry j % period; clears acc [n]."""
+    number = current.dtype.type
+    if lifts.shape[0] == 1:
+        lift, bias = lifts[0], biases[0]
+        for j in range(acc.shape[0]):
+            current[j] = number(number(acc[j]) * lift) + bias
+    else:
+        for j in range(acc.shape[0]):
+            current[j] = number(number(acc[j]) * lifts[j]) + biases[j]
+    acc[:] = 0
+
+
+@njit(cache=True, nogil=True)
+def neurons_of(n, constants):  # type: ignore[no-untyped-def]
+    """(u, current, few) of n neurons at rest, as `fire` takes them."""
+    wide = (n + LANES - 1) // LANES * LANES
+    return np.zeros(wide, constants.dtype), np.zeros(wide, constants.dtype), np.zeros(LANES, np.uint8)
