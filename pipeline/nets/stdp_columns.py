@@ -66,12 +66,14 @@ class Plastic(NamedTuple):
     """[n] uint8: weights changed since the last normalisation."""
     post_time: Any
     """[n] int32, step of a neuron's last spike in this sample, -1: none."""
-    pre_time: Any
-    """[P] the same of the pixels."""
-    pre_trace: Any
-    """[P] float32, the trace at that step; 1 unless traces add up."""
+    place: Any
+    """[P] int32, where a pixel is among those that spiked in this sample, -1: nowhere."""
     seen: Any
-    """[P + 1] int32, the pixels that spiked in this sample."""
+    """[P + 1] int32, the pixels that spiked in this sample,"""
+    times: Any
+    """[P + 1] int32, the step of each one's last spike,"""
+    traces: Any
+    """[P + 1] float32, and its trace at that step, where traces add up."""
     everyone: Any
     """[P] int32, 0 to P - 1."""
     values: Any
@@ -94,8 +96,9 @@ def memory_of(inputs, n, steps, learn, shadowed, mask, rule):  # type: ignore[no
         blocks(most, inputs), blocks(most if shadowed else 0, inputs), aligned(np.int64(1), most * LANES),
         aligned(np.int64(1), most * LANES), aligned(np.int64(1), most * LANES), np.zeros(most * LANES, np.float64),
         mask, np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.uint8), np.zeros(n, np.uint8),
-        np.zeros(n, np.int32), np.zeros(inputs, np.int32), np.ones(inputs, np.float32),
-        np.zeros(inputs + 1, np.int32), np.arange(inputs).astype(np.int32), np.zeros(inputs, np.float32),
+        np.zeros(n, np.int32), np.zeros(inputs, np.int32), np.zeros(inputs + 1, np.int32),
+        np.zeros(inputs + 1, np.int32), np.ones(inputs + 1, np.float32),
+        np.arange(inputs).astype(np.int32), np.zeros(inputs, np.float32),
         faded_pre, faded_post,
     )  # fmt: skip
 

@@ -111,6 +111,14 @@ def count_reads(starts, pixels, steps, alive, rows, out):  # type: ignore[no-unt
         out[s, 1] = effective
 
 
+@njit(cache=True, nogil=True)
+def count_rows(starts, pixels, steps, rows):  # type: ignore[no-untyped-def]
+    """rows [P] += spikes of each pixel that are integrated, over all samples."""
+    for s in range((starts.shape[0] - 1) // steps):
+        for e in range(starts[s * steps], starts[(s + 1) * steps - 1]):
+            rows[np.uint32(pixels[e])] += 1
+
+
 def by_sample(
     starts: Ops,
     pixels: npt.NDArray[np.int32],

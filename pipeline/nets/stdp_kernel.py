@@ -47,6 +47,7 @@ class State(NamedTuple):
     free: Any
     """Step from which a neuron is out of its refractory time, int32."""
     held: Any
+    """[2 n] int32, neurons in their refractory time, in the order in which they fired."""
     fired: Any
     spiked: Any
     silenced: Any
@@ -79,7 +80,7 @@ def present(  # type: ignore[no-untyped-def]
     faded_theta = (theta_step ** np.arange(1.0, steps + 1.0)).astype(np.float32)
     state = State(
         aligned(np.int64(1), wide)[0], aligned(steps, wide), aligned(np.int64(1), wide)[0], faded_theta,
-        np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32),
+        np.zeros(n, np.int32), np.zeros(2 * n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int32),
         np.zeros(n, np.int32), np.zeros(n, np.float32), np.zeros(n, np.int32), np.zeros(n, np.int32),
         np.zeros(1, np.uint64),
     )  # fmt: skip
@@ -102,7 +103,7 @@ def loop(  # type: ignore[no-untyped-def]
     free, held, fired, spiked, silenced = state.free, state.held, state.fired, state.spiked, state.silenced
     inh_v, inh_time, inh_free = state.inh_v, state.inh_time, state.inh_free
     active, dirty, waiting, sums = plastic.active, plastic.dirty, plastic.waiting, plastic.sums
-    pre_time, post_time = plastic.pre_time, plastic.post_time
+    post_time = plastic.post_time
     decay, gain, w_inh = np.float32(cell.decay), np.float32(cell.gain), np.float32(cell.w_inh)
     bar, reset, lowest = np.float32(cell.threshold), np.float32(cell.reset), np.float32(cell.lowest)
     quantize_v = formats[MEMBRANE, 0] > 0
@@ -122,9 +123,10 @@ def loop(  # type: ignore[no-untyped-def]
         inh_time[:] = 0
         inh_free[:] = 0
         zero: Any = np.int64(0)
-        spikes = inhibitors = held_count = seen_count = active_count = most = zero
+        spikes = inhibitors = held_first = held_count = seen_count = active_count = most = zero
+        inhibitions = crossed = spoken = zero
         faded, since, summed = np.float32(1.0), zero, False
-        pre_time[:] = -1
+        plastic.place[:] = -1
         post_time[:] = -1
         base = s * steps
         sum_rows(w, pixels, starts, base, steps, currents, rows)
@@ -141,14 +143,13 @@ def loop(  # type: ignore[no-untyped-def]
             push = w_inh * np.float32(inhibitors)
             for i in range(inhibitors):
                 currents[t, silenced[i]] += w_inh / gain
-            ops[INHIBITIONS] += inhibitors * (n - 1)
-            kept = 0
-            for i in range(held_count):
-                if free[held[i]] > t:
-                    currents[t, held[i]] = push / gain
-                    held[kept] = held[i]
-                    kept += 1
-            held_count = kept
+            inhibitions += inhibitors
+            # They rest equally long, so those that are ready again are the first of the line.
+            while held_first < held_count and free[held[held_first]] <= t:
+                held_first += 1
+            still = push / gain
+            for i in range(held_first, held_count):
+                currents[t, held[i]] = still
             faded = faded_theta[t - since]
             if faded < FOLD:
                 for j in range(n):
@@ -170,6 +171,10 @@ def loop(  # type: ignore[no-untyped-def]
                 else:
                     spiked[0] = fired[choose(cell.winner, fired, count, v, extra, faded, rng)]
                     spikes = 1
+                if held_count + count > held.shape[0]:
+                    for i in range(held_first, held_count):
+                        held[i - held_first] = held[i]
+                    held_count, held_first = held_count - held_first, zero
                 for i in range(count):
                     j = fired[i]
                     v[j] = reset
@@ -178,8 +183,8 @@ def loop(  # type: ignore[no-untyped-def]
                     held_count += 1
                     if learn:
                         extra[j] = quantized(extra[j] + cell.theta_plus / faded, formats, THETA, rng)
-                ops[FIRED] += count
-                ops[SPIKES] += spikes
+                crossed += count
+                spoken += spikes
             if not cell.layer:
                 inhibitors = spikes
                 for i in range(spikes):
@@ -224,6 +229,9 @@ def loop(  # type: ignore[no-untyped-def]
                     if waiting[active[i]] == 1:
                         potentiate(plastic, i, k, seen_count, t, rule, formats, rng, ops)
                         summed = False
+        ops[INHIBITIONS] += inhibitions * (n - 1)
+        ops[FIRED] += crossed
+        ops[SPIKES] += spoken
         ops[INPUT_SPIKES] += starts[base + steps] - starts[base]
         ops[READS] += (starts[base + steps - 1] - starts[base]) * n
         ops[EXCITATORY_UPDATES] += n * steps

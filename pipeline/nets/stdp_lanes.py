@@ -292,7 +292,32 @@ def _lower_and_sum(typing, columns, place, pixels, first, last, steps, lows, sum
     return types.void(columns, whole, pixels, whole, whole, steps, lows, sums, whole), generate
 
 
+@intrinsic
+def _sum_all(typing, columns, place, rows, keep, totals, at):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """``totals[at + l] = sum of columns.flat[place + row * LANES + l] * keep over row < rows``, in float64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        base = _pointer(context, builder, signature.args[0], arguments[0])
+        block, factor = builder.gep(base, [arguments[1]]), _splat(builder, arguments[3])
+        target = _pointer(context, builder, signature.args[4], arguments[4])
+        wide = ir.VectorType(ir.DoubleType(), LANES)
+
+        def body(row: Any, carried: list[Any]) -> list[Any]:
+            value = builder.fmul(_load(builder, block, builder.mul(row, ir.Constant(_INT, LANES))), factor)
+            return [builder.fadd(carried[0], builder.fpext(value, wide))]
+
+        zero = ir.Constant(wide, [0.0] * LANES)
+        (total,) = _loop(builder, ir.Constant(_INT, 0), arguments[2], 1, [zero], body)
+        address = builder.bitcast(builder.gep(target, [arguments[5]]), wide.as_pointer())
+        builder.store(total, address, align=8)
+        return context.get_dummy_value()
+
+    whole = types.int64
+    return types.void(columns, whole, whole, types.float32, totals, whole), generate
+
+
 _sum_block: Any = _sum_lanes
 advance: Any = _advance
 above: Any = _above
 lower_and_sum: Any = _lower_and_sum
+sum_lanes: Any = _sum_all

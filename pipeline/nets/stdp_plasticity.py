@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.nets.stdp_columns import fetch, is_plain
-from pipeline.nets.stdp_lanes import LANES, lower_and_sum
+from pipeline.nets.stdp_lanes import LANES, lower_and_sum, sum_lanes
 from pipeline.nets.stdp_rounding import TRACE, WEIGHT, quantized, quantized_array, quick
 
 PRE_WRITES, POST_WRITES, NORM_WRITES, DENSE_PRE_WRITES, DENSE_POST_WRITES, LEARN_READS = 8, 9, 10, 11, 12, 13
@@ -21,17 +21,22 @@ PRE_WRITES, POST_WRITES, NORM_WRITES, DENSE_PRE_WRITES, DENSE_POST_WRITES, LEARN
 @quick
 def trace(plastic, count, pixels, first, last, t, rule, formats, rng):  # type: ignore[no-untyped-def]
     """Traces of the pixels that spike at step t; returns how many have spiked in this sample."""
-    pre_time, pre_trace, seen, faded = plastic.pre_time, plastic.pre_trace, plastic.seen, plastic.faded_pre
+    place, seen, times, traces = plastic.place, plastic.seen, plastic.times, plastic.traces
     if rule.additive:
         for e in range(first, last):
-            p = pixels[e]
-            before = pre_trace[p] * faded[t - pre_time[p]] if pre_time[p] >= 0 else np.float32(0.0)
-            pre_trace[p] = quantized(before + 1, formats, TRACE, rng) if pre_time[p] >= 0 else np.float32(1.0)
+            k = place[pixels[e]]
+            if k >= 0:
+                before = traces[k] * plastic.faded_pre[t - times[k]]
+                traces[k] = quantized(before + 1, formats, TRACE, rng)
     for e in range(first, last):
         p = np.uint32(pixels[e])  # unsigned: numba need not look for indices from the end
-        seen[count] = p
-        count += pre_time[p] < 0
-        pre_time[p] = t
+        k = place[p]
+        fresh = k < 0
+        k = np.uint32(count if fresh else k)
+        place[p], seen[k], times[k] = k, p, t
+        if rule.additive and fresh:
+            traces[k] = np.float32(1.0)
+        count += fresh
     return count
 
 
@@ -106,10 +111,12 @@ def potentiate(plastic, i, k, seen_count, t, rule, formats, rng, ops):  # type: 
     ops[POST_WRITES] += seen_count
     ops[DENSE_POST_WRITES] += column.shape[0]
     ops[LEARN_READS] += seen_count
-    pre_time, pre_trace, faded = plastic.pre_time, plastic.pre_trace, plastic.faded_pre
+    times, traces, faded = plastic.times, plastic.traces, plastic.faded_pre
     for e in range(seen_count):
-        p = np.uint32(seen[e])
-        values[e] = pre_trace[p] * faded[np.uint32(t - pre_time[p])]
+        values[e] = faded[np.uint32(t - times[e])]
+    if rule.additive:
+        for e in range(seen_count):
+            values[e] *= traces[e]
     quantized_array(values[:seen_count], formats, TRACE, rng)
     if rule.mu == 0.0 and is_plain(plastic, formats):
         for e in range(seen_count):
@@ -141,11 +148,7 @@ def normalise(plastic, active_count, w, shadow, rule, formats, rng, ops):  # typ
     keep = np.float32(1.0 - rule.weight_decay)
     plain = is_plain(plastic, formats)
     for i in range(0, active_count, LANES):
-        block = held[i // LANES]
-        totals[i : i + LANES] = 0
-        for p in range(inputs):
-            for lane in range(LANES):
-                totals[i + lane] += np.float64(block[p, lane] * keep)
+        sum_lanes(held, i * inputs, inputs, keep, totals, i)
     for j in range(n):
         if dirty[j] == 0 and rule.weight_decay <= 0:
             continue

@@ -13,6 +13,7 @@ from pipeline.nets.stdp_lanes import (
     blocks,
     lower_and_sum,
     rows_of,
+    sum_lanes,
     sum_rows,
 )
 
@@ -81,6 +82,20 @@ def test_sixteen_columns_are_depressed_and_summed_in_one_pass():
     assert (sums[0, :LANES] == 7).all()
     columns[1, [2, 29, 4]] = before[1, [2, 29, 4]]
     np.testing.assert_array_equal(columns, before)
+
+
+@njit
+def totalled(columns, place, rows, keep, totals, at):
+    sum_lanes(columns, place, rows, keep, totals, at)
+
+
+def test_sixteen_columns_are_summed_in_double_precision():
+    columns, totals = blocks(2, 784), np.full(2 * LANES, 7.0)
+    columns[:] = np.random.default_rng(2).random(columns.shape)
+    totalled(columns, LANES * 784, 784, F(0.99), totals, LANES)
+    kept = columns[1] * F(0.99)
+    np.testing.assert_allclose(totals[LANES:], kept.astype(np.float64).sum(0), rtol=1e-14)
+    assert (totals[:LANES] == 7).all()
 
 
 def test_memory_begins_on_a_cache_line():
