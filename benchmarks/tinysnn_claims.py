@@ -67,8 +67,9 @@ SEEDS = (0, 1, 2)
 POINTS = 0.5
 STEPS = {"stdp": 250, "conv": 6}
 LABELS, TEST_LABELS = 5_000, 10_000
-SCALE = {400: (0.05, 0.01), 1600: (0.5, 0.02)}
-"""Neurons -> (theta_plus_mv, eta_post), as in benchmarks/fspinn_claims.py."""
+SCALE = {("mnist", 1600): (0.5, 0.02), ("fashion_mnist", 1600): (0.15, 0.01)}
+"""Network -> (theta_plus_mv, eta_post), as in benchmarks/fspinn_cells.py; 400 neurons: SMALL."""
+SMALL = (0.05, 0.01)
 RATE_HZ = {"mnist": 128.0, "fashion_mnist": 64.0}
 CONV_NEURONS = 12 * 24 * 24 + 32 * 8 * 8 + 10
 CONV_IMAGES, CONV_EPOCHS = 20_000, 2
@@ -151,17 +152,21 @@ class Bench:
         self.data: Dataset = spec.load(cell.seed)
         self._asked: dict[str, dict[str, Any]] = {}
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        return SCALE.get((self.cell.which, self.cell.neurons), SMALL)
+
     def build(self) -> nn.Module:
         if not self.stdp:
             return Conv().build(self.data.shape, self.data.classes, self.cell.seed)
-        theta_plus, _ = SCALE[self.cell.neurons]
+        theta_plus, _ = self.scale
         spec = Stdp(neurons=self.cell.neurons, theta_plus_mv=theta_plus, inhibition="direct")
         return spec.build(self.data.shape, self.data.classes, self.cell.seed)
 
     def learner(self, shadow: bool = False) -> Unsupervised | Surrogate:
         if not self.stdp:
             return Surrogate(epochs=CONV_EPOCHS)
-        eta = SCALE[self.cell.neurons][1]
+        eta = self.scale[1]
         rule = StdpRule(eta_post=eta, presynaptic=False, window_ms=25.0, shadow=shadow)
         return Unsupervised(rule=rule, check_samples=500, label_samples=500)
 
