@@ -10,6 +10,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pipeline"
 DOMAIN = ("data", "nets", "learn", "compress", "hardware")
 ROOMS = (*DOMAIN, "study", "report", "export")
+SHARED = ("types", "compiled")
+"""Modules above the rooms that every room may import, and that import no room."""
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "base", "core", "misc", "manager", "handler"}
 COMMAND_LINES = {"pipeline/hardware/explain.py", "pipeline/export/__main__.py"}
 """Entry points that live in a room: they compose configs and may reach up."""
@@ -43,14 +45,19 @@ def room(path: Path) -> str | None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
-def test_rooms_import_only_themselves_and_the_shared_types(path):
+def test_rooms_import_only_themselves_and_what_is_shared(path):
     here = room(path)
     if here is None or name(path) in COMMAND_LINES:
         return
     for target in imports(path):
         if target.startswith("pipeline."):
             there = target.split(".")[1]
-            assert there in (here, "types"), f"{name(path)} imports {target}: rooms know only pipeline.types"
+            assert there in (here, *SHARED), f"{name(path)} imports {target}: rooms know only {SHARED}"
+
+
+@pytest.mark.parametrize("module", SHARED)
+def test_what_is_shared_knows_no_room(module):
+    assert not [target for target in imports(PACKAGE / f"{module}.py") if target.startswith("pipeline")]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -8,13 +8,13 @@ the constants' own, and the last neurons are one more vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
-from numba.extending import intrinsic
+
+from pipeline.compiled import BYTE, SMALL, WORD, generated, quick
 
 LANES = 16
 """Neurons per vector; the arrays of their state have a multiple of it."""
@@ -22,18 +22,6 @@ BETA, THRESHOLD, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED = range(7
 """Rows of the constants of `fire`: BETA and THRESHOLD on the working grid, SUBTRACTED (the threshold where a delayed
 reset subtracts), ZEROED (all bits where it sets to zero), BAR and STEP_SUBTRACTED on the membrane's grid,
 STEP_ZEROED; the last two for resets in the same step. A reset that a layer does not have is a row of zeros."""
-
-_generated: Any = intrinsic  # its type says nothing of the caller's arguments
-_WORD, _SMALL, _BYTE = ir.IntType(64), ir.IntType(32), ir.IntType(8)
-
-
-Compiled = TypeVar("Compiled", bound=Callable[..., Any])
-
-
-def quick(function: Compiled) -> Compiled:
-    """njit for functions that allocate nothing: counting references to every view they make would take half of a
-    small layer's time."""
-    return cast(Compiled, njit(cache=True, nogil=True, _nrt=False)(function))  # type: ignore[call-overload]
 
 
 def padded(neurons: int) -> int:
@@ -44,7 +32,7 @@ def padded(neurons: int) -> int:
 def _updater(alike: bool) -> Any:
     """The intrinsic for neurons that share their constants, or that have each their own."""
 
-    @_generated
+    @generated
     def update(context, current, u, constants, half, down, low, high, first, last, out, place):  # type: ignore[no-untyped-def]
         """Neurons [first, last): u and the spikes, to out[j - place]; last - first is a multiple of LANES."""
         number = constants.dtype
@@ -57,8 +45,8 @@ def _updater(alike: bool) -> Any:
             period = builder.extract_value(arrays[2].shape, 1)
 
             def splat(value):  # type: ignore[no-untyped-def]
-                one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, _SMALL(0))
-                lanes = ir.Constant(ir.VectorType(_SMALL, LANES), [0] * LANES)
+                one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, SMALL(0))
+                lanes = ir.Constant(ir.VectorType(SMALL, LANES), [0] * LANES)
                 return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
 
             def at(base, offset, kind_of=vector):  # type: ignore[no-untyped-def]
@@ -67,7 +55,7 @@ def _updater(alike: bool) -> Any:
             size = kind.width // 8
             rows = BETA, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED
             shared = [
-                splat(builder.load(builder.gep(table, [builder.mul(period, _WORD(row))])))
+                splat(builder.load(builder.gep(table, [builder.mul(period, WORD(row))])))
                 for row in (rows if alike else ())
             ]
             rounding, places, floor, ceiling = (splat(value) for value in args[3:7])
@@ -75,10 +63,10 @@ def _updater(alike: bool) -> Any:
             loop, done = builder.append_basic_block(), builder.append_basic_block()
             builder.cbranch(builder.icmp_signed("<", args[7], args[8]), loop, done)
             builder.position_at_end(loop)
-            j = builder.phi(_WORD)
+            j = builder.phi(WORD)
             j.add_incoming(args[7], before)
             beta, subtracted, zeroed, bar, step_subtracted, step_zeroed = shared or [
-                builder.load(at(table, builder.add(builder.mul(period, _WORD(row)), j)), align=size)
+                builder.load(at(table, builder.add(builder.mul(period, WORD(row)), j)), align=size)
                 for row in rows
             ]
             old = builder.load(at(state, j), align=size)
@@ -90,13 +78,13 @@ def _updater(alike: bool) -> Any:
             v = builder.select(builder.icmp_signed(">", v, floor), v, floor)
             v = builder.select(builder.icmp_signed("<", v, ceiling), v, ceiling)
             fired = builder.sext(builder.icmp_signed(">", v, bar), vector)
-            bytes_ = builder.trunc(builder.and_(fired, one), ir.VectorType(_BYTE, LANES))
+            bytes_ = builder.trunc(builder.and_(fired, one), ir.VectorType(BYTE, LANES))
             builder.store(bytes_, at(spikes, builder.sub(j, args[10]), bytes_.type), align=1)
             v = builder.sub(v, builder.and_(fired, step_subtracted))
             v = builder.add(v, builder.and_(due, step_subtracted))
             v = builder.and_(v, builder.not_(builder.and_(fired, step_zeroed)))
             builder.store(v, at(state, j), align=size)
-            after = builder.add(j, _WORD(LANES))
+            after = builder.add(j, WORD(LANES))
             j.add_incoming(after, builder.block)
             builder.cbranch(builder.icmp_signed("<", after, args[8]), loop, done)
             builder.position_at_end(done)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pipeline.export.fire_kernel import align, fire, neurons_of, quick
+from pipeline.compiled import quick
+from pipeline.export.fire_kernel import align, fire, neurons_of
 
 EXACT, SATURATE, WRAP = 0, 1, 2
 

@@ -6,113 +6,19 @@ target takes what it needs from them, and sums stay in vector registers over the
 relative is the packed panel of a dense product (Goto & van de Geijn 2008), gathered instead of multiplied.
 """
 
-# ruff: noqa: ARG001  (an intrinsic names what its caller passes; the code is generated from values)
-
 from __future__ import annotations
 
-from typing import Any
+from numba import njit
 
-import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
-from numba.extending import intrinsic
+from pipeline.compiled import adder, list_floats
 
-_generated: Any = intrinsic  # its type says nothing of the caller's arguments
 WIDE = 64
 """Columns of a block: four registers of 16, twice for two events at a time."""
 BLOCK = 160
 """Rows of a block: 40 KB of a first-level cache. Places in a block fit a byte; place BLOCK is a row of zeros."""
 ROWS = 256
 """Targets that take from all blocks in turn: their sums stay in the second-level cache."""
-_LANES = 16
-
-
-@_generated
-def _add_rows(context, source, places, count, begin, target):  # type: ignore[no-untyped-def]
-    """target [64] = begin [64] + sum of source[places[e]] over e < count; all are addresses, count is even.
-
-    Written as vectors of 16 because a loop over columns inside one over events leaves the sums in memory.
-    """
-    row = ir.VectorType(ir.FloatType(), _LANES)
-    word, byte = ir.IntType(64), ir.IntType(8)
-    parts = WIDE // _LANES
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        source, places, count, begin, target = args
-        rows, first, to = (builder.inttoptr(at, row.as_pointer()) for at in (source, begin, target))
-        listed = builder.inttoptr(places, byte.as_pointer())
-
-        def read(at, part):  # type: ignore[no-untyped-def]
-            return builder.load(builder.gep(at, [word(part)]), align=4)
-
-        def place(e):  # type: ignore[no-untyped-def]
-            index = builder.zext(builder.load(builder.gep(listed, [e])), word)
-            return builder.gep(rows, [builder.mul(index, word(parts))])
-
-        sums = [read(first, part) for part in range(parts)] + [ir.Constant(row, None)] * parts
-        before = builder.block
-        loop, done = builder.append_basic_block(), builder.append_basic_block()
-        builder.cbranch(builder.icmp_signed(">", count, word(0)), loop, done)
-        builder.position_at_end(loop)
-        at = builder.phi(word)
-        held = [builder.phi(row) for _ in sums]
-        one, two = place(at), place(builder.add(at, word(1)))
-        added = [builder.fadd(held[part], read(one, part)) for part in range(parts)]
-        added += [builder.fadd(held[parts + part], read(two, part)) for part in range(parts)]
-        after = builder.add(at, word(2))
-        at.add_incoming(word(0), before)
-        at.add_incoming(after, loop)
-        for phi, start, end in zip(held, sums, added, strict=True):
-            phi.add_incoming(start, before)
-            phi.add_incoming(end, loop)
-        builder.cbranch(builder.icmp_signed("<", after, count), loop, done)
-        builder.position_at_end(done)
-        totals = []
-        for start, end in zip(sums, added, strict=True):
-            phi = builder.phi(row)
-            phi.add_incoming(start, before)
-            phi.add_incoming(end, loop)
-            totals.append(phi)
-        for part in range(parts):
-            total = builder.fadd(totals[part], totals[parts + part])
-            builder.store(total, builder.gep(to, [word(part)]), align=4)
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 5), generate
-
-
-@_generated
-def _ones(context, at):  # type: ignore[no-untyped-def]
-    """Of the eight float32 at an address: bit k is set where number k is not 0, bit 8 + k where it is also not 1."""
-    row, word = ir.VectorType(ir.FloatType(), 8), ir.IntType(64)
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        x = builder.load(builder.inttoptr(args[0], row.as_pointer()), align=4)
-        there = builder.fcmp_unordered("!=", x, ir.Constant(row, [0.0] * 8))
-        other = builder.and_(there, builder.fcmp_unordered("!=", x, ir.Constant(row, [1.0] * 8)))
-        low, high = (builder.zext(builder.bitcast(bits, ir.IntType(8)), word) for bits in (there, other))
-        return builder.or_(low, builder.shl(high, word(8)))
-
-    return types.int64(types.int64), generate
-
-
-@_generated
-def _write(context, at, eight):  # type: ignore[no-untyped-def]
-    """Eight bytes (uint64) at any address."""
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        at = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        builder.store(args[1], at, align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.uint64), generate
-
-
-_SET = [[k for k in range(8) if bits >> k & 1] for bits in range(256)]
-_FOUND = np.array([sum(k << 8 * n for n, k in enumerate(places)) for places in _SET], np.uint64)
-"""The set bits of a byte, from the lowest, as bytes of one number."""
-_COUNT = np.array([len(places) for places in _SET], np.int64)
-_EACH = np.uint64(0x0101010101010101)
+_add_rows = adder(16, WIDE // 16, True)
 
 
 @njit(cache=True, nogil=True)
@@ -121,7 +27,7 @@ def list_events(x, places, ends):  # type: ignore[no-untyped-def]
 
     places: uint8, per row and block of inputs the places in the block, an odd number of them followed by BLOCK;
     eight bytes more than that are written. ends [R * blocks + 1] int64: where each row's part of each block ends,
-    after a 0. Eight inputs at a time, without a branch, which a processor would guess wrong.
+    after a 0.
     """
     rows, inputs = x.shape
     count, at, wrong = 0, 0, 0
@@ -131,12 +37,9 @@ def list_events(x, places, ends):  # type: ignore[no-untyped-def]
             size = min(BLOCK, inputs - low)
             here = x.ctypes.data + 4 * (r * inputs + low)
             whole = size // 8 * 8
-            for i in range(0, whole, 8):
-                bits = _ones(here + 4 * i)
-                wrong |= bits >> 8
-                bits &= 255
-                _write(places.ctypes.data + count, _FOUND[bits] + np.uint64(i) * _EACH)
-                count += _COUNT[bits]
+            found, odd = list_floats(here, whole, 4 * inputs, places.ctypes.data + count)
+            count += found
+            wrong |= odd
             for i in range(whole, size):
                 value = x[r, low + i]
                 wrong |= (value != 0) & (value != 1)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.compiled import quick
 from pipeline.nets.stdp_lanes import LANES, above
-from pipeline.nets.stdp_rounding import quick, uniform
+from pipeline.nets.stdp_rounding import uniform
 
 RANDOM, FIRST, HIGHEST, ALL = 0, 1, 2, 3
 """Who spikes when several cross the threshold in one step: one of them (drawn, lowest index, highest

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from pipeline.compiled import quick
 from pipeline.nets.stdp_lanes import LANES, aligned, blocks, lower_and_sum
-from pipeline.nets.stdp_rounding import WEIGHT, quick
+from pipeline.nets.stdp_rounding import WEIGHT
 
 
 class Rule(NamedTuple):

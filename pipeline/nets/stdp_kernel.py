@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from pipeline.compiled import quick
 from pipeline.nets.stdp_cell import ALL, choose, find_fired, inhibit
 from pipeline.nets.stdp_columns import Rule, activate, memory_of, sum_columns
 from pipeline.nets.stdp_lanes import LANES, advance, aligned, rows_of, sum_rows
 from pipeline.nets.stdp_plasticity import depress, normalise, potentiate, trace
-from pipeline.nets.stdp_rounding import MEMBRANE, THETA, quantized, quantized_array, quick, uniform
+from pipeline.nets.stdp_rounding import MEMBRANE, THETA, quantized, quantized_array, uniform
 
 # Rows of the counters that one call adds to. "dense" is what a simulator of full matrices would touch.
 INPUT_SPIKES, SPIKES, READS, EXCITATORY_UPDATES, INHIBITORY_UPDATES, INHIBITIONS = 0, 1, 2, 3, 4, 5

@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from pipeline.nets.stdp_rounding import quick
+from pipeline.compiled import quick
 
 LANES = 16
 """Floats per vector; arrays of neurons' state have a multiple of it."""

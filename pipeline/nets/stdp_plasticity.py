@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.compiled import quick
 from pipeline.nets.stdp_columns import fetch, is_plain
 from pipeline.nets.stdp_lanes import LANES, lower_and_sum, sum_lanes
-from pipeline.nets.stdp_rounding import TRACE, WEIGHT, quantized, quantized_array, quick
+from pipeline.nets.stdp_rounding import TRACE, WEIGHT, quantized, quantized_array
 
 PRE_WRITES, POST_WRITES, NORM_WRITES, DENSE_PRE_WRITES, DENSE_POST_WRITES, LEARN_READS = 8, 9, 10, 11, 12, 13
 

@@ -7,25 +7,16 @@ floor(x / eps + 1/2), stochastic floor(x / eps) + Bernoulli(fraction).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import numpy as np
-from numba import njit
 
-Compiled = TypeVar("Compiled", bound=Callable[..., Any])
+from pipeline.compiled import quick
+
 TRUNCATE, NEAREST, STOCHASTIC = 0, 1, 2
 ROUNDINGS = {"truncation": TRUNCATE, "truncate": TRUNCATE, "nearest": NEAREST, "stochastic": STOCHASTIC}
 # No Python ints: numba would compile every function anew for each of those.
 WEIGHT, MEMBRANE, THETA, TRACE = np.int64(0), np.int64(1), np.int64(2), np.int64(3)
 QUANTITIES = ("weight", "membrane", "theta", "trace")
 """What `formats` [4, 4] holds, row by row."""
-
-
-def quick(function: Compiled) -> Compiled:
-    """njit for functions that allocate nothing: it does not count references to every array they touch, which costs
-    an atomic operation each and took longer than the learning itself."""
-    return cast(Compiled, njit(cache=True, nogil=True, _nrt=False)(function))  # type: ignore[call-overload]
 
 
 @quick

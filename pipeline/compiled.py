@@ -1,0 +1,182 @@
+"""What the compiled loops of several rooms are made of: events listed without a branch, rows added in vector registers.
+
+numba's vectoriser keeps sums in memory and guesses at branches; these few pieces are generated for LLVM instead, which
+splits the vectors on processors with shorter registers. Like `pipeline.types`, this module knows no room.
+"""
+
+# ruff: noqa: ARG001  (an intrinsic names what its caller passes; the code is generated from values)
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.extending import intrinsic
+
+Compiled = TypeVar("Compiled", bound=Callable[..., Any])
+generated: Any = intrinsic
+"""numba's `intrinsic`; its own type says nothing of the caller's arguments."""
+WORD, SMALL, BYTE = ir.IntType(64), ir.IntType(32), ir.IntType(8)
+
+
+def quick(function: Compiled) -> Compiled:
+    """njit for functions that allocate nothing: it does not count references to every array they touch, which costs
+    an atomic operation each and took longer than the learning itself."""
+    return cast(Compiled, njit(cache=True, nogil=True, _nrt=False)(function))  # type: ignore[call-overload]
+
+
+def adder(lanes: int, parts: int, floats: bool) -> Any:
+    """The intrinsic that adds rows of lanes * parts numbers: float32 to float32, or int8 to int16."""
+    narrow = ir.FloatType() if floats else BYTE
+    small, wide = ir.VectorType(narrow, lanes), ir.VectorType(narrow if floats else ir.IntType(16), lanes)
+    sparing = 4 if floats else 2  # what sums are aligned to
+
+    @generated
+    def add(context, source, places, count, begin, target):  # type: ignore[no-untyped-def]
+        """target = begin + sum of source[places[e]] over e < count; all are addresses, places are bytes, count is even.
+
+        Two events at a time, each with its own sums: an addition need not wait for the one before it.
+        """
+
+        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            source, places, count, begin, target = args
+            rows = builder.inttoptr(source, small.as_pointer())
+            first, to = (builder.inttoptr(at, wide.as_pointer()) for at in (begin, target))
+            listed = builder.inttoptr(places, BYTE.as_pointer())
+            plus = builder.fadd if floats else builder.add
+
+            def row(e):  # type: ignore[no-untyped-def]
+                index = builder.zext(builder.load(builder.gep(listed, [e])), WORD)
+                at = builder.gep(rows, [builder.mul(index, WORD(parts))])
+                loads = [
+                    builder.load(builder.gep(at, [WORD(k)]), align=4 if floats else 1) for k in range(parts)
+                ]
+                return loads if floats else [builder.sext(each, wide) for each in loads]
+
+            sums = [builder.load(builder.gep(first, [WORD(k)]), align=sparing) for k in range(parts)]
+            sums += [ir.Constant(wide, None)] * parts
+            before = builder.block
+            loop, done = builder.append_basic_block(), builder.append_basic_block()
+            builder.cbranch(builder.icmp_signed(">", count, WORD(0)), loop, done)
+            builder.position_at_end(loop)
+            at = builder.phi(WORD)
+            held = [builder.phi(wide) for _ in sums]
+            terms = row(at) + row(builder.add(at, WORD(1)))
+            added = [plus(phi, term) for phi, term in zip(held, terms, strict=True)]
+            after = builder.add(at, WORD(2))
+            at.add_incoming(WORD(0), before)
+            at.add_incoming(after, loop)
+            for phi, start, end in zip(held, sums, added, strict=True):
+                phi.add_incoming(start, before)
+                phi.add_incoming(end, loop)
+            builder.cbranch(builder.icmp_signed("<", after, count), loop, done)
+            builder.position_at_end(done)
+            totals = [builder.phi(wide) for _ in sums]
+            for phi, start, end in zip(totals, sums, added, strict=True):
+                phi.add_incoming(start, before)
+                phi.add_incoming(end, loop)
+            for k in range(parts):
+                total = plus(totals[k], totals[parts + k])
+                builder.store(total, builder.gep(to, [WORD(k)]), align=sparing)
+            return context.get_dummy_value()
+
+        return types.void(*(types.int64,) * 5), generate
+
+    return add
+
+
+@generated
+def _ones(context, at):  # type: ignore[no-untyped-def]
+    """Of the eight float32 at an address: bit k is set where number k is not 0, bit 8 + k where it is also not 1."""
+    row = ir.VectorType(ir.FloatType(), 8)
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        x = builder.load(builder.inttoptr(args[0], row.as_pointer()), align=4)
+        there = builder.fcmp_unordered("!=", x, ir.Constant(row, [0.0] * 8))
+        other = builder.and_(there, builder.fcmp_unordered("!=", x, ir.Constant(row, [1.0] * 8)))
+        low, high = (builder.zext(builder.bitcast(bits, BYTE), WORD) for bits in (there, other))
+        return builder.or_(low, builder.shl(high, WORD(8)))
+
+    return types.int64(types.int64), generate
+
+
+@generated
+def _read(context, at):  # type: ignore[no-untyped-def]
+    """Eight bytes at any address, as one number."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.load(builder.inttoptr(args[0], WORD.as_pointer()), align=1)
+
+    return types.uint64(types.int64), generate
+
+
+@generated
+def _write(context, at, eight):  # type: ignore[no-untyped-def]
+    """Eight bytes to any address."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(args[1], builder.inttoptr(args[0], WORD.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.uint64), generate
+
+
+@generated
+def _fetch(context, at):  # type: ignore[no-untyped-def]
+    """Ask for the memory at an address, any address, before it is needed."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        at = builder.inttoptr(args[0], BYTE.as_pointer())
+        builder.call(
+            builder.module.declare_intrinsic(
+                "llvm.prefetch", [at.type], ir.FunctionType(ir.VoidType(), [at.type] + [SMALL] * 3)
+            ),
+            [at, *(SMALL(number) for number in (0, 3, 1))],  # to read, keep close, data
+        )
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+_SET = [[k for k in range(8) if bits >> k & 1] for bits in range(256)]
+_FOUND = np.array([sum(k << 8 * n for n, k in enumerate(places)) for places in _SET], np.uint64)
+"""The set bits of a byte, from the lowest, as bytes of one number."""
+_COUNT = np.array([len(places) for places in _SET], np.int64)
+_EACH = np.uint64(0x0101010101010101)
+_COLLECT = np.uint64(0x0102040810204080)
+"""Times eight bytes of 0 or 1: their bits, in order, in the highest byte."""
+
+
+@quick
+def list_floats(here, many, ahead, to):  # type: ignore[no-untyped-def]
+    """Places of the ones among the float32 at address `here`, as bytes from address `to` on; (how many, wrong).
+
+    many: a multiple of eight, at most 248. Up to eight bytes more than the places are written. Eight numbers at a
+    time and without a branch, which a processor would guess wrong at every event. wrong: not 0 where a number is
+    neither 0 nor 1. What is read next lies `ahead` bytes on: rows of float32 are long, and waiting for them would take
+    most of the time.
+    """
+    count, wrong = 0, 0
+    for i in range(0, many, 8):
+        if i % 16 == 0:
+            _fetch(here + ahead + 4 * i)
+        bits = _ones(here + 4 * i)
+        wrong |= bits >> 8
+        bits &= 255
+        _write(to + count, _FOUND[bits] + np.uint64(i) * _EACH)
+        count += _COUNT[bits]
+    return count, wrong
+
+
+@quick
+def list_bytes(here, many, to):  # type: ignore[no-untyped-def]
+    """As `list_floats` of bytes that are 0 or 1; returns how many."""
+    count = 0
+    for i in range(0, many, 8):
+        bits = np.int64((_read(here + i) * _COLLECT) >> np.uint64(56))
+        _write(to + count, _FOUND[bits] + np.uint64(i) * _EACH)
+        count += _COUNT[bits]
+    return count
