@@ -25,8 +25,10 @@ from pipeline.report.published import Point, load
 COMMAND = "python benchmarks/gesture_docs.py"
 PAGE, PICTURE = Path("docs/gestures.md"), Path("docs/gestures.png")
 TITLES = {"gesture": "simulated gestures", "nmnist": "N-MNIST"}
-METHODS = ("ptq", "isolated", "cumulative", "joint")
-NAMES = {"ptq": "post-training", "isolated": "fine-tuned, widths alone"}
+METHODS = ("ptq", "isolated", "cumulative", "joint", "longer")
+NAMES = {
+    "ptq": "post-training", "isolated": "fine-tuned, widths alone", "longer": "joint, four times the epochs"
+}  # fmt: skip
 PUBLISHED = "dvs_gesture_schaefer_2023"
 UJ = 1e-6  # of a pJ
 Spot = tuple[float, list[float]]
@@ -46,10 +48,12 @@ def over_sparsity(book: Book, data: str, bits: int = FULL) -> dict[str, list[Spo
     """Method -> accuracy over the zeros asked for (%); at 0 % both are the network that is quantized alone."""
     start = list(book.accuracy(data, "isolated", bits).values())
     found = {}
-    for method in ("cumulative", "joint"):
+    for method in ("cumulative", "joint", "longer"):
         spots = [(100 * level, list(book.accuracy(data, method, bits, level).values())) for level in LEVELS]
-        found[method] = [spot for spot in [(0.0, start), *spots] if spot[1]]
-    return {method: spots for method, spots in found.items() if len(spots) > 1}
+        found[method] = [spot for spot in [(0.0, start if method != "longer" else []), *spots] if spot[1]]
+    return {
+        method: spots for method, spots in found.items() if len(spots) > 1 or (method == "longer" and spots)
+    }
 
 
 def networks(book: Book, data: str) -> Iterator[tuple[str, int, float, list[float], list[float]]]:

@@ -39,7 +39,7 @@ class Cell:
     data: str
     seed: int
     method: str
-    """float | isolated | joint | cumulative | ptq."""
+    """float | isolated | joint | cumulative | ptq | longer (joint, with more epochs)."""
     bits: int = 32
     sparsity: float = 0.0
 
