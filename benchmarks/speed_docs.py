@@ -1,0 +1,132 @@
+"""The tables of docs/speed.md, from docs/results/benchmarks/*.json; measures nothing.
+
+    python benchmarks/speed_docs.py
+
+Each benchmark writes outputs/benchmarks/NAME.json; copy one to docs/results/benchmarks to show it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from docs_block import put
+
+from pipeline.report.files import write_whole
+
+COMMAND = "python benchmarks/speed_docs.py"
+RESULTS, PAGE = Path("docs/results/benchmarks"), Path("docs/speed.md")
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(heads) + " |",
+        "|---" * len(heads) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def stdp() -> list[str]:
+    """A line per network and direction: images/s of three, and what they are beside each other."""
+    rows = []
+    for n, row in read("stdp")["neurons"].items():
+        same, shown = row["same_counts"]
+        for what in ("training", "inference"):
+            rows.append(
+                [
+                    f"{int(n):,}", what, f"{row[f'{what}_images_per_s']:,.0f}",
+                    f"{row[f'{what}_ratio_to_batch_1']:,.0f}", f"{row[f'{what}_ratio_to_batch_32']:,.0f}",
+                    f"{100 * row[f'{what}_share_of_byte_limit']:.0f} %",
+                    f"{row['epoch_s']:.0f} s" if what == "training" else "",
+                    f"{same} of {shown}" if what == "training" else "",
+                ]
+            )  # fmt: skip
+    heads = (
+        "neurons", "", "images/s", "times BindsNET, one by one", "times BindsNET, 32 at once", "of the byte limit",
+        "MNIST epoch", "same spike counts",
+    )  # fmt: skip
+    return table(heads, rows)
+
+
+def bptt() -> list[str]:
+    """A line per network: milliseconds of a training step."""
+    rows = [
+        [
+            net["net"], f"{net['ms']['ours']:.1f}",
+            f"{net['faster_than']['snntorch']:.2f}", f"{net['faster_than']['spikingjelly']:.2f}",
+            f"{100 * net['compression_adds']:+.1f} %", f"{100 * net['gemm_limit_share']:.0f} %",
+        ]
+        for net in read("bptt")["nets"]
+    ]  # fmt: skip
+    heads = (
+        "network", "ms a step", "times snnTorch's loop", "times SpikingJelly", "masks and 4-bit weights add",
+        "of the matrix-product limit",
+    )  # fmt: skip
+    return table(heads, rows)
+
+
+def integers() -> list[str]:
+    """A line per network: images/s of the integer engine and of torch."""
+    rows = [
+        [
+            row["net"], f"{row['torch_images_per_s']:,.0f}", f"{row['integer_images_per_s']:,.0f}",
+            f"{row['ratio']:.1f}", f"{row['ratio_from_codes']:.1f}", "yes" if row["same_spikes"] else "no",
+        ]
+        for row in read("integer")
+    ]  # fmt: skip
+    heads = (
+        "network",
+        "torch, images/s",
+        "integers, images/s",
+        "times",
+        "times, handed integers",
+        "same spikes",
+    )
+    return table(heads, rows)
+
+
+def around() -> list[str]:
+    """What a trial costs beside its training."""
+    kept, free, cost = read("bookkeeping-sqlite")["results"][0], read("noop"), read("cost")
+    loads = read("bookkeeping-load-random-postgresql")["results"]
+    shares, prices = cost["measure_share"].values(), cost["price_ms"].values()
+    rows = [
+        ["records of a trial (Optuna and MLflow, SQLite)", f"{kept['sum_ms']:.0f} ms", "benchmarks/bookkeeping.py"],
+        [
+            "trials/s of empty trials on PostgreSQL, " + " / ".join(str(load["workers"]) for load in loads)
+            + " workers",
+            " / ".join(f"{load['trials_per_s']:.0f}" for load in loads),
+            "benchmarks/postgres.py",
+        ],
+        ["free workers over batches that wait", f"{free['ratio']:.2f} times", "benchmarks/noop.py"],
+        [
+            "counting what a network does, of a pass over the data",
+            f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %",
+            "benchmarks/cost.py",
+        ],
+        ["pricing it on a machine", f"{min(prices):.1f} to {max(prices):.1f} ms", "benchmarks/cost.py"],
+    ]  # fmt: skip
+    return table(("what", "measured", "command"), rows)
+
+
+BLOCKS: dict[str, Callable[[], list[str]]] = {
+    "stdp": stdp, "bptt": bptt, "integers": integers, "around": around,
+}  # fmt: skip
+
+
+def main() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for name, lines in BLOCKS.items():
+        page = put(page, name, COMMAND, lines())
+    write_whole(PAGE, page)
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
