@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md, from docs/results/benchmarks/*.json; measures nothing.
+"""The tables of docs/speed.md and docs/cluster.md, from docs/results/benchmarks/*.json; measures nothing.
 
     python benchmarks/speed_docs.py
 
@@ -115,17 +115,26 @@ def around() -> list[str]:
     return table(("what", "measured", "command"), rows)
 
 
-BLOCKS: dict[str, Callable[[], list[str]]] = {
-    "stdp": stdp, "bptt": bptt, "integers": integers, "around": around,
+def load() -> list[str]:
+    """Trials per second of one PostgreSQL server, a line per number of workers."""
+    rows = [
+        [str(found["workers"]), f"{found['trials_per_s']:.0f}", f"{found['worker_cpu_ms']:.1f} ms"]
+        for found in read("bookkeeping-load-random-postgresql")["results"]
+    ]
+    return table(("workers", "trials/s", "processor time per trial in the workers"), rows)
+
+
+CLUSTER = Path("docs/cluster.md")
+BLOCKS: dict[str, tuple[Path, Callable[[], list[str]]]] = {
+    "stdp": (PAGE, stdp), "bptt": (PAGE, bptt), "integers": (PAGE, integers), "around": (PAGE, around),
+    "load": (CLUSTER, load),
 }  # fmt: skip
 
 
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    for name, lines in BLOCKS.items():
-        page = put(page, name, COMMAND, lines())
-    write_whole(PAGE, page)
-    print(page)
+    for name, (path, lines) in BLOCKS.items():
+        write_whole(path, put(path.read_text(encoding="utf-8"), name, COMMAND, lines()))
+        print("\n".join([name, *lines(), ""]))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ def test_a_block_is_replaced_and_nothing_else():
 
 @pytest.mark.parametrize("name", speed_docs.BLOCKS)
 def test_speed(name):
-    page = speed_docs.PAGE.read_text(encoding="utf-8")
-    assert put(page, name, speed_docs.COMMAND, speed_docs.BLOCKS[name]()) == page, f"run {speed_docs.COMMAND}"
+    path, lines = speed_docs.BLOCKS[name]
+    page = path.read_text(encoding="utf-8")
+    assert put(page, name, speed_docs.COMMAND, lines()) == page, f"run {speed_docs.COMMAND}"
 
 
 @pytest.mark.parametrize("data", gesture_docs.TITLES)
