@@ -21,7 +21,7 @@ from pipeline.config import ConfigError
 from pipeline.job import Job
 from pipeline.launch import Crew, Launcher
 from pipeline.overview import command, context, ending, expectation, remember, with_portraits
-from pipeline.report.progress import StudyProgress
+from pipeline.report.progress import StudyProgress, counted
 from pipeline.report.tables import front_table
 from pipeline.report.units import show
 from pipeline.report.worth import worth_table
@@ -189,10 +189,8 @@ def _finish(
     crew: Crew,
     console: Console,
 ) -> int:
-    with console.status("reading the test split for the front"):
-        rows = finalists.confirm(
-            here, study, results.rows(study, here.study), lambda done, of: None, crew.each
-        )
+    with counted("the front on the test split, over seeds and in integers", console) as progress:
+        rows = finalists.confirm(here, study, results.rows(study, here.study), progress, crew.each)
     rows = with_portraits(here, data, rows)
     front = [row for row in rows if row.on_front]
     picks = select.picks(front, reference, here.selectors)

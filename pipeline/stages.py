@@ -28,7 +28,7 @@ from pipeline.config import ConfigError
 from pipeline.job import Job
 from pipeline.launch import Launcher
 from pipeline.report.files import write_whole
-from pipeline.report.progress import StudyProgress
+from pipeline.report.progress import StudyProgress, counted
 from pipeline.report.tables import strict, write_front_csv, write_trials_csv
 from pipeline.study import database, results
 from pipeline.types import DataError, Row
@@ -97,7 +97,8 @@ def confirm(here: Job) -> int:
     with launcher.open(here) as crew:
         study = opened(here)
         rows = results.rows(study, here.study)
-        rows = finalists.confirm(here, study, rows, lambda done, of: None, crew.each)
+        with counted("finalists", Console(soft_wrap=True)) as progress:
+            rows = finalists.confirm(here, study, rows, progress, crew.each)
     write_front_csv(rows, _folder(here) / "finalists.csv")
     return OK if any(row.on_front for row in rows) else NO_RESULT
 

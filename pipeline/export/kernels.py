@@ -276,8 +276,8 @@ def to_codes(x, scale, low, high, out):  # type: ignore[no-untyped-def]
     """
     steps, samples, channels, pixels = x.shape
     wrong = np.zeros(pixels, np.int32)
-    for b in range(samples):
-        for t in range(steps):
+    for t in range(steps):  # outside: x is read from its beginning to its end
+        for b in range(samples):
             if channels == 1:  # without a stride the loop is a few wide instructions
                 of, to = x[t, b, 0], out[b, t]
                 for i in range(pixels):

@@ -10,7 +10,8 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 
-from pipeline.export.kernels import add_linear
+from pipeline.compiled import quick
+from pipeline.export.kernels import add_linear, to_codes
 from pipeline.export.program import NotExact
 from pipeline.export.proof import Proof, first_difference
 from pipeline.export.stdp_program import (
@@ -27,7 +28,7 @@ from pipeline.export.stdp_program import (
 from pipeline.types import Batch, Decode
 
 
-@njit(cache=True, nogil=True)
+@quick
 def _next(rng):  # type: ignore[no-untyped-def]
     """53 random bits of splitmix64 (Steele et al. 2014); rng [1] uint64 is advanced."""
     rng[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -37,7 +38,7 @@ def _next(rng):  # type: ignore[no-untyped-def]
     return (z ^ (z >> np.uint64(31))) >> np.uint64(11)
 
 
-@njit(cache=True, nogil=True)
+@quick
 def _choose(rng, winner, fired, count, u, bars):  # type: ignore[no-untyped-def]
     """Place in `fired` of the one that spikes."""
     chosen = 0
@@ -53,62 +54,67 @@ def _choose(rng, winner, fired, count, u, bars):  # type: ignore[no-untyped-def]
     return chosen
 
 
+@quick
+def _update(acc, u, free, pushing, bars, t, before, decay, lift, push, lowest, down, half, low, high):  # type: ignore[no-untyped-def]
+    """Membranes u [n] one step on, in place; whether one reached its bar. No branch, so that it runs in vectors."""
+    reached = False
+    for j in range(u.shape[0]):
+        awake = -np.int64(free[j] <= t)  # all bits, or none while the neuron rests
+        drive = (np.int64(acc[j]) << lift) - push * (before - np.int64(pushing[j]))
+        v = decay * u[j] + (drive & awake)
+        v = (max(v, lowest) + half) >> down
+        v = min(max(v, low), high)
+        u[j] = v
+        reached |= v >= bars[j]
+    return reached
+
+
 @njit(cache=True, nogil=True)
 def _run(  # type: ignore[no-untyped-def]
-    x,
-    w,
-    bars,
-    decay,
-    lift,
-    push,
-    lowest,
-    reset,
-    down,
-    half,
-    low,
-    high,
-    refractory,
-    winner,
-    inhibitory,
-    raster,
-):
-    """x [B, T, pixels] uint8 of 0 and 1 -> raster [B, T, n] uint8; sample b draws as number b of a batch.
+    x, w, bars, decay, lift, push, lowest, reset, down, half, low, high, refractory, winner, inhibitory, raster,
+):  # fmt: skip
+    """x [B, T, pixels] uint8 of 0 and 1 -> raster [B, T, n] uint8, zeros before; sample b draws as number b of a batch.
 
     inhibitory: refractory steps of the inhibitory layer, -1 for direct inhibition.
     """
+    n = raster.shape[2]
+    neurons = np.zeros(n, np.int32), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    lists = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    memory = neurons, lists, np.zeros(n, np.uint8), np.zeros(x.shape[2] + 1, np.int32), np.zeros(1, np.uint64)
+    of = bars, decay, lift, push, lowest, reset, down, half, low, high, refractory, winner, inhibitory
+    _samples(x, w, of, raster, memory)
+
+
+@quick
+def _samples(x, w, of, raster, memory):  # type: ignore[no-untyped-def]
+    """`_run` with memory to work in."""
+    bars, decay, lift, push, lowest, reset, down, half, low, high, refractory, winner, inhibitory = of
+    (acc, u, free, awake), (fired, spoken, spoken_before, pushers), pushing, events, rng = memory
     samples, steps, n = raster.shape
-    acc = np.zeros(n, np.int32)
-    u = np.zeros(n, np.int64)
-    free = np.zeros(n, np.int64)
-    awake = np.zeros(n, np.int64)  # from which step on the inhibitory neuron spikes again
-    pushing = np.zeros(n, np.uint8)
-    fired = np.zeros(n, np.int64)
-    events = np.zeros(x.shape[2] + 1, np.int32)
-    rng = np.zeros(1, np.uint64)
+    zero = np.int64(0)
     for b in range(samples):
         rng[0] = np.uint64(b) * np.uint64(0x9E3779B97F4A7C15)
         rng[0] = _next(rng) << np.uint64(11)
         u[:] = 0
         free[:] = 0
-        awake[:] = 0
+        awake[:] = 0  # from which step on an inhibitory neuron spikes again
         pushing[:] = 0
-        before = 0
+        before = said = said_before = zero
         for t in range(steps):
             acc[:] = 0
             if t > 0:
                 add_linear(x[b, t - 1], w, acc, events)
-            count = 0
-            for j in range(n):
-                v = decay * u[j]
-                if free[j] <= t:
-                    v += (np.int64(acc[j]) << lift) - push * (before - pushing[j])
-                v = (max(v, lowest) + half) >> down
-                v = min(max(v, low), high)
-                u[j] = v
-                if v >= bars[j]:
-                    fired[count] = j
-                    count += 1
-            if count > 0:
+            for i in range(said):
+                spoken_before[i] = spoken[i]
+            said_before, said = said, zero
+            if _update(
+                acc, u, free, pushing, bars, t, before, decay, lift, push, lowest, down, half, low, high
+            ):
+                count = 0
+                for j in range(n):
+                    if u[j] >= bars[j]:
+                        fired[count] = j
+                        count += 1
                 chosen = _choose(rng, winner, fired, count, u, bars)
                 for i in range(count):
                     j = fired[i]
@@ -116,16 +122,24 @@ def _run(  # type: ignore[no-untyped-def]
                     free[j] = t + refractory + 1
                     if winner == ALL or i == chosen:
                         raster[b, t, j] = 1
-            before = 0
-            for j in range(n):
-                if inhibitory < 0:
-                    pushing[j] = raster[b, t, j]
-                else:
-                    driven = t > 0 and raster[b, t - 1, j] == 1 and awake[j] <= t
-                    pushing[j] = driven
-                    if driven:
+                        spoken[said] = j
+                        said += 1
+            for i in range(before):
+                pushing[pushers[i]] = 0
+            before = zero
+            if inhibitory < 0:
+                for i in range(said):
+                    pushers[before] = spoken[i]
+                    before += 1
+            else:
+                for i in range(said_before):
+                    j = spoken_before[i]
+                    if awake[j] <= t:
                         awake[j] = t + inhibitory + 1
-                before += pushing[j]
+                        pushers[before] = j
+                        before += 1
+            for i in range(before):
+                pushing[pushers[i]] = 1
 
 
 class StdpEngine:
@@ -142,11 +156,11 @@ class StdpEngine:
         Raises:
             NotExact: an entry is neither 0 nor 1.
         """
-        flat = x.reshape(*x.shape[:2], -1)
-        spikes = flat.to(torch.uint8)
-        if not torch.equal(spikes.to(x.dtype), flat) or int(spikes.max()) > 1:
+        maps = x.to(torch.float32).contiguous().reshape(*x.shape[:2], 1, -1).numpy()
+        codes = np.empty((maps.shape[1], maps.shape[0], maps.shape[3]), np.uint8)
+        if not to_codes(maps, np.float32(1.0), np.float32(0.0), np.float32(1.0), codes):
             raise NotExact(["the input must hold spikes, 0 or 1 (data/encoding=poisson)."])
-        return np.require(spikes.transpose(0, 1).numpy(), requirements=("C", "W"))
+        return codes
 
     def spikes(self, codes: np.ndarray) -> np.ndarray:
         """uint8 [B, T or 1, pixels] of 0 and 1 -> output spikes [B, T, n] uint8, samples numbered as one batch."""

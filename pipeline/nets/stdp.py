@@ -167,7 +167,7 @@ class StdpNet(nn.Module):
         if math.prod(x.shape[2:]) != len(self.weight):
             raise ValueError(f"x must be [T, B, {', '.join(map(str, self.shape))}], but got {list(x.shape)}.")
         starts, pixels, binary = events_of(
-            np.ascontiguousarray(x.reshape(steps, samples, len(self.weight)).numpy())
+            x.to(torch.float32).reshape(steps, samples, len(self.weight)).contiguous().numpy()
         )
         if not binary:
             raise ValueError("x must hold spikes, 0 or 1 (data/encoding=poisson), but got other values.")

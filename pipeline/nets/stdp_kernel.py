@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from pipeline.compiled import quick
+from pipeline.compiled import list_floats, quick
 from pipeline.nets.stdp_cell import ALL, choose, find_fired, inhibit
 from pipeline.nets.stdp_columns import Rule, activate, memory_of, sum_columns
 from pipeline.nets.stdp_lanes import LANES, advance, aligned, rows_of, sum_rows
@@ -32,6 +32,8 @@ from pipeline.nets.stdp_rounding import MEMBRANE, THETA, quantized, quantized_ar
 INPUT_SPIKES, SPIKES, READS, EXCITATORY_UPDATES, INHIBITORY_UPDATES, INHIBITIONS = 0, 1, 2, 3, 4, 5
 FIRED = 6
 COUNTERS = 16
+BYTES = 248
+"""Pixels that are listed at once: places among them fit a byte."""
 FOLD = np.float32(1e-4)
 """theta is kept as it was when the sample began, and its decay apart, until the decay is this much."""
 
@@ -254,25 +256,30 @@ def no_rule() -> Rule:
 
 @njit(cache=True, nogil=True)
 def events_of(x):  # type: ignore[no-untyped-def]
-    """Dense spikes x [T, S, P] -> (starts [S * T + 1], pixels [E]) ordered by sample and step, and whether all
-    entries were 0 or 1."""
+    """Dense spikes x [T, S, P] float32, contiguous -> (starts [S * T + 1], pixels [E]) ordered by sample and step, and
+    whether all entries were 0 or 1."""
     steps, samples, inputs = x.shape
     starts = np.zeros(samples * steps + 1, np.int64)
-    total = 0
-    binary = True
+    pixels, places = np.empty(max(1024, x.size // 16), np.int32), np.empty(BYTES + 8, np.uint8)
+    used, wrong, row, ahead = 0, 0, 4 * inputs, 4 * inputs * samples
     for s in range(samples):
         for t in range(steps):
-            for p in range(inputs):
-                if x[t, s, p] != 0:
-                    total += 1
-                    binary = binary and x[t, s, p] == 1
-            starts[s * steps + t + 1] = total
-    pixels = np.empty(total, np.int32)
-    used = 0
-    for s in range(samples):
-        for t in range(steps):
-            for p in range(inputs):
-                if x[t, s, p] != 0:
-                    pixels[used] = p
-                    used += 1
-    return starts, pixels, binary
+            if used + inputs > pixels.shape[0]:
+                more = np.empty(2 * pixels.shape[0] + inputs, np.int32)
+                more[:used] = pixels[:used]
+                pixels = more
+            here = x.ctypes.data + row * (t * samples + s)
+            whole = inputs // 8 * 8
+            for low in range(0, whole, BYTES):
+                found, odd = list_floats(here + 4 * low, min(BYTES, whole - low), ahead, places.ctypes.data)
+                wrong |= odd
+                for e in range(found):
+                    pixels[used + e] = low + places[e]
+                used += found
+            for p in range(whole, inputs):
+                value = x[t, s, p]
+                pixels[used] = p
+                used += value != 0
+                wrong |= (value != 0) & (value != 1)
+            starts[s * steps + t + 1] = used
+    return starts, pixels[:used].copy(), wrong == 0

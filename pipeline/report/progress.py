@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -37,6 +38,24 @@ def summary(rows: Sequence[Row]) -> str:
     kinds = Counter(row.state.partition(":")[0] for row in rows)
     words += [f"{kinds[kind]} {kind}" for kind in ("cached", "stopped", "failed") if kinds[kind]]
     return " · ".join(words)
+
+
+@contextmanager
+def counted(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A spinner with a count on a terminal; elsewhere a plain line where the count changed, at most one in five
+    seconds. What is given takes (how many are done, of how many)."""
+    last = [time.monotonic(), -1]
+    with console.status(what) as status:
+
+        def say(done: int, of: int) -> None:
+            line = f"{what}: {done}/{of}"
+            status.update(line)
+            now = time.monotonic()
+            if not console.is_terminal and done != last[1] and now - last[0] >= PLAIN_EVERY_S:
+                last[:] = now, done
+                console.print(Text(line))
+
+        yield say
 
 
 class StudyProgress:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.report import progress
-from pipeline.report.progress import StudyProgress, clock
+from pipeline.report.progress import StudyProgress, clock, counted
 from pipeline.types import Row
 
 
@@ -63,3 +63,18 @@ def test_the_end_says_what_was_spent(shown):
 
 def test_hours_are_shown_where_there_are_any():
     assert [clock(s) for s in (65, 7384, -3)] == ["1:05", "2:03:04", "0:00"]
+
+
+def test_what_follows_the_search_is_counted_too(monkeypatch):
+    """Plain lines: none within five seconds, none twice."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    with counted("finalists", Console(file=out, width=80, force_terminal=False)) as say:
+        for second, done in ((0, 0), (3, 1), (6, 2), (8, 3), (14, 3), (20, 3)):
+            now[0] = 1000.0 + second
+            say(done, 9)
+    assert [line for line in out.getvalue().splitlines() if "/" in line] == [
+        "finalists: 2/9",
+        "finalists: 3/9",
+    ]
