@@ -89,7 +89,11 @@ def cells(data: str) -> list[Cell]:
         return [
             *(Cell(data, s, "isolated", b) for b in WIDTHS),
             *(Cell(data, s, "joint", FULL, p) for p in (0.925, 0.95)),
-            *(Cell(data, s, "longer", b, p) for b, p in ((FULL, 0.9), (TERNARY, 0.0), (TERNARY, 0.9))),
+        ]
+
+    def longer(s: int) -> list[Cell]:
+        return [
+            Cell(data, s, "longer", b, p) for b, p in ((TERNARY, 0.0), (FULL, 0.0), (FULL, 0.9), (FULL, 0.8))
         ]
 
     def rest(s: int) -> list[Cell]:
@@ -98,7 +102,7 @@ def cells(data: str) -> list[Cell]:
     if data == "nmnist":
         found = [
             cell
-            for of in (needed, steep, once)
+            for of in (needed, steep, longer, once)
             for turn in zip(*map(of, SEEDS), strict=True)
             for cell in turn
         ]
@@ -109,6 +113,7 @@ def cells(data: str) -> list[Cell]:
             for of in (needed, *([once] if s == SEEDS[0] else []), steep)
             for cell in of(s)
         ]
+        found += [cell for s in SEEDS for cell in longer(s)]
     return list(dict.fromkeys(found + [cell for of in (once, rest) for s in SEEDS for cell in of(s)]))
 
 
