@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from pipeline.compress.compact import shape_like
 from pipeline.compress.snn_neurons import release, state_formats
 from pipeline.compress.stack import bounds_key, grid_key, grids, ledger, record, stacks
-from pipeline.compress.stdp_neurons import held, hold, is_stdp, numerics
+from pipeline.compress.stdp_neurons import held, hold, is_stdp, numerics, settle_reset
 
 
 class Attachable(Protocol):
@@ -74,6 +74,8 @@ def restore(net: nn.Module, steps: Mapping[str, Attachable], tensors: Mapping[st
     if is_stdp(net):
         for name, (_, _, _, rounding) in list(numerics(net).items()):
             hold(net, name, grids(net)[name], rounding)
+        if "membrane" in numerics(net):
+            settle_reset(net, cast(Any, spec).reset_mv)
     return net
 
 

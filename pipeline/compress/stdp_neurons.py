@@ -80,6 +80,20 @@ def quantize_stdp(
         _reset_on_membrane(net)
 
 
+def settle_reset(net: nn.Module, reset_mv: float) -> None:
+    """Once the membrane's grid is the trained one: the reset anew, from the potential that the config names.
+
+    A net that is rebuilt was quantized before it had its theta, on another grid of the membrane.
+    """
+    spec: Any = net.spec
+    grid = ledger(net).constants.get("reset")
+    if grid is not None:
+        value, _ = on_grid(torch.tensor(reset_mv - spec.rest_mv, dtype=torch.float32), grid.bits)
+        reset_mv = spec.rest_mv + float(value)
+    net.spec = dataclasses.replace(spec, reset_mv=reset_mv)
+    _reset_on_membrane(net)
+
+
 def _reset_on_membrane(net: nn.Module) -> None:
     """A reset writes into the membrane's register, so it is one of its codes: rounded to the nearest."""
     spec: Any = net.spec

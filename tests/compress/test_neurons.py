@@ -124,6 +124,21 @@ class TestStdpNetworks:
             "membrane": 10, "theta": 8, "trace": 6, "threshold": 6, "reset": 5, "inhibition": 6, "beta": 8,
         }  # fmt: skip
 
+    @pytest.mark.parametrize(
+        ("membrane", "reset", "kept"), [(6, 4, 8.0), (6, 32, 8.0), (8, 4, 4.0), (12, 4, 5.0)]
+    )
+    def test_a_rebuilt_net_resets_to_the_same_code(self, membrane: int, reset: int, kept: float) -> None:
+        """Reset 5 mV, theta 200 mV, threshold 13: the trained membrane has steps of 8, 2 and 1/8 mV, so the reset is 8,
+        4 (2.5 steps, to the even one) or 5. A fresh net has no theta and another grid when it is quantized."""
+        steps = {"neurons": QuantizeNeurons(membrane=membrane, reset=reset)}
+        net = stdp()
+        net.theta.fill_(200.0)
+        compress(net, steps, Plan("ptq"), lambda epochs, on_progress: first_class)
+        assert net.spec.reset_mv - net.spec.rest_mv == kept
+        other = restore(stdp(), steps, {k: v.clone() for k, v in net.state_dict().items()})
+        assert other.spec == net.spec
+        assert other.numerics == net.numerics
+
     @pytest.mark.parametrize("steps", [{}, {"mask": PruneWeights(0.5)}])
     def test_compress_and_restore(self, steps) -> None:
         steps = {"weights": QuantizeWeights(5, integer_bits=0), "neurons": self.ALL, **steps}
