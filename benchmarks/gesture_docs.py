@@ -27,7 +27,7 @@ PAGE, PICTURE = Path("docs/gestures.md"), Path("docs/gestures.png")
 TITLES = {"gesture": "simulated gestures", "nmnist": "N-MNIST"}
 METHODS = ("ptq", "isolated", "cumulative", "joint", "longer")
 NAMES = {
-    "ptq": "post-training", "isolated": "fine-tuned, widths alone", "longer": "joint, four times the epochs"
+    "ptq": "post-training", "isolated": "fine-tuned, widths alone", "longer": "four times the epochs"
 }  # fmt: skip
 PUBLISHED = "dvs_gesture_schaefer_2023"
 UJ = 1e-6  # of a pJ
@@ -36,12 +36,13 @@ Spot = tuple[float, list[float]]
 
 
 def over_bits(book: Book, data: str) -> dict[str, list[Spot]]:
-    """Method -> accuracy over widths, nothing pruned."""
+    """Method -> accuracy over widths, nothing pruned; joint without masks is widths alone."""
     found = {
         method: [(bits, list(book.accuracy(data, method, bits).values())) for bits in WIDTHS]
-        for method in ("ptq", "isolated")
+        for method in ("ptq", "isolated", "longer")
     }
-    return {method: [spot for spot in spots if spot[1]] for method, spots in found.items()}
+    shown = {method: [spot for spot in spots if spot[1]] for method, spots in found.items()}
+    return {method: spots for method, spots in shown.items() if spots}
 
 
 def over_sparsity(book: Book, data: str, bits: int = FULL) -> dict[str, list[Spot]]:
@@ -50,7 +51,8 @@ def over_sparsity(book: Book, data: str, bits: int = FULL) -> dict[str, list[Spo
     found = {}
     for method in ("cumulative", "joint", "longer"):
         spots = [(100 * level, list(book.accuracy(data, method, bits, level).values())) for level in LEVELS]
-        found[method] = [spot for spot in [(0.0, start if method != "longer" else []), *spots] if spot[1]]
+        first = list(book.accuracy(data, method, bits).values()) if method == "longer" else start
+        found[method] = [spot for spot in [(0.0, first), *spots] if spot[1]]
     return {
         method: spots for method, spots in found.items() if len(spots) > 1 or (method == "longer" and spots)
     }

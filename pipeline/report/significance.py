@@ -31,6 +31,8 @@ LEAST = 3
 """Widths that make a curve."""
 LIMIT = 1.0
 """Points that the papers allow."""
+ACROSS = 3
+"""Panels in a row; more would be too small to read on a page."""
 WORDS = (
     "Points of validation accuracy lost when one group of parameters alone has fewer bits, counted from its widest "
     "format in the same set of trials. Dotted: one point."
@@ -75,13 +77,18 @@ def draw_significance(lost: Lost) -> Figure | None:
 
 
 def draw_panels(panels: Mapping[str, Lost]) -> Figure:
-    """The same for several networks side by side, title -> what was lost; a group has one colour in all of them."""
-    figure, axes = canvas(columns=len(panels), size=(5.4, 4.2), caption=WORDS)
+    """The same for several networks, title -> what was lost; a group has one colour in all of them."""
+    columns = min(len(panels), ACROSS)
+    rows = -(-len(panels) // ACROSS)
+    figure, axes = canvas(columns, rows, size=(5.4, 4.2), caption=WORDS)
     names = list(dict.fromkeys(name for lost in panels.values() for name in lost))
-    for ax, (title, lost) in zip(axes, panels.items(), strict=True):
+    for ax, (title, lost) in zip(axes, panels.items(), strict=False):
         _draw(ax, lost, names)
         ax.set_title(title, fontsize=10, color=LIGHT["ink"])
-    axes[0].set_ylabel("accuracy lost (points)")
+    for ax in axes[::columns]:
+        ax.set_ylabel("accuracy lost (points)")
+    for ax in axes[len(panels) :]:
+        ax.remove()
     return figure
 
 
