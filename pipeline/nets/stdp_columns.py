@@ -1,6 +1,6 @@
 """What learning keeps beside the weights of the STDP network: columns of the neurons that spiked, and traces.
 
-Columns of this sample's neurons lie sixteen side by side, so that what a pixel's spike changes in all of them is one
+Columns of this sample's neurons lie eight side by side, so that what a pixel's spike changes in all of them is one
 vector; the matrix has them back when the sample ends.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from pipeline.compiled import quick
-from pipeline.nets.stdp_lanes import LANES, aligned, blocks, lower_and_sum
+from pipeline.nets.stdp_lanes import SLOTS, aligned, blocks, lower_and_sum
 from pipeline.nets.stdp_rounding import WEIGHT
 
 
@@ -40,21 +40,21 @@ class Rule(NamedTuple):
 class Plastic(NamedTuple):
     """What learning keeps beside the weights: columns of the neurons that spiked in this sample, and traces.
 
-    Slots in order of the first spike, sixteen columns side by side: a pixel's synapses in all of them are one vector.
+    Slots in order of the first spike, eight columns side by side: a pixel's synapses in all of them are one vector.
     """
 
     columns: Any
-    """[n / LANES, P, LANES] float32, slot i at [i // LANES, :, i % LANES]: the weights that the network uses."""
+    """[n / SLOTS, P, SLOTS] float32, slot i at [i // SLOTS, :, i % SLOTS]: the weights that the network uses."""
     fulls: Any
     """The same in full precision where there is a shadow, else empty."""
     steps: Any
-    """[1, n rounded up to LANES] float32, slot by slot: what a pixel's spike takes from its weight,"""
+    """[1, n rounded up to SLOTS] float32, slot by slot: what a pixel's spike takes from its weight,"""
     lows: Any
     """and the least it leaves."""
     sums: Any
     """The current that the last step's spikes bring."""
     totals: Any
-    """[n rounded up to LANES] float64: sums of the columns."""
+    """[n rounded up to SLOTS] float64: sums of the columns."""
     mask: Any
     """[P, n] uint8, or empty."""
     slot: Any
@@ -87,15 +87,15 @@ class Plastic(NamedTuple):
 @njit(cache=True, nogil=True)
 def memory_of(inputs, n, steps, learn, shadowed, mask, rule):  # type: ignore[no-untyped-def]
     """Everything empty; columns take memory only where they are used."""
-    most = (n + LANES - 1) // LANES if learn else 0
+    most = (n + SLOTS - 1) // SLOTS if learn else 0
     faded_pre = np.ones(steps + 1, np.float32)
     faded_post = np.ones(steps + 1, np.float32)
     for t in range(steps):
         faded_pre[t + 1] = faded_pre[t] * np.float32(rule.pre_decay)
         faded_post[t + 1] = faded_post[t] * np.float32(rule.post_decay)
     return Plastic(
-        blocks(most, inputs), blocks(most if shadowed else 0, inputs), aligned(np.int64(1), most * LANES),
-        aligned(np.int64(1), most * LANES), aligned(np.int64(1), most * LANES), np.zeros(most * LANES, np.float64),
+        blocks(most, inputs), blocks(most if shadowed else 0, inputs), aligned(np.int64(1), most * SLOTS),
+        aligned(np.int64(1), most * SLOTS), aligned(np.int64(1), most * SLOTS), np.zeros(most * SLOTS, np.float64),
         mask, np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.uint8), np.zeros(n, np.uint8),
         np.zeros(n, np.int32), np.zeros(inputs, np.int32), np.zeros(inputs + 1, np.int32),
         np.zeros(inputs + 1, np.int32), np.ones(inputs + 1, np.float32),
@@ -109,11 +109,11 @@ def fetch(plastic, w, shadow, j, i):  # type: ignore[no-untyped-def]
     """Column j into slot i."""
     plastic.slot[j] = i
     plastic.active[i] = j
-    block, lane = plastic.columns[i // LANES], i % LANES
+    block, lane = plastic.columns[i // SLOTS], i % SLOTS
     for p in range(w.shape[0]):
         block[p, lane] = w[p, j]
     if shadow.shape[0] > 0:
-        full = plastic.fulls[i // LANES]
+        full = plastic.fulls[i // SLOTS]
         for p in range(w.shape[0]):
             full[p, lane] = shadow[p, j]
 
@@ -121,12 +121,12 @@ def fetch(plastic, w, shadow, j, i):  # type: ignore[no-untyped-def]
 @quick
 def activate(plastic, w, shadow, j, i):  # type: ignore[no-untyped-def]
     """Column j into slot i, which is the next; lanes without a column hold zeros."""
-    if i % LANES == 0:
-        plastic.columns[i // LANES][:] = 0
+    if i % SLOTS == 0:
+        plastic.columns[i // SLOTS][:] = 0
         if shadow.shape[0] > 0:
-            plastic.fulls[i // LANES][:] = 0
-        plastic.steps[0, i : i + LANES] = 0
-        plastic.lows[0, i : i + LANES] = 0
+            plastic.fulls[i // SLOTS][:] = 0
+        plastic.steps[0, i : i + SLOTS] = 0
+        plastic.lows[0, i : i + SLOTS] = 0
     fetch(plastic, w, shadow, j, i)
 
 
@@ -134,9 +134,9 @@ def activate(plastic, w, shadow, j, i):  # type: ignore[no-untyped-def]
 def sum_columns(plastic, active_count, pixels, first, last):  # type: ignore[no-untyped-def]
     """plastic.sums[0, i] = the weights of pixels[first:last] in slot i, in their order."""
     inputs = plastic.columns.shape[1]
-    for i in range(0, active_count, LANES):
-        plastic.steps[0, i : i + LANES] = 0
-        plastic.lows[0, i : i + LANES] = -np.inf
+    for i in range(0, active_count, SLOTS):
+        plastic.steps[0, i : i + SLOTS] = 0
+        plastic.lows[0, i : i + SLOTS] = -np.inf
         lower_and_sum(
             plastic.columns, i * inputs, pixels, first, last, plastic.steps, plastic.lows, plastic.sums, i
         )

@@ -2,7 +2,7 @@
 
 numba's loop vectoriser keeps sums in memory; here they stay in registers: `sum_rows` adds the weight rows of one
 step's spikes for up to 128 neurons at a time, `advance` takes all neurons a step on and says whether one fired,
-`lower_and_sum` depresses the synapses of one step's spikes in sixteen columns and sums them in the same pass.
+`lower_and_sum` depresses the synapses of one step's spikes in eight columns and sums them in the same pass.
 LLVM splits the vectors on processors with shorter registers. Plain forms: `tests/nets/test_stdp_lanes.py`.
 """
 
@@ -24,20 +24,24 @@ LONG = 1024
 """Neurons from which rows are copied side by side."""
 _FLOAT, _INT, _SMALL = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
+SLOTS = 8
+"""Columns of neurons that learn, side by side: few do in one sample, and 784 pixels of eight stay in a first-level
+cache."""
+_COLUMNS = ir.VectorType(_FLOAT, SLOTS)
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, value: Any) -> Any:
     return context.make_array(array_type)(context, builder, value).data
 
 
-def _load(builder: Any, base: Any, offset: Any) -> Any:
+def _load(builder: Any, base: Any, offset: Any, vector: Any = _VECTOR) -> Any:
     """The vector at base[offset : offset + LANES], at any alignment."""
-    address = builder.bitcast(builder.gep(base, [offset]), _VECTOR.as_pointer())
+    address = builder.bitcast(builder.gep(base, [offset]), vector.as_pointer())
     return builder.load(address, align=4)
 
 
 def _store(builder: Any, value: Any, base: Any, offset: Any) -> None:
-    address = builder.bitcast(builder.gep(base, [offset]), _VECTOR.as_pointer())
+    address = builder.bitcast(builder.gep(base, [offset]), value.type.as_pointer())
     builder.store(value, address, align=4)
 
 
@@ -45,10 +49,10 @@ def _plus(builder: Any, value: Any, constant: int) -> Any:
     return builder.add(value, ir.Constant(_INT, constant)) if constant else value
 
 
-def _splat(builder: Any, value: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), value, ir.Constant(_SMALL, 0))
-    mask = ir.Constant(ir.VectorType(_SMALL, LANES), [0] * LANES)
-    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), mask)
+def _splat(builder: Any, value: Any, vector: Any = _VECTOR) -> Any:
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_SMALL, 0))
+    mask = ir.Constant(ir.VectorType(_SMALL, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
 
 
 def _loop(builder: Any, first: Any, last: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
@@ -116,11 +120,11 @@ def aligned(rows, columns):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def blocks(count, rows):  # type: ignore[no-untyped-def]
-    """Memory [count, rows, LANES] float32 on a cache line, not filled: it takes pages only where it is used."""
-    size = count * rows * LANES
+    """Memory [count, rows, SLOTS] float32 on a cache line, not filled: it takes pages only where it is used."""
+    size = count * rows * SLOTS
     made = np.empty(size + LANES, np.float32)
     skip = (-(made.ctypes.data // 4)) % LANES
-    return made[skip : skip + size].reshape((count, rows, LANES))
+    return made[skip : skip + size].reshape((count, rows, SLOTS))
 
 
 class Rows(NamedTuple):
@@ -262,28 +266,30 @@ def _above(typing, v, theta, j, bar, faded):  # type: ignore[no-untyped-def]  # 
 
 @intrinsic
 def _lower_and_sum(typing, columns, place, pixels, first, last, steps, lows, sums, at):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    """``c = columns.flat[place + pixels[e] * LANES :]; c = max(c - steps, lows); sums.flat[at:] += c`` over e in
-    [first, last), sums from 0; sixteen lanes. steps and lows are read at `at`, too."""
+    """``c = columns.flat[place + pixels[e] * SLOTS :]; c = max(c - steps, lows); sums.flat[at:] += c`` over e in
+    [first, last), sums from 0; eight lanes. steps and lows are read at `at`, too."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         base = _pointer(context, builder, signature.args[0], arguments[0])
         block = builder.gep(base, [arguments[1]])
         chosen = _pointer(context, builder, signature.args[2], arguments[2])
         less, low = (
-            _load(builder, _pointer(context, builder, signature.args[k], arguments[k]), arguments[8])
+            _load(
+                builder, _pointer(context, builder, signature.args[k], arguments[k]), arguments[8], _COLUMNS
+            )
             for k in (5, 6)
         )
         target = _pointer(context, builder, signature.args[7], arguments[7])
 
         def body(e: Any, carried: list[Any]) -> list[Any]:
             pixel = builder.sext(builder.load(builder.gep(chosen, [e])), _INT)
-            offset = builder.mul(pixel, ir.Constant(_INT, LANES))
-            new = builder.fsub(_load(builder, block, offset), less)
+            offset = builder.mul(pixel, ir.Constant(_INT, SLOTS))
+            new = builder.fsub(_load(builder, block, offset, _COLUMNS), less)
             new = builder.select(builder.fcmp_ordered(">", new, low), new, low)
             _store(builder, new, block, offset)
             return [builder.fadd(carried[0], new)]
 
-        zero = ir.Constant(_VECTOR, [0.0] * LANES)
+        zero = ir.Constant(_COLUMNS, [0.0] * SLOTS)
         (total,) = _loop(builder, arguments[3], arguments[4], 1, [zero], body)
         _store(builder, total, target, arguments[8])
         return context.get_dummy_value()
@@ -294,19 +300,21 @@ def _lower_and_sum(typing, columns, place, pixels, first, last, steps, lows, sum
 
 @intrinsic
 def _sum_all(typing, columns, place, rows, keep, totals, at):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    """``totals[at + l] = sum of columns.flat[place + row * LANES + l] * keep over row < rows``, in float64."""
+    """``totals[at + l] = sum of columns.flat[place + row * SLOTS + l] * keep over row < rows``, in float64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         base = _pointer(context, builder, signature.args[0], arguments[0])
-        block, factor = builder.gep(base, [arguments[1]]), _splat(builder, arguments[3])
+        block, factor = builder.gep(base, [arguments[1]]), _splat(builder, arguments[3], _COLUMNS)
         target = _pointer(context, builder, signature.args[4], arguments[4])
-        wide = ir.VectorType(ir.DoubleType(), LANES)
+        wide = ir.VectorType(ir.DoubleType(), SLOTS)
 
         def body(row: Any, carried: list[Any]) -> list[Any]:
-            value = builder.fmul(_load(builder, block, builder.mul(row, ir.Constant(_INT, LANES))), factor)
+            value = builder.fmul(
+                _load(builder, block, builder.mul(row, ir.Constant(_INT, SLOTS)), _COLUMNS), factor
+            )
             return [builder.fadd(carried[0], builder.fpext(value, wide))]
 
-        zero = ir.Constant(wide, [0.0] * LANES)
+        zero = ir.Constant(wide, [0.0] * SLOTS)
         (total,) = _loop(builder, ir.Constant(_INT, 0), arguments[2], 1, [zero], body)
         address = builder.bitcast(builder.gep(target, [arguments[5]]), wide.as_pointer())
         builder.store(total, address, align=8)

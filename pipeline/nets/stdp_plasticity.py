@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.compiled import quick
 from pipeline.nets.stdp_columns import fetch, is_plain
-from pipeline.nets.stdp_lanes import LANES, lower_and_sum, sum_lanes
+from pipeline.nets.stdp_lanes import SLOTS, lower_and_sum, sum_lanes
 from pipeline.nets.stdp_rounding import TRACE, WEIGHT, quantized, quantized_array
 
 PRE_WRITES, POST_WRITES, NORM_WRITES, DENSE_PRE_WRITES, DENSE_POST_WRITES, LEARN_READS = 8, 9, 10, 11, 12, 13
@@ -45,15 +45,15 @@ def trace(plastic, count, pixels, first, last, t, rule, formats, rng):  # type: 
 def write(plastic, i, pixels, first, last, formats, rng):  # type: ignore[no-untyped-def]
     """plastic.values[e - first] become the weights of pixels[e], e in [first, last), in slot i: masked, kept in full
     precision in the shadow (where there is one), and rounded."""
-    values, mask, lane = plastic.values, plastic.mask, i % LANES
-    column = plastic.columns[i // LANES]
+    values, mask, lane = plastic.values, plastic.mask, i % SLOTS
+    column = plastic.columns[i // SLOTS]
     if mask.shape[0] > 0:
         j = plastic.active[i]
         for e in range(first, last):
             if mask[pixels[e], j] == 0:
                 values[e - first] = np.float32(0.0)
     if plastic.fulls.shape[0] > 0:
-        full = plastic.fulls[i // LANES]
+        full = plastic.fulls[i // SLOTS]
         for e in range(first, last):
             full[pixels[e], lane] = values[e - first]
     if formats[WEIGHT, 0] > 0:
@@ -86,14 +86,14 @@ def depress(plastic, active_count, pixels, first, last, t, rule, formats, rng, o
             plastic.steps[0, i] = step
             plastic.lows[0, i] = lowest
             continue
-        column, lane = held[i // LANES], i % LANES
+        column, lane = held[i // SLOTS], i % SLOTS
         for e in range(first, last):
             old = column[pixels[e], lane]
             new = old - step if rule.mu == 0.0 else np.float32(old - step * old**rule.mu)
             values[e - first] = max(new, lowest)
         write(plastic, i, pixels, first, last, formats, rng)
     if plain:
-        for i in range(0, active_count, LANES):
+        for i in range(0, active_count, SLOTS):
             lower_and_sum(
                 plastic.columns, i * inputs, pixels, first, last, plastic.steps, plastic.lows, plastic.sums, i
             )
@@ -107,7 +107,7 @@ def potentiate(plastic, i, k, seen_count, t, rule, formats, rng, ops):  # type: 
     plastic.waiting[j] = 0
     plastic.dirty[j] = 1
     held = plastic.fulls if plastic.fulls.shape[0] > 0 else plastic.columns
-    column, lane, values, seen = held[i // LANES], i % LANES, plastic.values, plastic.seen
+    column, lane, values, seen = held[i // SLOTS], i % SLOTS, plastic.values, plastic.seen
     rate, w_max = np.float32(k * rule.eta_post), np.float32(rule.w_max)
     ops[POST_WRITES] += seen_count
     ops[DENSE_POST_WRITES] += column.shape[0]
@@ -148,7 +148,7 @@ def normalise(plastic, active_count, w, shadow, rule, formats, rng, ops):  # typ
     inputs, n = w.shape
     keep = np.float32(1.0 - rule.weight_decay)
     plain = is_plain(plastic, formats)
-    for i in range(0, active_count, LANES):
+    for i in range(0, active_count, SLOTS):
         sum_lanes(held, i * inputs, inputs, keep, totals, i)
     for j in range(n):
         if dirty[j] == 0 and rule.weight_decay <= 0:
@@ -157,7 +157,7 @@ def normalise(plastic, active_count, w, shadow, rule, formats, rng, ops):  # typ
         if post_time[j] < 0:
             i = active_count  # free: this neuron did not spike
             fetch(plastic, w, shadow, j, i)
-            block, lane, total = held[i // LANES], i % LANES, 0.0
+            block, lane, total = held[i // SLOTS], i % SLOTS, 0.0
             for p in range(inputs):
                 total += np.float64(block[p, lane] * keep)
             totals[i] = total
@@ -169,7 +169,7 @@ def _settle(plastic, i, keep, plain, w, shadow, rule, formats, rng, ops):  # typ
     """Slot i of `normalise`: its sum, in plastic.totals, becomes the rule's, and its column returns to the matrices."""
     columns, fulls, values, total = plastic.columns, plastic.fulls, plastic.values, plastic.totals[i]
     held = fulls if fulls.shape[0] > 0 else columns
-    j, block, lane, inputs = plastic.active[i], held[i // LANES], i % LANES, w.shape[0]
+    j, block, lane, inputs = plastic.active[i], held[i // SLOTS], i % SLOTS, w.shape[0]
     plastic.dirty[j] = 0
     scaled = rule.norm > 0 and total > 0
     factor = np.float32(rule.norm / total) if scaled else np.float32(1.0)
@@ -183,7 +183,7 @@ def _settle(plastic, i, keep, plain, w, shadow, rule, formats, rng, ops):  # typ
         for p in range(inputs):
             values[p] = block[p, lane] * keep * factor
         write(plastic, i, plastic.everyone, np.int64(0), inputs, formats, rng)
-    used = columns[i // LANES]
+    used = columns[i // SLOTS]
     for p in range(inputs):
         w[p, j] = used[p, lane]
     if shadow.shape[0] > 0:

@@ -7,6 +7,7 @@ from numba import njit
 from pipeline.nets.stdp_lanes import (
     LANES,
     LONG,
+    SLOTS,
     above,
     advance,
     aligned,
@@ -67,19 +68,19 @@ def lowered(columns, place, pixels, first, last, steps, lows, sums, at):
     lower_and_sum(columns, place, pixels, first, last, steps, lows, sums, at)
 
 
-def test_sixteen_columns_are_depressed_and_summed_in_one_pass():
+def test_eight_columns_are_depressed_and_summed_in_one_pass():
     rng, inputs = np.random.default_rng(5), 30
     columns = blocks(2, inputs)
     columns[:] = rng.random(columns.shape)
-    steps, lows = rng.random((1, 2 * LANES)).astype(F), np.full((1, 2 * LANES), F(0))
-    lows[0, LANES + 3] = -np.inf  # a neuron that fires in this step is clamped after potentiation
-    sums, before = np.full((1, 2 * LANES), F(7)), columns.copy()
+    steps, lows = rng.random((1, 2 * SLOTS)).astype(F), np.full((1, 2 * SLOTS), F(0))
+    lows[0, SLOTS + 3] = -np.inf  # a neuron that fires in this step is clamped after potentiation
+    sums, before = np.full((1, 2 * SLOTS), F(7)), columns.copy()
     pixels = np.array([9, 2, 29, 4, 11], np.int32)
-    lowered(columns, LANES * inputs, pixels, 1, 4, steps, lows, sums, LANES)
-    expected = np.maximum(before[1, [2, 29, 4]] - steps[0, LANES:], lows[0, LANES:])
+    lowered(columns, SLOTS * inputs, pixels, 1, 4, steps, lows, sums, SLOTS)
+    expected = np.maximum(before[1, [2, 29, 4]] - steps[0, SLOTS:], lows[0, SLOTS:])
     np.testing.assert_array_equal(columns[1, [2, 29, 4]], expected)
-    np.testing.assert_allclose(sums[0, LANES:], expected.sum(0), rtol=1e-6)
-    assert (sums[0, :LANES] == 7).all()
+    np.testing.assert_allclose(sums[0, SLOTS:], expected.sum(0), rtol=1e-6)
+    assert (sums[0, :SLOTS] == 7).all()
     columns[1, [2, 29, 4]] = before[1, [2, 29, 4]]
     np.testing.assert_array_equal(columns, before)
 
@@ -89,13 +90,13 @@ def totalled(columns, place, rows, keep, totals, at):
     sum_lanes(columns, place, rows, keep, totals, at)
 
 
-def test_sixteen_columns_are_summed_in_double_precision():
-    columns, totals = blocks(2, 784), np.full(2 * LANES, 7.0)
+def test_eight_columns_are_summed_in_double_precision():
+    columns, totals = blocks(2, 784), np.full(2 * SLOTS, 7.0)
     columns[:] = np.random.default_rng(2).random(columns.shape)
-    totalled(columns, LANES * 784, 784, F(0.99), totals, LANES)
+    totalled(columns, SLOTS * 784, 784, F(0.99), totals, SLOTS)
     kept = columns[1] * F(0.99)
-    np.testing.assert_allclose(totals[LANES:], kept.astype(np.float64).sum(0), rtol=1e-14)
-    assert (totals[:LANES] == 7).all()
+    np.testing.assert_allclose(totals[SLOTS:], kept.astype(np.float64).sum(0), rtol=1e-14)
+    assert (totals[:SLOTS] == 7).all()
 
 
 def test_memory_begins_on_a_cache_line():
