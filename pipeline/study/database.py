@@ -173,6 +173,8 @@ def _start(pid: int) -> int:
         stat = Path(f"/proc/{pid}/stat").read_text()
         state, *fields = stat.rpartition(")")[2].split()
         return 0 if state in "ZX" else int(fields[18])
+    except ProcessLookupError:  # it ended between the opening of the file and the reading
+        return 0
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():
             return 0

@@ -258,6 +258,17 @@ def test_workers_end_when_their_driver_is_killed(tmp_path):
     assert not study.get_trials(states=(TrialState.RUNNING,))
 
 
+def test_a_process_that_ends_while_it_is_looked_at_is_gone(monkeypatch):
+    """The kernel opens the file of a living process and refuses to read that of a dead one."""
+    assert database._start(os.getpid()) > 0
+
+    def gone(_path, *_args, **_kwargs):
+        raise ProcessLookupError(3, "No such process")
+
+    monkeypatch.setattr(database.Path, "read_text", gone)
+    assert database._start(os.getpid()) == 0
+
+
 def test_bounds_end_hopeless_trials_before_training(tmp_path):
     given = spec(trials=30, constraints={"price": 1.5}, floors={"error": 0.2}, objectives=("error", "price"))
     _, study = opened(tmp_path, given)
