@@ -34,6 +34,7 @@ import numpy as np
 import optuna
 import torch
 from cell_book import Book, Cells
+from fspinn_cells import FASHION_SCALE, RATE_HZ, SCALE
 from safetensors.torch import load_file, save_file
 from tinysnn_records import comparison, records
 from torch import Tensor, nn
@@ -67,10 +68,6 @@ SEEDS = (0, 1, 2)
 POINTS = 0.5
 STEPS = {"stdp": 250, "conv": 6}
 LABELS, TEST_LABELS = 5_000, 10_000
-SCALE = {("mnist", 1600): (0.5, 0.02), ("fashion_mnist", 1600): (0.15, 0.01)}
-"""Network -> (theta_plus_mv, eta_post), as in benchmarks/fspinn_cells.py; 400 neurons: SMALL."""
-SMALL = (0.05, 0.01)
-RATE_HZ = {"mnist": 128.0, "fashion_mnist": 64.0}
 CONV_NEURONS = 12 * 24 * 24 + 32 * 8 * 8 + 10
 CONV_IMAGES, CONV_EPOCHS = 20_000, 2
 BEYOND: dict[str, tuple[tuple[int, int], ...]] = {
@@ -154,7 +151,8 @@ class Bench:
 
     @property
     def scale(self) -> tuple[float, float]:
-        return SCALE.get((self.cell.which, self.cell.neurons), SMALL)
+        """(theta_plus_mv, eta_post), what FSpiNN's study found for this data and size."""
+        return (SCALE if self.cell.which == "mnist" else FASHION_SCALE)[self.cell.neurons]
 
     def build(self) -> nn.Module:
         if not self.stdp:

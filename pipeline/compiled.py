@@ -8,24 +8,107 @@ splits the vectors on processors with shorter registers. Like `pipeline.types`, 
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
+import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
+from numba.core import caching
 from numba.extending import intrinsic
 
+njit = numba.njit
+"""numba's own, here so that whoever compiles also has the rule below for what compiled code is made from."""
 Compiled = TypeVar("Compiled", bound=Callable[..., Any])
 generated: Any = intrinsic
 """numba's `intrinsic`; its own type says nothing of the caller's arguments."""
 WORD, SMALL, BYTE = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
 
+def _made_from(function: FunctionType) -> str:
+    """Digest of all that a function's machine code holds: its own file, and the files and constants it imports.
+
+    numba looks at the function's own file alone (numba issue 1833): after an update, loops compiled before it went on
+    with the old version of what they call from other files, and counted wrong without a word.
+    """
+    found, waiting = hashlib.sha256(), [function.__module__, __name__]
+    for module in waiting:
+        held = sys.modules[module]
+        found.update(_bytes_of(held.__file__))
+        for name, value in vars(held).items():
+            if isinstance(value, np.ndarray):
+                found.update(value.tobytes())
+            elif isinstance(value, int | float | np.number):
+                found.update(f"{name}={value!r}".encode())
+            origin = getattr(value, "py_func", getattr(value, "_defn", None))
+            there = value.__name__ if isinstance(value, ModuleType) else getattr(origin, "__module__", "")
+            if there.split(".")[0] == __package__ and there not in waiting:
+                waiting.append(there)
+    return found.hexdigest()
+
+
+@functools.cache
+def _bytes_of(source: str | None) -> bytes:
+    return Path(source).read_bytes() if source else b""
+
+
+def _locator(place: Any) -> Any:
+    """numba's rule for where compiled code lies, for functions of this package: good only while all of it is."""
+
+    class Locator(place):  # type: ignore[misc]
+        def __init__(self, py_func: FunctionType, py_file: str) -> None:
+            super().__init__(py_func, py_file)
+            self._made_from = _made_from(py_func)
+
+        def get_source_stamp(self) -> str:
+            return self._made_from
+
+        @classmethod
+        def from_function(cls, py_func: FunctionType, py_file: str) -> Any:
+            ours = py_func.__module__.split(".")[0] == __package__
+            return super().from_function(py_func, py_file) if ours else None
+
+    return Locator
+
+
+caching.CacheImpl._locator_classes[:0] = [
+    _locator(place)
+    for place in (caching.UserProvidedCacheLocator, caching.InTreeCacheLocator, caching.UserWideCacheLocator)
+]
+
+
 def quick(function: Compiled) -> Compiled:
     """njit for functions that allocate nothing: it does not count references to every array they touch, which costs
     an atomic operation each and took longer than the learning itself."""
     return cast(Compiled, njit(cache=True, nogil=True, _nrt=False)(function))  # type: ignore[call-overload]
+
+
+@quick
+def mixed(z):  # type: ignore[no-untyped-def]
+    """Output function of splitmix64 (Steele, Lea and Flood 2014): neighbouring uint64 become unrelated ones."""
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@quick
+def random_bits(rng):  # type: ignore[no-untyped-def]
+    """The next 53 random bits of splitmix64; rng [1] uint64 is advanced."""
+    rng[0] += np.uint64(0x9E3779B97F4A7C15)
+    return mixed(rng[0]) >> np.uint64(11)
+
+
+def splat(builder: Any, value: Any, vector: Any) -> Any:
+    """`value` in every lane of an LLVM vector."""
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, SMALL(0))
+    lanes = ir.Constant(ir.VectorType(SMALL, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
 
 
 def adder(lanes: int, parts: int, floats: bool) -> Any:

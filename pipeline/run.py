@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast
 
 import hydra
@@ -27,7 +24,7 @@ from pipeline.report.units import show
 from pipeline.report.worth import worth_table
 from pipeline.report.writing import write
 from pipeline.study import database, results, search, select
-from pipeline.tracker import Tracker
+from pipeline.tracker import Tracker, within_reach
 from pipeline.types import DataError, Dataset, Row
 
 OK, BAD_CONFIG, BAD_DATA, NO_RESULT, NO_ROOM, INTERRUPTED = 0, 2, 3, 4, 5, 130
@@ -217,15 +214,6 @@ def _finish(
     if tracker.look:
         console.print(f"         {within_reach(tracker.look)}", highlight=False)
     return OK if front else NO_RESULT
-
-
-def within_reach(command: str) -> str:
-    """A command as this shell finds it: a virtual environment that was not activated is named before it."""
-    program, _, rest = command.partition(" ")
-    beside = Path(sys.executable).parent / program
-    if shutil.which(program) is None and beside.exists():
-        return f"{os.path.relpath(beside)} {rest}"
-    return command
 
 
 def cli() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +78,15 @@ class Silent:
     @property
     def look(self) -> str:
         return ""
+
+
+def within_reach(command: str) -> str:
+    """A command as this shell finds it: a virtual environment that was not activated is named before it."""
+    program, _, rest = command.partition(" ")
+    beside = Path(sys.executable).parent / program
+    if shutil.which(program) is None and beside.exists():
+        return f"{os.path.relpath(beside)} {rest}"
+    return command
 
 
 def title(row: Row) -> str:

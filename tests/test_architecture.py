@@ -35,6 +35,17 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def whole(path: Path) -> set[str]:
+    """Modules imported by their own name, and the members imported from others."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    return {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names} | {
+        f"{node.module}.{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -58,6 +69,11 @@ def test_rooms_import_only_themselves_and_what_is_shared(path):
 @pytest.mark.parametrize("module", SHARED)
 def test_what_is_shared_knows_no_room(module):
     assert not [target for target in imports(PACKAGE / f"{module}.py") if target.startswith("pipeline")]
+
+
+def test_every_loop_is_compiled_by_the_njit_that_knows_when_it_is_stale():
+    direct = [name(path) for path in MODULES if {"numba", "numba.njit", "numba.jit"} & whole(path)]
+    assert direct == ["pipeline/compiled.py"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

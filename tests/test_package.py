@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import within_reach
+from pipeline.tracker import within_reach
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("pipeline", "conf", "pyproject.toml", "README.md", "LICENSE")

@@ -26,13 +26,13 @@ def test_what_is_in_the_way_is_said_with_the_setting_that_helps_and_each_layer_o
     assert any("compression.quantize_neurons.membrane=16" in line for line in lines)
 
 
-def test_a_space_that_is_exact_in_parts_counts_them():
+def test_a_space_that_is_exact_in_parts_counts_them(tmp_path):
     words = ["~study.space", "+study.space={compression.quantize_weights.bits: {choices: [4, 32]}}"]
     words += ["study.warm_start=[]", "study.baseline={}"]
     head, *lines = provable.expectation(built(*words), LONG)
     assert "of 16 points drawn from the space have no exact integer form" in head
     assert "compression.quantize_weights.bits=8" in "".join(lines)
-    mixed = built(*words, "proof=required")
+    mixed = built(*words, "proof=required", f"out={tmp_path}")  # a real quickstart may lie in outputs
     assert "are refused" in provable.expectation(mixed, LONG)[0]
     float_weights = {"compression.quantize_weights.bits": 32}
     with pytest.raises(Inexact, match=r"fc1\.weight is float32"):

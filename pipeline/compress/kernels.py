@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
+from numba import carray, cfunc, types  # type: ignore[attr-defined]
 from torch import Tensor
+
+from pipeline.compiled import njit
 
 Kernel = Callable[..., None]
 TRUNCATION, NEAREST, STOCHASTIC = 0, 1, 2

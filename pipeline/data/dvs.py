@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+
+from pipeline.compiled import njit
 
 SIDE = 128
 SPILL_PIXELS = 60
@@ -132,7 +133,7 @@ def record(scene: Scene, light: Light, pixels: Pixels, chip: int, seed: int) -> 
         room = count  # the same run again, from the same draws, now with room for all
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _uniform(state: np.ndarray) -> float:
     """The next number in [0, 1) of xorshift64*, so that every recording has its own reproducible stream."""
     x = state[0]
@@ -143,7 +144,7 @@ def _uniform(state: np.ndarray) -> float:
     return ((x * np.uint64(0x2545F4914F6CDD1D)) >> np.uint64(11)) * (1.0 / (1 << 53))
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _draw(shapes: np.ndarray, tones: np.ndarray, softness: np.float32, image: np.ndarray) -> None:
     """Blend the capsules of one step over the log image: soft edges, darker towards the rim, striped along."""
     for k in range(len(shapes)):
@@ -172,7 +173,7 @@ def _draw(shapes: np.ndarray, tones: np.ndarray, softness: np.float32, image: np
                 image[row, column] += min(cover, np.float32(1)) * (tone - image[row, column])
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _simulate(
     background: np.ndarray,
     shapes: np.ndarray,
@@ -243,7 +244,7 @@ def _simulate(
     return count
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _follow(
     image: np.ndarray, slope: np.ndarray, lamp: np.float32, omega: np.float32, light: np.ndarray
 ) -> None:
@@ -257,7 +258,7 @@ def _follow(
         light[column] += (target - light[column]) * (speed / (np.float32(1) + speed))
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _send(out: np.ndarray, count: int, x: int, y: int, p: int, t: int) -> int:
     if count < len(out):
         out[count, 0], out[count, 1], out[count, 2], out[count, 3] = x, y, p, t

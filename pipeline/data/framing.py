@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numba
 import numpy as np
 
+from pipeline.compiled import njit
 from pipeline.types import require
 
 MOST_PER_PIXEL = 255
@@ -95,7 +95,7 @@ class Framing:
         return frames, lost
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _add(
     x: np.ndarray, y: np.ndarray, p: np.ndarray, cuts: np.ndarray, cells: np.ndarray, frames: np.ndarray
 ) -> int:
@@ -114,7 +114,7 @@ def _add(
     return lost
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _lively(x: np.ndarray, y: np.ndarray, t: np.ndarray, filter_us: int) -> np.ndarray:
     """True where one of the 4 neighbours fired within `filter_us`; equal to tonic's Denoise, compiled.
 

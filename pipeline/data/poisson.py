@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
 from torch import Tensor
 
+from pipeline.compiled import mixed, njit
 from pipeline.data.encode import require_timesteps
 from pipeline.types import require
 
@@ -117,7 +117,7 @@ def _draw(images, table, guide, steps, seed, starts, pixels):  # type: ignore[no
     used = 0
     for s in range(samples):
         # splitmix64's output function turns neighbouring seeds into unrelated streams.
-        state = _mixed((seed + np.uint64(s)) * np.uint64(0x9E3779B97F4A7C15))
+        state = mixed((seed + np.uint64(s)) * np.uint64(0x9E3779B97F4A7C15))
         fill[:] = 0
         count = 0
         for p in range(inputs):
@@ -127,7 +127,7 @@ def _draw(images, table, guide, steps, seed, starts, pixels):  # type: ignore[no
             t = -1
             while True:
                 state += np.uint64(0x9E3779B97F4A7C15)
-                u = np.float64(_mixed(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+                u = np.float64(mixed(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
                 k = guide[level, int(u * GUIDES)]
                 while k <= steps and table[level, k] <= u:
                     k += 1
@@ -150,14 +150,6 @@ def _draw(images, table, guide, steps, seed, starts, pixels):  # type: ignore[no
             fill[t] += 1
         used += count
     return used
-
-
-@njit(cache=True, nogil=True)
-def _mixed(z):  # type: ignore[no-untyped-def]
-    """Output function of splitmix64 (Steele, Lea and Flood 2014)."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 @njit(cache=True, nogil=True)

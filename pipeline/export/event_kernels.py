@@ -9,9 +9,8 @@ written down between a spike train and the spikes of that layer.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from pipeline.compiled import adder, list_bytes, list_floats, quick
+from pipeline.compiled import adder, list_bytes, list_floats, njit, quick
 from pipeline.export.fire_kernel import align, fire, neurons_of
 
 BLOCK = 248

@@ -12,21 +12,22 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 
-from pipeline.compiled import BYTE, SMALL, WORD, generated, quick
+from pipeline.compiled import BYTE, WORD, generated, njit, quick, splat
 
 LANES = 16
 """Neurons per vector; the arrays of their state have a multiple of it."""
-BETA, THRESHOLD, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED = range(7)
-"""Rows of the constants of `fire`: BETA and THRESHOLD on the working grid, SUBTRACTED (the threshold where a delayed
-reset subtracts), ZEROED (all bits where it sets to zero), BAR and STEP_SUBTRACTED on the membrane's grid,
+BETA, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED = range(6)
+"""Rows of the constants of `fire`: BETA and, on the working grid, SUBTRACTED (the threshold where a delayed reset
+subtracts), ZEROED (all bits where it sets to zero), BAR and STEP_SUBTRACTED on the membrane's grid,
 STEP_ZEROED; the last two for resets in the same step. A reset that a layer does not have is a row of zeros."""
 
 
-def padded(neurons: int) -> int:
+@quick
+def padded(neurons):  # type: ignore[no-untyped-def]
     """`neurons` rounded up to whole vectors."""
-    return -(-neurons // LANES) * LANES
+    return (neurons + LANES - 1) // LANES * LANES
 
 
 def _updater(alike: bool) -> Any:
@@ -44,21 +45,16 @@ def _updater(alike: bool) -> Any:
             driven, state, table, spikes = (array.data for array in arrays)
             period = builder.extract_value(arrays[2].shape, 1)
 
-            def splat(value):  # type: ignore[no-untyped-def]
-                one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, SMALL(0))
-                lanes = ir.Constant(ir.VectorType(SMALL, LANES), [0] * LANES)
-                return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
-
             def at(base, offset, kind_of=vector):  # type: ignore[no-untyped-def]
                 return builder.bitcast(builder.gep(base, [offset]), kind_of.as_pointer())
 
             size = kind.width // 8
-            rows = BETA, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED
+            rows = range(6)  # BETA to STEP_ZEROED
             shared = [
-                splat(builder.load(builder.gep(table, [builder.mul(period, WORD(row))])))
+                splat(builder, builder.load(builder.gep(table, [builder.mul(period, WORD(row))])), vector)
                 for row in (rows if alike else ())
             ]
-            rounding, places, floor, ceiling = (splat(value) for value in args[3:7])
+            rounding, places, floor, ceiling = (splat(builder, value, vector) for value in args[3:7])
             one, before = ir.Constant(vector, [1] * LANES), builder.block
             loop, done = builder.append_basic_block(), builder.append_basic_block()
             builder.cbranch(builder.icmp_signed("<", args[7], args[8]), loop, done)
@@ -104,7 +100,7 @@ _alike, _each = _updater(True), _updater(False)
 def fire(current, u, out, constants, half, down, low, high, few):  # type: ignore[no-untyped-def]
     """One step of all neurons: the update of `pipeline.export.program`, spikes into out [n] uint8.
 
-    current and u [n rounded up to LANES]; constants [7, the same] or, where all neurons share theirs, [7, 1]; few
+    current and u [n rounded up to LANES]; constants [6, the same] or, where all neurons share theirs, [6, 1]; few
     [LANES] uint8, for use within. Sums wrap around: the caller's bounds say that they cannot.
     """
     n = out.shape[0]
@@ -138,5 +134,5 @@ def align(acc, lifts, biases, current):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def neurons_of(n, constants):  # type: ignore[no-untyped-def]
     """(u, current, few) of n neurons at rest, as `fire` takes them."""
-    wide = (n + LANES - 1) // LANES * LANES
+    wide = padded(n)
     return np.zeros(wide, constants.dtype), np.zeros(wide, constants.dtype), np.zeros(LANES, np.uint8)

@@ -8,9 +8,8 @@ so nothing here can overflow unless a saturating or wrapping accumulator is aske
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from pipeline.compiled import quick
+from pipeline.compiled import njit, quick
 from pipeline.export.fire_kernel import align, fire, neurons_of
 
 EXACT, SATURATE, WRAP = 0, 1, 2

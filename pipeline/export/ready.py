@@ -102,14 +102,14 @@ def _alignment(synapses: Synapses, fine: int, input_exponent: int) -> np.ndarray
 
 
 def _constants(stage: Stage, fine: int) -> np.ndarray:
-    """int64 [7, neurons in whole vectors, or 1]: see `fire_kernel.fire`."""
+    """int64 [6, neurons in whole vectors, or 1]: see `fire_kernel.fire`."""
     neurons = stage.neurons
     down = fine - neurons.exponent
-    wide = np.zeros((7, *stage.synapses.out_shape), np.int64)
+    wide = np.zeros((6, *stage.synapses.out_shape), np.int64)
     threshold = neurons.threshold.codes << (fine - neurons.threshold.exponent)
     subtract, zero = threshold * (neurons.reset == "subtract"), -int(neurons.reset == "zero")
     wide[fire_kernel.BETA] = neurons.beta.codes << (fine - neurons.beta.exponent - neurons.exponent)
-    wide[fire_kernel.THRESHOLD], wide[fire_kernel.BAR] = threshold, threshold >> down
+    wide[fire_kernel.BAR] = threshold >> down
     wide[fire_kernel.SUBTRACTED], wide[fire_kernel.ZEROED] = subtract, zero
     wide[fire_kernel.STEP_SUBTRACTED] = 0 if neurons.delay else subtract >> down
     wide[fire_kernel.STEP_ZEROED] = 0 if neurons.delay else zero

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor, nn
 
-from pipeline.compiled import quick
+from pipeline.compiled import njit, quick, random_bits
 from pipeline.export.kernels import add_linear, to_codes
 from pipeline.export.program import NotExact
 from pipeline.export.proof import Proof, first_difference
@@ -29,21 +28,11 @@ from pipeline.types import Batch, Decode
 
 
 @quick
-def _next(rng):  # type: ignore[no-untyped-def]
-    """53 random bits of splitmix64 (Steele et al. 2014); rng [1] uint64 is advanced."""
-    rng[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = rng[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (z ^ (z >> np.uint64(31))) >> np.uint64(11)
-
-
-@quick
 def _choose(rng, winner, fired, count, u, bars):  # type: ignore[no-untyped-def]
     """Place in `fired` of the one that spikes."""
     chosen = 0
     if winner == RANDOM and count > 1:
-        bits = _next(rng)  # floor(count * bits / 2^53), in halves that fit 64 bits
+        bits = random_bits(rng)  # floor(count * bits / 2^53), in halves that fit 64 bits
         upper, lower = bits >> np.uint64(26), bits & np.uint64((1 << 26) - 1)
         wide = np.uint64(count) * upper + ((np.uint64(count) * lower) >> np.uint64(26))
         chosen = int(wide >> np.uint64(27))
@@ -94,7 +83,7 @@ def _samples(x, w, of, raster, memory):  # type: ignore[no-untyped-def]
     zero = np.int64(0)
     for b in range(samples):
         rng[0] = np.uint64(b) * np.uint64(0x9E3779B97F4A7C15)
-        rng[0] = _next(rng) << np.uint64(11)
+        rng[0] = random_bits(rng) << np.uint64(11)
         u[:] = 0
         free[:] = 0
         awake[:] = 0  # from which step on an inhibitory neuron spikes again

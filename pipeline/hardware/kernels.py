@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from pipeline.compiled import njit
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

@@ -8,9 +8,7 @@ relative is the packed panel of a dense product (Goto & van de Geijn 2008), gath
 
 from __future__ import annotations
 
-from numba import njit
-
-from pipeline.compiled import adder, list_floats
+from pipeline.compiled import adder, list_floats, njit
 
 WIDE = 64
 """Columns of a block: four registers of 16, twice for two events at a time."""

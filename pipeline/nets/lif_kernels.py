@@ -12,10 +12,11 @@ import math
 from collections.abc import Callable
 from functools import cache
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from pipeline.compiled import njit
 
 EXACT, NEAREST, TRUNCATION, STOCHASTIC = 0, 1, 2, 3
 """How a new membrane gets onto its grid; exact: it has none."""
@@ -25,7 +26,7 @@ _TO_UNIT = np.float32(2.0**-24)
 Kernel = Callable[..., None]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always")
 def _hashed(i):  # type: ignore[no-untyped-def]
     """uint32 -> uint32 (lowbias32, Wellons 2018): the numbers of `pipeline.compress.kernels`, drawn in here."""
     i = np.uint32(i ^ (i >> np.uint32(16)))  # numba widens without the casts
@@ -35,13 +36,13 @@ def _hashed(i):  # type: ignore[no-untyped-def]
     return np.uint32(i ^ (i >> np.uint32(16)))
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always")
 def _drawn(seat, key):  # type: ignore[no-untyped-def]
     """Uniform [0, 1) of one membrane (its `seat`: the hash of its number) in the step with this key."""
     return np.float32(_hashed(np.uint32(seat ^ key)) >> np.uint32(8)) * _TO_UNIT
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _seat(seats, first, n):  # type: ignore[no-untyped-def]
     for i in range(n):
         seats[i] = _hashed(np.uint32(first + i))
@@ -56,7 +57,7 @@ def forward_kernel(reset: int, delay: bool, vector: bool, keep: bool, grid: int 
     """
 
     # One function per kernel, no inner ones: numba cannot find a closure over compiled functions on disk again.
-    @numba.njit(nogil=True, cache=True, error_model="numpy")
+    @njit(nogil=True, cache=True, error_model="numpy")
     def forward(x, start, spikes, kept, states, betas, thresholds, format, keys):  # type: ignore[no-untyped-def]
         steps, size = x.shape
         period = len(betas) if vector else size
@@ -132,7 +133,7 @@ def backward_kernel(
     peak, scale = slope / 2, math.pi / 2 * slope
     same_step = not delay and reset != NONE  # the membrane that is carried on is not v
 
-    @numba.njit(nogil=True, cache=True, error_model="numpy")
+    @njit(nogil=True, cache=True, error_model="numpy")
     def backward(  # type: ignore[no-untyped-def]
         kept, start, g_spikes, g_states, g_x, betas, thresholds, g_start, g_betas, g_thresholds, format, keys
     ):

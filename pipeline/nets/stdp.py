@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.nets.stdp_cell import ALL, FIRST, HIGHEST, RANDOM, Cell
 from pipeline.nets.stdp_columns import Rule
-from pipeline.nets.stdp_counts import Sample, by_sample, count_rows, inference_load, training_load
+from pipeline.nets.stdp_counts import Sample, by_sample, inference_load, training_load
 from pipeline.nets.stdp_formats import Format, grids, kept_of, raw_of
 from pipeline.nets.stdp_kernel import COUNTERS, events_of, no_rule, present
 from pipeline.nets.stdp_rounding import WEIGHT, quantized_array
@@ -248,7 +248,7 @@ class StdpNet(nn.Module):
         )  # fmt: skip
         self.seen += samples
         self.trained_samples += samples
-        count_rows(starts, pixels, steps, self.training_pixels)
+        by_sample(starts, pixels, steps, w, counts, self.training_pixels)
         self.steps = steps
         return counts
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from pipeline.compiled import quick
+from pipeline.compiled import njit, quick
 from pipeline.nets.stdp_lanes import SLOTS, aligned, blocks, lower_and_sum
 from pipeline.nets.stdp_rounding import WEIGHT
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
 
+from pipeline.compiled import njit
 from pipeline.nets.stdp_kernel import (
     EXCITATORY_UPDATES,
     INHIBITIONS,
@@ -109,14 +109,6 @@ def count_reads(starts, pixels, steps, alive, rows, out):  # type: ignore[no-unt
             effective += alive[p]
         out[s, 0] = starts[(s + 1) * steps] - starts[s * steps]
         out[s, 1] = effective
-
-
-@njit(cache=True, nogil=True)
-def count_rows(starts, pixels, steps, rows):  # type: ignore[no-untyped-def]
-    """rows [P] += spikes of each pixel that are integrated, over all samples."""
-    for s in range((starts.shape[0] - 1) // steps):
-        for e in range(starts[s * steps], starts[(s + 1) * steps - 1]):
-            rows[np.uint32(pixels[e])] += 1
 
 
 def by_sample(

@@ -19,9 +19,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from pipeline.compiled import list_floats, quick
+from pipeline.compiled import list_floats, njit, quick
 from pipeline.nets.stdp_cell import ALL, choose, find_fired, inhibit
 from pipeline.nets.stdp_columns import Rule, activate, memory_of, sum_columns
 from pipeline.nets.stdp_lanes import LANES, advance, aligned, rows_of, sum_rows

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
+from numba import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from pipeline.compiled import quick
+from pipeline.compiled import njit, quick, splat
 
 LANES = 16
 """Floats per vector; arrays of neurons' state have a multiple of it."""
@@ -47,12 +47,6 @@ def _store(builder: Any, value: Any, base: Any, offset: Any) -> None:
 
 def _plus(builder: Any, value: Any, constant: int) -> Any:
     return builder.add(value, ir.Constant(_INT, constant)) if constant else value
-
-
-def _splat(builder: Any, value: Any, vector: Any = _VECTOR) -> Any:
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_SMALL, 0))
-    mask = ir.Constant(ir.VectorType(_SMALL, vector.count), [0] * vector.count)
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
 
 
 def _loop(builder: Any, first: Any, last: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
@@ -229,7 +223,7 @@ def _advance(typing, v, current, place, theta, decay, gain, push, lowest, bar, f
         state, last = held.data, builder.extract_value(held.shape, 0)
         source = _pointer(context, builder, signature.args[1], arguments[1])
         extra = _pointer(context, builder, signature.args[3], arguments[3])
-        factor, weight, less, low, level, fade = (_splat(builder, a) for a in arguments[4:])
+        factor, weight, less, low, level, fade = (splat(builder, a, _VECTOR) for a in arguments[4:])
 
         def body(j: Any, carried: list[Any]) -> list[Any]:
             drive = builder.fmul(_load(builder, source, builder.add(arguments[2], j)), weight)
@@ -256,7 +250,7 @@ def _above(typing, v, theta, j, bar, faded):  # type: ignore[no-untyped-def]  # 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         state = _pointer(context, builder, signature.args[0], arguments[0])
         extra = _pointer(context, builder, signature.args[1], arguments[1])
-        level, fade = _splat(builder, arguments[3]), _splat(builder, arguments[4])
+        level, fade = splat(builder, arguments[3], _VECTOR), splat(builder, arguments[4], _VECTOR)
         limit = builder.fadd(level, builder.fmul(_load(builder, extra, arguments[2]), fade))
         bits = builder.fcmp_ordered(">=", _load(builder, state, arguments[2]), limit)
         return builder.zext(builder.bitcast(bits, ir.IntType(LANES)), _INT)
@@ -304,7 +298,7 @@ def _sum_all(typing, columns, place, rows, keep, totals, at):  # type: ignore[no
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         base = _pointer(context, builder, signature.args[0], arguments[0])
-        block, factor = builder.gep(base, [arguments[1]]), _splat(builder, arguments[3], _COLUMNS)
+        block, factor = builder.gep(base, [arguments[1]]), splat(builder, arguments[3], _COLUMNS)
         target = _pointer(context, builder, signature.args[4], arguments[4])
         wide = ir.VectorType(ir.DoubleType(), SLOTS)
 

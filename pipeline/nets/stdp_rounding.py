@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.compiled import quick
+from pipeline.compiled import quick, random_bits
 
 TRUNCATE, NEAREST, STOCHASTIC = 0, 1, 2
 ROUNDINGS = {"truncation": TRUNCATE, "truncate": TRUNCATE, "nearest": NEAREST, "stochastic": STOCHASTIC}
@@ -21,13 +21,8 @@ QUANTITIES = ("weight", "membrane", "theta", "trace")
 
 @quick
 def uniform(rng):  # type: ignore[no-untyped-def]
-    """float64 in [0, 1) from splitmix64 (Steele et al. 2014); rng [1] uint64 is advanced."""
-    rng[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = rng[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    return np.float64(z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+    """float64 in [0, 1) from splitmix64; rng [1] uint64 is advanced."""
+    return np.float64(random_bits(rng)) * (1.0 / 9007199254740992.0)
 
 
 @quick

@@ -3,14 +3,24 @@
 import numpy as np
 import pytest
 
-from pipeline.export.fire_kernel import LANES, align, fire, neurons_of, padded
+from pipeline.export.fire_kernel import (
+    BAR,
+    BETA,
+    LANES,
+    STEP_SUBTRACTED,
+    STEP_ZEROED,
+    SUBTRACTED,
+    ZEROED,
+    align,
+    fire,
+    neurons_of,
+    padded,
+)
 from pipeline.export.kernels import vote
-
-BETA, _, SUBTRACTED, ZEROED, BAR, STEP_SUBTRACTED, STEP_ZEROED = range(7)
 
 
 def plain(current, u, k, half, down, low, high):
-    """(u, spikes) after one step; k [7, n or 1]."""
+    """(u, spikes) after one step; k [6, n or 1]."""
     due = u > k[BAR]
     kept = np.where(due & (k[ZEROED] != 0), 0, u)
     v = (k[BETA] * kept + current - np.where(due, k[SUBTRACTED], 0) + half) >> down
@@ -25,7 +35,7 @@ def plain(current, u, k, half, down, low, high):
 @pytest.mark.parametrize("shared", [True, False])
 def test_twenty_steps_of_all_neurons(kind, n, shared):
     rng = np.random.default_rng(n)
-    constants = np.zeros((7, 1 if shared else n), kind)
+    constants = np.zeros((6, 1 if shared else n), kind)
     constants[BETA], constants[BAR] = rng.integers(8, 16, constants.shape[1]), rng.integers(40, 60)
     resets = rng.integers(0, 2, constants.shape[1])  # delayed: subtract or zero
     constants[SUBTRACTED], constants[ZEROED] = 16 * 50 * resets, resets - 1
@@ -46,7 +56,7 @@ def test_twenty_steps_of_all_neurons(kind, n, shared):
 
 def test_a_reset_in_the_same_step():
     """Threshold 50: a membrane of 70 spikes and keeps 20; one of 50 does not spike."""
-    constants = np.zeros((7, 1), np.int32)
+    constants = np.zeros((6, 1), np.int32)
     constants[BETA], constants[BAR], constants[STEP_SUBTRACTED] = 1, 50, 50
     u, current, few = neurons_of(2, constants)
     spikes = np.zeros(2, np.uint8)
