@@ -283,7 +283,7 @@ def compile_s() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--neurons", type=int, nargs="+", default=[400, 1600, 4900])
+    parser.add_argument("--neurons", type=int, nargs="+", choices=list(OURS), default=list(OURS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", default=".venv-peers/bin/python")
     given = parser.parse_args()
