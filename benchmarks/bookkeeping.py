@@ -16,7 +16,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -178,15 +178,20 @@ def load(url: str, workers: int, trials: int, sampler: str, task: Task = hurry) 
     last = max(t.datetime_complete for t in done if t.datetime_complete)
     seconds = (last - first).total_seconds()
     cpu = sum(float(study.user_attrs[f"cpu:{i}"]) for i in range(workers))
-    stored = sum(len(json.dumps([t.params, t.user_attrs, t.system_attrs])) for t in done) / len(done)
     return {
         "workers": workers,
         "sampler": sampler,
         "trials": len(done),
+        "budget": trials,
         "trials_per_s": len(done) / seconds,
         "worker_cpu_ms": 1e3 * cpu / len(done),
-        "stored_bytes": stored,
+        "stored_bytes": stored_bytes(done),
     }
+
+
+def stored_bytes(trials: Sequence[optuna.trial.FrozenTrial]) -> float:
+    """Mean size of what the database keeps of a trial, as JSON."""
+    return sum(len(json.dumps([t.params, t.user_attrs, t.system_attrs])) for t in trials) / len(trials)
 
 
 def memory(url: str, trials: int) -> dict[str, object]:
@@ -234,6 +239,7 @@ def memory(url: str, trials: int) -> dict[str, object]:
         "read_ms_a_trial": 1e3 * read_s / trials,
         "kept_bytes_a_trial": grown / trials,
         "look_again_ms": 1e3 * again_s,
+        "stored_bytes": stored_bytes(fresh.get_trials(deepcopy=False)),
     }
 
 

@@ -116,18 +116,62 @@ def around() -> list[str]:
 
 
 def load() -> list[str]:
-    """Trials per second of one PostgreSQL server, a line per number of workers."""
+    """Trials per second of one PostgreSQL server, a line per kind of worker and their number."""
+    kinds = {
+        "ours, random": "random", "ours, TPE": "tpe", "Optuna's own loop and storage, random": "plain-random",
+    }  # fmt: skip
     rows = [
-        [str(found["workers"]), f"{found['trials_per_s']:.0f}", f"{found['worker_cpu_ms']:.1f} ms"]
-        for found in read("bookkeeping-load-random-postgresql")["results"]
+        [
+            kind, str(found["workers"]), f"{found['trials_per_s']:.0f}", f"{found['worker_cpu_ms']:.1f} ms",
+            f"{found['trials']} of {found['budget']}",
+        ]
+        for kind, name in kinds.items()
+        for found in read(f"bookkeeping-load-{name}-postgresql")["results"]
+    ]  # fmt: skip
+    return table(
+        ("suggestions", "workers", "trials/s", "processor time per trial in the workers", "trials done"), rows
+    )
+
+
+def sizing() -> list[str]:
+    """What a million trials of a minute by a thousand workers ask for, from what one trial was measured to."""
+    trials, workers, length_s, links = 1e6, 1000, 60.0, 125e6
+    found = read("bookkeeping-memory-sqlite")["results"][-1]
+    claims = max(row["trials_per_s"] for row in read("bookkeeping-load-random-postgresql")["results"])
+    stored, kept = found["stored_bytes"], found["kept_bytes_a_trial"]
+    read_s, again_us = found["read_ms_a_trial"] / 1e3, 1e3 * found["look_again_ms"] / found["trials"]
+    per_s = workers / length_s
+    looked = per_s * 2 * workers * stored
+    rows = [
+        ["trials begun and ended", f"{per_s:.0f}/s of {claims:.0f}/s on two cores"],
+        ["heartbeats", f"{workers:,} / 15 s = {workers / 15:.0f} writes/s"],
+        [
+            "connections",
+            "one per worker, two while it beats: PgBouncer (session mode) in front, or `max_connections=2500`",
+        ],
+        ["database", f"1e6 x {stored / 1e3:.1f} KB = {trials * stored / 1e9:.1f} GB and indices"],
+        [
+            "a worker's memory",
+            f"1e6 x {kept / 1e3:.1f} KB = {trials * kept / 1e9:.1f} GB; read in {trials * read_s:.0f} s when it starts",
+        ],
+        [
+            "a worker's look",
+            f"what 1,000 others did in a minute, {workers * read_s:.1f} s, and {trials * again_us / 1e6:.1f} s to pass "
+            "a million by",
+        ],
+        [
+            "**all looks together**",
+            f"{per_s:.0f}/s x 2,000 trials x {stored / 1e3:.1f} KB = **{looked / 1e6:.0f} MB/s, "
+            f"{looked / links:.0%} of a gigabit link: this breaks first**",
+        ],
     ]
-    return table(("workers", "trials/s", "processor time per trial in the workers"), rows)
+    return table(("", ""), rows)
 
 
 CLUSTER = Path("docs/cluster.md")
 BLOCKS: dict[str, tuple[Path, Callable[[], list[str]]]] = {
     "stdp": (PAGE, stdp), "bptt": (PAGE, bptt), "integers": (PAGE, integers), "around": (PAGE, around),
-    "load": (CLUSTER, load),
+    "load": (CLUSTER, load), "sizing": (CLUSTER, sizing),
 }  # fmt: skip
 
 

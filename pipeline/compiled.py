@@ -111,15 +111,18 @@ def splat(builder: Any, value: Any, vector: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
 
 
-def adder(lanes: int, parts: int, floats: bool) -> Any:
-    """The intrinsic that adds rows of lanes * parts numbers: float32 to float32, or int8 to int16."""
+def adder(lanes: int, parts: int, floats: bool, place: int = 8, minus: bool = False) -> Any:
+    """The intrinsic that adds rows of lanes * parts numbers, float32 to float32 or int8 to int16.
+
+    place: bits of a place in the list of rows, 8 or 16; minus: the rows are subtracted.
+    """
     narrow = ir.FloatType() if floats else BYTE
     small, wide = ir.VectorType(narrow, lanes), ir.VectorType(narrow if floats else ir.IntType(16), lanes)
     sparing = 4 if floats else 2  # what sums are aligned to
 
     @generated
     def add(context, source, places, count, begin, target):  # type: ignore[no-untyped-def]
-        """target = begin + sum of source[places[e]] over e < count; all are addresses, places are bytes, count is even.
+        """target = begin + sum of source[places[e]] over e < count; all are addresses, count is even.
 
         Two events at a time, each with its own sums: an addition need not wait for the one before it.
         """
@@ -128,8 +131,9 @@ def adder(lanes: int, parts: int, floats: bool) -> Any:
             source, places, count, begin, target = args
             rows = builder.inttoptr(source, small.as_pointer())
             first, to = (builder.inttoptr(at, wide.as_pointer()) for at in (begin, target))
-            listed = builder.inttoptr(places, BYTE.as_pointer())
+            listed = builder.inttoptr(places, ir.IntType(place).as_pointer())
             plus = builder.fadd if floats else builder.add
+            more = builder.sub if minus else plus
 
             def row(e):  # type: ignore[no-untyped-def]
                 index = builder.zext(builder.load(builder.gep(listed, [e])), WORD)
@@ -148,7 +152,7 @@ def adder(lanes: int, parts: int, floats: bool) -> Any:
             at = builder.phi(WORD)
             held = [builder.phi(wide) for _ in sums]
             terms = row(at) + row(builder.add(at, WORD(1)))
-            added = [plus(phi, term) for phi, term in zip(held, terms, strict=True)]
+            added = [more(phi, term) for phi, term in zip(held, terms, strict=True)]
             after = builder.add(at, WORD(2))
             at.add_incoming(WORD(0), before)
             at.add_incoming(after, loop)
@@ -187,16 +191,6 @@ def _ones(context, at):  # type: ignore[no-untyped-def]
 
 
 @generated
-def _read(context, at):  # type: ignore[no-untyped-def]
-    """Eight bytes at any address, as one number."""
-
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.load(builder.inttoptr(args[0], WORD.as_pointer()), align=1)
-
-    return types.uint64(types.int64), generate
-
-
-@generated
 def _write(context, at, eight):  # type: ignore[no-untyped-def]
     """Eight bytes to any address."""
 
@@ -208,7 +202,7 @@ def _write(context, at, eight):  # type: ignore[no-untyped-def]
 
 
 @generated
-def _fetch(context, at):  # type: ignore[no-untyped-def]
+def fetch(context, at):  # type: ignore[no-untyped-def]
     """Ask for the memory at an address, any address, before it is needed."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -229,8 +223,6 @@ _FOUND = np.array([sum(k << 8 * n for n, k in enumerate(places)) for places in _
 """The set bits of a byte, from the lowest, as bytes of one number."""
 _COUNT = np.array([len(places) for places in _SET], np.int64)
 _EACH = np.uint64(0x0101010101010101)
-_COLLECT = np.uint64(0x0102040810204080)
-"""Times eight bytes of 0 or 1: their bits, in order, in the highest byte."""
 
 
 @quick
@@ -245,21 +237,10 @@ def list_floats(here, many, ahead, to):  # type: ignore[no-untyped-def]
     count, wrong = 0, 0
     for i in range(0, many, 8):
         if i % 16 == 0:
-            _fetch(here + ahead + 4 * i)
+            fetch(here + ahead + 4 * i)
         bits = _ones(here + 4 * i)
         wrong |= bits >> 8
         bits &= 255
         _write(to + count, _FOUND[bits] + np.uint64(i) * _EACH)
         count += _COUNT[bits]
     return count, wrong
-
-
-@quick
-def list_bytes(here, many, to):  # type: ignore[no-untyped-def]
-    """As `list_floats` of bytes that are 0 or 1; returns how many."""
-    count = 0
-    for i in range(0, many, 8):
-        bits = np.int64((_read(here + i) * _COLLECT) >> np.uint64(56))
-        _write(to + count, _FOUND[bits] + np.uint64(i) * _EACH)
-        count += _COUNT[bits]
-    return count

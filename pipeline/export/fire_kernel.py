@@ -119,7 +119,7 @@ def fire(current, u, out, constants, half, down, low, high, few):  # type: ignor
 
 @quick
 def align(acc, lifts, biases, current):  # type: ignore[no-untyped-def]
-    """current [at least n] = acc * lift + bias on the working grid, neuron j with entry j % period; clears acc [n]."""
+    """current [at least n] = acc * lift + bias on the working grid, neuron j with entry j, or all with the only one."""
     number = current.dtype.type
     if lifts.shape[0] == 1:
         lift, bias = lifts[0], biases[0]
@@ -128,7 +128,6 @@ def align(acc, lifts, biases, current):  # type: ignore[no-untyped-def]
     else:
         for j in range(acc.shape[0]):
             current[j] = number(number(acc[j]) * lifts[j]) + biases[j]
-    acc[:] = 0
 
 
 @njit(cache=True, nogil=True)

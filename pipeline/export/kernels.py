@@ -210,8 +210,10 @@ def _run(x, kind, narrow, of, memory, out):  # type: ignore[no-untyped-def]
                     add_any(x[b, t], w, acc, shape, stride, dilation, groups, register[0], register[1], mode)
                 if narrow:
                     align(low_acc, lifts, biases, current)
+                    low_acc[:] = 0
                 else:
                     align(acc, lifts, biases, current)
+                    acc[:] = 0
             fire(current, u, out[b, t], constants, half, down, low, high, few)
 
 
@@ -250,19 +252,18 @@ def pool_sum(x, out, kernel, stride):  # type: ignore[no-untyped-def]
                     out[m, i, j, c] = total
 
 
-@njit(cache=True, nogil=True)
+@quick
 def vote(spikes, classes, labels):  # type: ignore[no-untyped-def]
     """labels [B] = the class whose group of neurons fired most in spikes [B, T, N] uint8, the lower one if equal."""
     samples, steps, n = spikes.shape
-    counts, each = np.zeros(n, np.int64), n // classes
+    each = n // classes
     for b in range(samples):
-        counts[:] = 0
-        for t in range(steps):
-            for j in range(n):
-                counts[j] += spikes[b, t, j]
-        most = np.int64(-1)
+        most, fired = np.int64(-1), spikes[b]
         for label in range(classes):
-            total = counts[label * each : (label + 1) * each].sum()
+            total = np.int64(0)
+            for j in range(label * each, (label + 1) * each):
+                for t in range(steps):
+                    total += fired[t, j]
             if total > most:
                 most, labels[b] = total, label
 

@@ -60,25 +60,36 @@ def prepare(stage: Stage, input_exponent: int, bound: Bounds) -> Ready:
         and not any(isinstance(pool, Attention) or pool.kind != "max" for pool in stage.pools)
     )
     weights = _arranged(synapses, kernels.LINEAR) if binary else None
-    if weights is None or weights.dtype != np.int8 or len(weights) % 8:
+    if (
+        weights is None
+        or weights.dtype != np.int8
+        or len(weights) % 8
+        or len(weights) > event_kernels.MOST_INPUTS
+    ):
         return Ready(stage, arguments, None)
-    return Ready(stage, arguments, (*_blocked(weights), *arguments[9:]))
+    packed = _tiled(weights)
+    columns = packed.shape[0] * packed.shape[2]
+    wide = (_wide(numbers, columns) for numbers in (lifts, biases))
+    return Ready(stage, arguments, (packed, *wide, *arguments[11:]))
 
 
-def _blocked(weights: np.ndarray) -> tuple[int, np.ndarray, int]:
-    """Weights [inputs, n] int8 for `event_kernels`: inputs per block, [blocks, tiles, block + 1, wide], wide."""
+def _tiled(weights: np.ndarray) -> np.ndarray:
+    """Weights [inputs, n] int8 for `event_kernels`: [tiles, rows, width], the inputs' rows, their negatives, zeros."""
     inputs, n = weights.shape
-    blocks = -(-inputs // event_kernels.BLOCK)
-    block = 8 * -(-inputs // (8 * blocks))
     wide = event_kernels.width(n)
-    tiles = -(-n // wide)
-    packed = np.zeros((-(-inputs // block), tiles, block + 1, wide), np.int8)
-    for number in range(packed.shape[0]):
-        part = weights[number * block : (number + 1) * block]
-        for tile in range(tiles):
-            columns = part[:, tile * wide : (tile + 1) * wide]
-            packed[number, tile, : len(part), : columns.shape[1]] = columns
-    return block, packed, wide
+    signed = int(weights.min(initial=0)) > -128
+    packed = np.zeros((-(-n // wide), inputs * (1 + signed) + 1, wide), np.int8)
+    for tile in range(len(packed)):
+        columns = weights[:, tile * wide : (tile + 1) * wide]
+        packed[tile, :inputs, : columns.shape[1]] = columns
+        if signed:
+            packed[tile, inputs : 2 * inputs, : columns.shape[1]] = -columns
+    return packed
+
+
+def _wide(numbers: np.ndarray, columns: int) -> np.ndarray:
+    """One number, or one a neuron with zeros up to `columns`."""
+    return numbers if len(numbers) == 1 else np.pad(numbers, (0, columns - len(numbers)))
 
 
 def in_order_of_channels(ready: Ready) -> tuple[object, ...]:
@@ -86,8 +97,8 @@ def in_order_of_channels(ready: Ready) -> tuple[object, ...]:
     assert ready.spikes is not None
     codes = ready.stage.synapses.weight.codes
     return (
-        *_blocked(np.ascontiguousarray(codes.reshape(len(codes), -1).T.astype(np.int8))),
-        *ready.spikes[3:],
+        _tiled(np.ascontiguousarray(codes.reshape(len(codes), -1).T.astype(np.int8))),
+        *ready.spikes[1:],
     )
 
 

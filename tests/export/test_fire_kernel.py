@@ -66,11 +66,11 @@ def test_a_reset_in_the_same_step():
     assert u[:2].tolist() == [20, 50]
 
 
-def test_sums_become_currents_and_are_cleared():
+def test_sums_become_currents_and_stay():
     acc, current = np.array([3, -2, 0], np.int16), np.zeros(16, np.int32)
     align(acc, np.array([4, 2, 8], np.int32), np.array([1, 0, -5], np.int32), current)
     assert current[:3].tolist() == [13, -4, -5]
-    assert acc.tolist() == [0, 0, 0]
+    assert acc.tolist() == [3, -2, 0]
 
 
 def test_the_class_that_fires_most_and_the_lower_one_if_equal():
