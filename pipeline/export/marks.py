@@ -23,26 +23,32 @@ SLACK = 64
 _PLACE = ir.IntType(16)
 
 
-def _where(builder: Any, held: Any) -> Any:
+def _number(builder: Any, held: Any) -> Any:
     """A vector of i1 as one number of 64 bits."""
     return builder.zext(builder.bitcast(held, ir.IntType(held.type.count)), WORD)
 
 
 def _reader(floats: bool, many: int) -> Any:
-    """The intrinsic that reads `many` inputs at an address: (bits that are set, bits that are neither)."""
-    row = ir.VectorType(ir.FloatType() if floats else BYTE, many)
+    """The intrinsic that reads `many` inputs at an address: (bits that are set, not 0 where one is neither)."""
+    lanes = min(many, 16 if floats else 64)
+    row = ir.VectorType(SMALL if floats else BYTE, lanes)
+    one = 0x3F800000 if floats else 1  # 1.0 as it lies in memory
 
     @generated
     def read(context, at):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            x = builder.load(builder.inttoptr(args[0], row.as_pointer()), align=4 if floats else 1)
-            zero, one = ([1.0 * n] * many if floats else [n] * many for n in (0, 1))
-            differs = builder.fcmp_unordered if floats else builder.icmp_unsigned
-            there = differs("!=", x, ir.Constant(row, zero))
-            wrong = builder.and_(there, differs("!=", x, ir.Constant(row, one)))
-            return context.make_tuple(
-                builder, signature.return_type, [_where(builder, b) for b in (there, wrong)]
-            )
+            start = builder.inttoptr(args[0], row.as_pointer())
+            nothing, wanted = ir.Constant(row, None), ir.Constant(row, [one] * lanes)
+            # A sign bit alone is zero, too.
+            kept = ir.Constant(row, [0x7FFFFFFF if floats else 255] * lanes)
+            bits, odd = ir.Constant(WORD, 0), nothing
+            for part in range(many // lanes):
+                x = builder.load(builder.gep(start, [WORD(part)]), align=4 if floats else 1)
+                there = builder.icmp_unsigned("!=", builder.and_(x, kept), nothing)
+                bits = builder.or_(bits, builder.shl(_number(builder, there), WORD(lanes * part)))
+                odd = builder.select(there, builder.or_(odd, builder.xor(x, wanted)), odd)
+            wrong = _number(builder, builder.icmp_unsigned("!=", odd, nothing))
+            return context.make_tuple(builder, signature.return_type, [bits, wrong])
 
         return types.UniTuple(types.uint64, 2)(types.int64), generate
 
@@ -62,49 +68,75 @@ def ones(context, word):  # type: ignore[no-untyped-def]
     return types.int64(types.uint64), generate
 
 
+def _called(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """What an instruction of the processor gives."""
+    kind = ir.FunctionType(result, [each.type for each in arguments])
+    held = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(held, arguments)
+
+
 def _lister(table: bool) -> Any:
-    """The intrinsic that writes the places of a word's set bits, plus `low`, to an address; `table`: never VBMI2."""
+    """The intrinsic that writes the places of a word's set bits to an address; `table`: never by VBMI2.
+
+    To each place `low` is added, and where the bit is set in `gone`, `less`.
+    """
     found = [[k for k in range(8) if bits >> k & 1] for bits in range(256)]
     places = [each + [0] * (8 - len(each)) for each in found]
 
     @generated
-    def put(context, word, low, to):  # type: ignore[no-untyped-def]
+    def put(context, word, gone, low, less, to):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            word, low, to = args
-            start = builder.trunc(low, _PLACE)
+            word, gone, low, less, to = args
 
-            def write(bytes_, at):  # type: ignore[no-untyped-def]
-                wide = ir.VectorType(_PLACE, bytes_.type.count)
-                value = builder.add(builder.zext(bytes_, wide), splat(builder, start, wide))
-                builder.store(value, builder.inttoptr(at, wide.as_pointer()), align=2)
-
-            if not table and "+avx512vbmi2" in str(context.codegen().magic_tuple()):
-                row = ir.VectorType(BYTE, 64)
-                mask = ir.VectorType(ir.IntType(1), 64)
-                kind = ir.FunctionType(row, [row, row, mask])
-                pack = builder.module.globals.get("llvm.x86.avx512.mask.compress.v64i8") or ir.Function(
-                    builder.module, kind, "llvm.x86.avx512.mask.compress.v64i8"
+            def write(listed, marked, at):  # type: ignore[no-untyped-def]
+                """Places as bytes, which of them are gone as the lowest bits of a number."""
+                count = listed.type.count
+                wide, flags = ir.VectorType(_PLACE, count), ir.VectorType(ir.IntType(1), count)
+                value = builder.add(
+                    builder.zext(listed, wide), splat(builder, builder.trunc(low, _PLACE), wide)
                 )
-                order = ir.Constant(row, list(range(64)))
-                packed = builder.call(pack, [order, ir.Constant(row, None), builder.bitcast(word, mask)])
-                for part in range(2):
-                    chosen = ir.Constant(ir.VectorType(SMALL, 32), [32 * part + k for k in range(32)])
-                    half = builder.shuffle_vector(packed, packed, chosen)
-                    write(half, builder.add(to, WORD(64 * part)))
+                marked = builder.bitcast(builder.trunc(marked, ir.IntType(count)), flags)
+                more = builder.add(value, splat(builder, builder.trunc(less, _PLACE), wide))
+                chosen = builder.select(marked, more, value)
+                builder.store(chosen, builder.inttoptr(at, wide.as_pointer()), align=2)
+
+            if not table and all(
+                f"+{each}," in str(context.codegen().magic_tuple()) for each in ("avx512vbmi2", "bmi2")
+            ):
+                row, mask = ir.VectorType(BYTE, 64), ir.VectorType(ir.IntType(1), 64)
+                order = [
+                    ir.Constant(row, list(range(64))),
+                    ir.Constant(row, None),
+                    builder.bitcast(word, mask),
+                ]
+                packed = _called(builder, "llvm.x86.avx512.mask.compress.v64i8", row, order)
+                marked = _called(builder, "llvm.x86.bmi.pext.64", WORD, [gone, word])
+                halves = [
+                    builder.shuffle_vector(packed, packed, ir.Constant(ir.VectorType(SMALL, 32), lanes))
+                    for lanes in (list(range(32)), list(range(32, 64)))
+                ]
+                write(halves[0], marked, to)
+                with builder.if_then(builder.icmp_unsigned(">", builder.ctpop(word), WORD(32)), likely=False):
+                    write(halves[1], builder.lshr(marked, WORD(32)), builder.add(to, WORD(64)))
                 return context.get_dummy_value()
             eight = ir.VectorType(BYTE, 8)
             kind = ir.ArrayType(eight, 256)
             held = ir.GlobalVariable(builder.module, kind, builder.module.get_unique_name("places"))
             held.global_constant, held.linkage = True, "internal"
             held.initializer = ir.Constant(kind, [ir.Constant(eight, each) for each in places])
-            for n in range(8):
-                bits = builder.and_(builder.lshr(word, WORD(8 * n)), WORD(255))
-                listed = builder.load(builder.gep(held, [WORD(0), bits]))
-                write(builder.add(listed, ir.Constant(eight, [8 * n] * 8)), to)
-                to = builder.add(to, builder.mul(builder.ctpop(bits), WORD(2)))
+            for sign, offset in ((builder.not_(gone), WORD(0)), (gone, less)):
+                chosen = builder.and_(word, sign)
+                for n in range(8):
+                    bits = builder.and_(builder.lshr(chosen, WORD(8 * n)), WORD(255))
+                    listed = builder.add(
+                        builder.load(builder.gep(held, [WORD(0), bits])), ir.Constant(eight, [8 * n] * 8)
+                    )
+                    all_ = builder.select(builder.icmp_unsigned("==", offset, WORD(0)), WORD(0), WORD(255))
+                    write(listed, all_, to)
+                    to = builder.add(to, builder.mul(builder.ctpop(bits), WORD(2)))
             return context.get_dummy_value()
 
-        return types.void(types.uint64, types.int64, types.int64), generate
+        return types.void(types.uint64, types.uint64, types.int64, types.int64, types.int64), generate
 
     return put
 
@@ -151,7 +183,7 @@ def list_ones(now, places):  # type: ignore[no-untyped-def]
     """Places of the set bits of now [words] into places uint16, which has SLACK more; how many they are."""
     found, to = 0, places.ctypes.data
     for i in range(now.shape[0]):
-        put_places(now[i], WORD_BITS * i, to + 2 * found)
+        put_places(now[i], np.uint64(0), WORD_BITS * i, 0, to + 2 * found)
         found += ones(now[i])
     return found
 
@@ -161,9 +193,7 @@ def list_changes(now, before, less, places):  # type: ignore[no-untyped-def]
     """As `list_ones`, of the bits that are set now and were not before, and with `less` added of those that were."""
     found, to = 0, places.ctypes.data
     for i in range(now.shape[0]):
-        gone, come = before[i] & ~now[i], now[i] & ~before[i]
-        put_places(come, WORD_BITS * i, to + 2 * found)
-        found += ones(come)
-        put_places(gone, WORD_BITS * i + less, to + 2 * found)
-        found += ones(gone)
+        changed = now[i] ^ before[i]
+        put_places(changed, before[i], WORD_BITS * i, less, to + 2 * found)
+        found += ones(changed)
     return found

@@ -23,11 +23,11 @@ def listed(now, before, less, places):
 
 
 @njit
-def put(word, low, by_table, places):
+def put(word, gone, low, by_table, places):
     if by_table:
-        marks.put_places_by_table(word, low, places.ctypes.data)
+        marks.put_places_by_table(word, gone, low, 1000, places.ctypes.data)
     else:
-        marks.put_places(word, low, places.ctypes.data)
+        marks.put_places(word, gone, low, 1000, places.ctypes.data)
 
 
 def words_of(row):
@@ -55,13 +55,13 @@ def test_bits_and_their_changes(values, kind, random):
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**64 - 1), st.integers(0, 60_000))
-def test_with_and_without_the_instruction_for_it(word, low):
-    each = [low + k for k in range(64) if word >> k & 1]
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 60_000))
+def test_with_and_without_the_instruction_for_it(word, gone, low):
+    each = [low + k + 1000 * (gone >> k & 1) for k in range(64) if word >> k & 1]
     for by_table in (True, False):
         places = np.zeros(64 + marks.SLACK, np.uint16)
-        put(np.uint64(word), low, by_table, places)
-        assert places[: len(each)].tolist() == each
+        put(np.uint64(word), np.uint64(gone), low, by_table, places)
+        assert sorted(places[: len(each)].tolist()) == sorted(each)
 
 
 @pytest.mark.parametrize("inputs", [8, 64, 200])
