@@ -111,10 +111,45 @@ def splat(builder: Any, value: Any, vector: Any) -> Any:
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), lanes)
 
 
-def adder(lanes: int, parts: int, floats: bool, place: int = 8, minus: bool = False) -> Any:
+def called(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """What an intrinsic of LLVM gives, an instruction of the processor mostly."""
+    kind = ir.FunctionType(result, [each.type for each in arguments])
+    held = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(held, arguments)
+
+
+def has(context: Any, *features: str) -> bool:
+    """Whether the processor that code is made for has these instructions."""
+    return all(f"+{each}," in f"{context.codegen().magic_tuple()[2]}," for each in features)
+
+
+def _pair_sum(builder: Any, first: Any, second: Any) -> list[Any]:
+    """first + second, 64 int8 each, as two vectors of 32 int16: of every 16 numbers the lower eight, and the others.
+
+    One instruction widens and adds what another has interleaved, where widening each takes two.
+    """
+    bytes_, wide = ir.VectorType(BYTE, 64), ir.VectorType(ir.IntType(16), 32)
+    ones = ir.Constant(bytes_, [1] * 64)
+    sums = []
+    for half in (0, 8):
+        order = [16 * lane + half + k + 64 * side for lane in range(4) for k in range(8) for side in (0, 1)]
+        mixed_ = builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(SMALL, 64), order))
+        sums.append(called(builder, "llvm.x86.avx512.pmaddubs.w.512", wide, [ones, mixed_]))
+    return sums
+
+
+def _in_order(builder: Any, lower: Any, upper: Any) -> list[Any]:
+    """Sums of `_pair_sum` as they belong: 64 numbers in two vectors."""
+    places = [16 * lane + half + k for half in (0, 8) for lane in range(4) for k in range(8)]
+    order = [places.index(n) for n in range(64)]
+    lanes = ir.VectorType(SMALL, 32)
+    return [builder.shuffle_vector(lower, upper, ir.Constant(lanes, order[at : at + 32])) for at in (0, 32)]
+
+
+def adder(lanes: int, parts: int, floats: bool, place: int = 8) -> Any:
     """The intrinsic that adds rows of lanes * parts numbers, float32 to float32 or int8 to int16.
 
-    place: bits of a place in the list of rows, 8 or 16; minus: the rows are subtracted.
+    place: bits of a place in the list of rows, 8 or 16.
     """
     narrow = ir.FloatType() if floats else BYTE
     small, wide = ir.VectorType(narrow, lanes), ir.VectorType(narrow if floats else ir.IntType(16), lanes)
@@ -133,26 +168,36 @@ def adder(lanes: int, parts: int, floats: bool, place: int = 8, minus: bool = Fa
             first, to = (builder.inttoptr(at, wide.as_pointer()) for at in (begin, target))
             listed = builder.inttoptr(places, ir.IntType(place).as_pointer())
             plus = builder.fadd if floats else builder.add
-            more = builder.sub if minus else plus
+            paired = not floats and lanes == 32 and parts % 2 == 0 and has(context, "avx512bw")
 
-            def row(e):  # type: ignore[no-untyped-def]
+            def row(e, kind, many):  # type: ignore[no-untyped-def]
                 index = builder.zext(builder.load(builder.gep(listed, [e])), WORD)
-                at = builder.gep(rows, [builder.mul(index, WORD(parts))])
-                loads = [
-                    builder.load(builder.gep(at, [WORD(k)]), align=4 if floats else 1) for k in range(parts)
+                start = builder.bitcast(
+                    builder.gep(rows, [builder.mul(index, WORD(parts))]), kind.as_pointer()
+                )
+                return [
+                    builder.load(builder.gep(start, [WORD(k)]), align=4 if floats else 1) for k in range(many)
                 ]
+
+            def terms(at):  # type: ignore[no-untyped-def]
+                """What two events add to each of the sums."""
+                both = at, builder.add(at, WORD(1))
+                if paired:
+                    two = [row(e, ir.VectorType(BYTE, 64), parts // 2) for e in both]
+                    return [half for pair in zip(*two, strict=True) for half in _pair_sum(builder, *pair)]
+                loads = [each for e in both for each in row(e, small, parts)]
                 return loads if floats else [builder.sext(each, wide) for each in loads]
 
-            sums = [builder.load(builder.gep(first, [WORD(k)]), align=sparing) for k in range(parts)]
-            sums += [ir.Constant(wide, None)] * parts
+            starts = [builder.load(builder.gep(first, [WORD(k)]), align=sparing) for k in range(parts)]
+            nothing = [ir.Constant(wide, None)] * parts
+            sums = nothing if paired else starts + nothing
             before = builder.block
             loop, done = builder.append_basic_block(), builder.append_basic_block()
             builder.cbranch(builder.icmp_signed(">", count, WORD(0)), loop, done)
             builder.position_at_end(loop)
             at = builder.phi(WORD)
             held = [builder.phi(wide) for _ in sums]
-            terms = row(at) + row(builder.add(at, WORD(1)))
-            added = [more(phi, term) for phi, term in zip(held, terms, strict=True)]
+            added = [plus(phi, term) for phi, term in zip(held, terms(at), strict=True)]
             after = builder.add(at, WORD(2))
             at.add_incoming(WORD(0), before)
             at.add_incoming(after, loop)
@@ -165,6 +210,9 @@ def adder(lanes: int, parts: int, floats: bool, place: int = 8, minus: bool = Fa
             for phi, start, end in zip(totals, sums, added, strict=True):
                 phi.add_incoming(start, before)
                 phi.add_incoming(end, loop)
+            if paired:
+                ordered = [_in_order(builder, *totals[k : k + 2]) for k in range(0, parts, 2)]
+                totals = starts + [each for pair in ordered for each in pair]
             for k in range(parts):
                 total = plus(totals[k], totals[parts + k])
                 builder.store(total, builder.gep(to, [WORD(k)]), align=sparing)

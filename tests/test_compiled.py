@@ -1,5 +1,6 @@
-"""Compiled loops kept on disk: good only while everything they were made from is what it was."""
+"""Compiled loops: kept on disk while everything they were made from is what it was, and right on every processor."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,15 @@ def test_a_change_in_another_file_is_compiled_again(tmp_path, imported, called, 
     assert ran(tmp_path) == (8, 1)
     callee.write_text("from pipeline.compiled import njit\n" + body.format(step=5))
     assert ran(tmp_path) == (16, 0)  # 2 * (3 + 5)
+
+
+@pytest.mark.timeout(300)
+def test_an_older_processor_counts_alike():
+    """Without AVX: no instruction for lists of places, for pairs of rows, or for a part of a vector."""
+    older = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    tests = ["tests/export/test_marks.py", "tests/export/test_fire_kernel.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests],
+        cwd=Path(__file__).parents[1], env=older, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

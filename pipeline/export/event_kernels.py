@@ -70,8 +70,8 @@ def run_binary(  # type: ignore[no-untyped-def]
     places = np.empty(inputs + SLACK + 1, np.uint16)
     marks = np.zeros((2, (inputs + WORD_BITS - 1) // WORD_BITS), np.uint64)
     acc = np.zeros(w.shape[0] * w.shape[2], np.int16)
-    u, current, few = neurons_of(out.shape[2], constants)
-    memory = places, marks, acc, u, current, few
+    u, current = neurons_of(out.shape[2], constants)
+    memory = places, marks, acc, u, current
     of = x, strides, same, size, inputs, w, lifts, biases, constants, half, down, low, high
     return _run(of, out, memory) == 0
 
@@ -80,7 +80,7 @@ def run_binary(  # type: ignore[no-untyped-def]
 def _run(of, out, memory):  # type: ignore[no-untyped-def]
     """`run_binary` with memory to work in; not counting references to it saves half of a small layer's time."""
     x, strides, same, size, inputs, w, lifts, biases, constants, half, down, low, high = of
-    places, marks, acc, u, current, few = memory
+    places, marks, acc, u, current = memory
     samples, steps, _ = out.shape
     wrong, margin, signed = np.uint64(0), CHANGES // acc.shape[0], w.shape[1] > 2 * inputs
     for b in range(samples):
@@ -104,5 +104,5 @@ def _run(of, out, memory):  # type: ignore[no-untyped-def]
                 _fetch_part(later, inputs * size, 2)
                 align(acc[: current.shape[0]], lifts, biases, current)
                 _fetch_part(later, inputs * size, 3)
-            fire(current, u, out[b, t], constants, half, down, low, high, few)
+            fire(current, u, out[b, t], constants, half, down, low, high)
     return wrong

@@ -14,7 +14,7 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 
-from pipeline.compiled import BYTE, WORD, generated, njit, quick, splat
+from pipeline.compiled import BYTE, SMALL, WORD, called, generated, njit, quick, splat
 
 LANES = 16
 """Neurons per vector; the arrays of their state have a multiple of it."""
@@ -30,12 +30,12 @@ def padded(neurons):  # type: ignore[no-untyped-def]
     return (neurons + LANES - 1) // LANES * LANES
 
 
-def _updater(alike: bool) -> Any:
-    """The intrinsic for neurons that share their constants, or that have each their own."""
+def _updater(alike: bool, whole: bool) -> Any:
+    """The intrinsic for neurons that share their constants or have their own, for whole vectors or less than one."""
 
     @generated
-    def update(context, current, u, constants, half, down, low, high, first, last, out, place):  # type: ignore[no-untyped-def]
-        """Neurons [first, last): u and the spikes, to out[j - place]; last - first is a multiple of LANES."""
+    def update(context, current, u, constants, half, down, low, high, first, last, out):  # type: ignore[no-untyped-def]
+        """Neurons [first, last): their u, and their spikes to out. Whole vectors, or less than one."""
         number = constants.dtype
 
         def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -75,7 +75,14 @@ def _updater(alike: bool) -> Any:
             v = builder.select(builder.icmp_signed("<", v, ceiling), v, ceiling)
             fired = builder.sext(builder.icmp_signed(">", v, bar), vector)
             bytes_ = builder.trunc(builder.and_(fired, one), ir.VectorType(BYTE, LANES))
-            builder.store(bytes_, at(spikes, builder.sub(j, args[10]), bytes_.type), align=1)
+            if whole:
+                builder.store(bytes_, at(spikes, j, bytes_.type), align=1)
+            else:
+                lanes = ir.Constant(ir.VectorType(BYTE, LANES), list(range(LANES)))
+                left = splat(builder, builder.trunc(builder.sub(args[8], j), BYTE), bytes_.type)
+                there = builder.icmp_unsigned("<", lanes, left)
+                place = at(spikes, j, bytes_.type)
+                called(builder, "llvm.masked.store.v16i8.p0", ir.VoidType(), [bytes_, place, SMALL(1), there])
             v = builder.sub(v, builder.and_(fired, step_subtracted))
             v = builder.add(v, builder.and_(due, step_subtracted))
             v = builder.and_(v, builder.not_(builder.and_(fired, step_zeroed)))
@@ -86,35 +93,34 @@ def _updater(alike: bool) -> Any:
             builder.position_at_end(done)
             return context.get_dummy_value()
 
-        whole = types.int64
-        made = types.void(current, u, constants, number, number, number, number, whole, whole, out, whole)
-        return made, generate
+        place = types.int64
+        return types.void(current, u, constants, *(number,) * 4, place, place, out), generate
 
     return update
 
 
-_alike, _each = _updater(True), _updater(False)
+_alike, _alike_few, _each, _each_few = (
+    _updater(alike, whole) for alike in (True, False) for whole in (True, False)
+)
 
 
 @quick
-def fire(current, u, out, constants, half, down, low, high, few):  # type: ignore[no-untyped-def]
+def fire(current, u, out, constants, half, down, low, high):  # type: ignore[no-untyped-def]
     """One step of all neurons: the update of `pipeline.export.program`, spikes into out [n] uint8.
 
-    current and u [n rounded up to LANES]; constants [6, the same] or, where all neurons share theirs, [6, 1]; few
-    [LANES] uint8, for use within. Sums wrap around: the caller's bounds say that they cannot.
+    current and u [n rounded up to LANES]; constants [6, the same] or, where all neurons share theirs, [6, 1]. Sums wrap
+    around: the caller's bounds say that they cannot.
     """
     n = out.shape[0]
     full = n // LANES * LANES
     if constants.shape[1] == 1:
-        _alike(current, u, constants, half, down, low, high, 0, full, out, 0)
+        _alike(current, u, constants, half, down, low, high, 0, full, out)
         if full < n:
-            _alike(current, u, constants, half, down, low, high, full, full + LANES, few, full)
+            _alike_few(current, u, constants, half, down, low, high, full, n, out)
     else:
-        _each(current, u, constants, half, down, low, high, 0, full, out, 0)
+        _each(current, u, constants, half, down, low, high, 0, full, out)
         if full < n:
-            _each(current, u, constants, half, down, low, high, full, full + LANES, few, full)
-    for j in range(full, n):
-        out[j] = few[j - full]
+            _each_few(current, u, constants, half, down, low, high, full, n, out)
 
 
 @quick
@@ -132,6 +138,5 @@ def align(acc, lifts, biases, current):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def neurons_of(n, constants):  # type: ignore[no-untyped-def]
-    """(u, current, few) of n neurons at rest, as `fire` takes them."""
-    wide = padded(n)
-    return np.zeros(wide, constants.dtype), np.zeros(wide, constants.dtype), np.zeros(LANES, np.uint8)
+    """(u, current) of n neurons at rest, as `fire` takes them."""
+    return np.zeros(padded(n), constants.dtype), np.zeros(padded(n), constants.dtype)

@@ -177,17 +177,17 @@ def run_stage(  # type: ignore[no-untyped-def]
     n = out.shape[2]
     acc = np.zeros(1 if narrow else n, np.int32)
     low_acc = np.zeros(n if narrow else 1, np.int16)
-    u, current, few = neurons_of(n, constants)
+    u, current = neurons_of(n, constants)
     events = np.empty(x.shape[2] + 1, np.int32)
     of = w, shape, stride, dilation, groups, register, mode, lifts, biases, constants, half, down, low, high
-    _run(x, kind, narrow, of, (acc, low_acc, u, current, few, events), out)
+    _run(x, kind, narrow, of, (acc, low_acc, u, current, events), out)
 
 
 @quick
 def _run(x, kind, narrow, of, memory, out):  # type: ignore[no-untyped-def]
     """`run_stage` with memory to work in."""
     w, shape, stride, dilation, groups, register, mode, lifts, biases, constants, half, down, low, high = of
-    acc, low_acc, u, current, few, events = memory
+    acc, low_acc, u, current, events = memory
     samples, steps = out.shape[0], out.shape[1]
     same = x.shape[1] == 1
     for b in range(samples):
@@ -214,7 +214,7 @@ def _run(x, kind, narrow, of, memory, out):  # type: ignore[no-untyped-def]
                 else:
                     align(acc, lifts, biases, current)
                     acc[:] = 0
-            fire(current, u, out[b, t], constants, half, down, low, high, few)
+            fire(current, u, out[b, t], constants, half, down, low, high)
 
 
 @njit(cache=True, nogil=True)

@@ -15,7 +15,7 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 
-from pipeline.compiled import BYTE, SMALL, WORD, generated, quick, splat
+from pipeline.compiled import BYTE, SMALL, WORD, called, generated, has, quick, splat
 
 WORD_BITS = 64
 SLACK = 64
@@ -68,13 +68,6 @@ def ones(context, word):  # type: ignore[no-untyped-def]
     return types.int64(types.uint64), generate
 
 
-def _called(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
-    """What an instruction of the processor gives."""
-    kind = ir.FunctionType(result, [each.type for each in arguments])
-    held = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-    return builder.call(held, arguments)
-
-
 def _lister(table: bool) -> Any:
     """The intrinsic that writes the places of a word's set bits to an address; `table`: never by VBMI2.
 
@@ -100,17 +93,15 @@ def _lister(table: bool) -> Any:
                 chosen = builder.select(marked, more, value)
                 builder.store(chosen, builder.inttoptr(at, wide.as_pointer()), align=2)
 
-            if not table and all(
-                f"+{each}," in str(context.codegen().magic_tuple()) for each in ("avx512vbmi2", "bmi2")
-            ):
+            if not table and has(context, "avx512vbmi2", "bmi2"):
                 row, mask = ir.VectorType(BYTE, 64), ir.VectorType(ir.IntType(1), 64)
                 order = [
                     ir.Constant(row, list(range(64))),
                     ir.Constant(row, None),
                     builder.bitcast(word, mask),
                 ]
-                packed = _called(builder, "llvm.x86.avx512.mask.compress.v64i8", row, order)
-                marked = _called(builder, "llvm.x86.bmi.pext.64", WORD, [gone, word])
+                packed = called(builder, "llvm.x86.avx512.mask.compress.v64i8", row, order)
+                marked = called(builder, "llvm.x86.bmi.pext.64", WORD, [gone, word])
                 halves = [
                     builder.shuffle_vector(packed, packed, ir.Constant(ir.VectorType(SMALL, 32), lanes))
                     for lanes in (list(range(32)), list(range(32, 64)))

@@ -41,11 +41,11 @@ def test_twenty_steps_of_all_neurons(kind, n, shared):
     constants[SUBTRACTED], constants[ZEROED] = 16 * 50 * resets, resets - 1
     wide = constants if shared else np.pad(constants, ((0, 0), (0, padded(n) - n)))
     half, down, low, high = kind(8), kind(4), kind(-100), kind(90)
-    u, current, few = neurons_of(n, constants)
+    u, current = neurons_of(n, constants)
     expected, spikes, fired = np.zeros(n, np.int64), np.zeros(n, np.uint8), 0
     for _ in range(20):
         current[:n] = rng.integers(-300, 600, n)
-        fire(current, u, spikes, wide, half, down, low, high, few)
+        fire(current, u, spikes, wide, half, down, low, high)
         expected, said = plain(current[:n], expected, constants.astype(np.int64), 8, 4, -100, 90)
         np.testing.assert_array_equal(spikes, said)
         np.testing.assert_array_equal(u[:n], expected)
@@ -58,10 +58,10 @@ def test_a_reset_in_the_same_step():
     """Threshold 50: a membrane of 70 spikes and keeps 20; one of 50 does not spike."""
     constants = np.zeros((6, 1), np.int32)
     constants[BETA], constants[BAR], constants[STEP_SUBTRACTED] = 1, 50, 50
-    u, current, few = neurons_of(2, constants)
+    u, current = neurons_of(2, constants)
     spikes = np.zeros(2, np.uint8)
     current[:2] = 70, 50
-    fire(current, u, spikes, constants, *map(np.int32, (0, 0, -128, 127)), few)
+    fire(current, u, spikes, constants, *map(np.int32, (0, 0, -128, 127)))
     assert spikes.tolist() == [1, 0]
     assert u[:2].tolist() == [20, 50]
 
@@ -79,3 +79,16 @@ def test_the_class_that_fires_most_and_the_lower_one_if_equal():
     labels = np.empty(2, np.int64)
     vote(spikes, 3, labels)
     assert labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 40])
+@pytest.mark.parametrize("shared", [True, False])
+def test_nothing_is_written_beyond_the_last_neuron(n, shared):
+    """All fire (bar 1, current 5); what lies behind them stays 9."""
+    constants = np.zeros((6, 1 if shared else padded(n)), np.int32)
+    constants[BAR] = 1
+    u, current = neurons_of(n, constants)
+    current[:n] = 5
+    memory = np.full(n + 40, 9, np.uint8)
+    fire(current, u, memory[:n], constants, *map(np.int32, (0, 0, -128, 127)))
+    assert memory.tolist() == [1] * n + [9] * 40
