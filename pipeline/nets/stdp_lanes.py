@@ -195,6 +195,10 @@ def sum_rows(w, pixels, starts, base, steps, out, rows):  # type: ignore[no-unty
                 e, f = starts[base + t - 1] - first, starts[base + t] - first
                 _sum_block(box, 0, local, e, f, out, t * wide + j, 4)
             j += 4 * LANES
+        elif left >= 9 * LANES and left % (8 * LANES) == LANES:
+            for t in range(1, steps):
+                _sum_block(w, j, pixels, starts[base + t - 1], starts[base + t], out, t * wide + j, 9)
+            j += 9 * LANES
         elif left >= 8 * LANES:
             for t in range(1, steps):
                 _sum_block(w, j, pixels, starts[base + t - 1], starts[base + t], out, t * wide + j, 8)
