@@ -104,6 +104,11 @@ def around() -> list[str]:
             " / ".join(f"{load['trials_per_s']:.0f}" for load in loads),
             "benchmarks/postgres.py",
         ],
+        [
+            "a trial on a cached float model, beside one that trains it",
+            f"{read('train_once')['ratio']:.0f} times as fast",
+            "benchmarks/train_once.py",
+        ],
         ["free workers over batches that wait", f"{free['ratio']:.2f} times", "benchmarks/noop.py"],
         [
             "counting what a network does, of a pass over the data",

@@ -19,7 +19,7 @@ from pipeline.types import Row
 COMMAND = "python benchmarks/tinysnn_claims.py"
 GOALS = {"mnist": 8, "fashion_mnist": 5}
 """Ours, beyond the papers: total memory this many times below fp32, within 1 point on the test split."""
-MUS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+MUS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 Cells = Mapping[str, Mapping[str, Any]]
 BySeed = dict[int, Mapping[str, Any]]
 
@@ -274,7 +274,7 @@ def shrunk(base: Sequence[Mapping[str, Any]], small: Sequence[Mapping[str, Any]]
 
 
 def rewards(take: Take) -> dict[str, object] | None:
-    """T6: over all points of the search, is what the reward picks on the front of accuracy and memory?"""
+    """T6: are the picks on the front of accuracy and memory, and those at either end of mu the extremes?"""
     found = take("ordered")
     if not found:
         return None
@@ -299,7 +299,7 @@ def rewards(take: Take) -> dict[str, object] | None:
     share = float(np.mean(on_front))
     text = f"{sum(on_front)} of {len(on_front)} picks (mu {MUS[0]:g} to {MUS[-1]:g}) are on the front; "
     text += f"mu = 0 picks the most accurate and mu = {MUS[-1]:g} the smallest in {sum(ends)} of {len(ends)} searches"
-    return {"id": "T6", "measured": text, "value": share, "seeds": sorted(found)}
+    return {"id": "T6", "measured": text, "value": min(share, float(np.mean(ends))), "seeds": sorted(found)}
 
 
 def energy(take: Take) -> dict[str, object] | None:

@@ -40,6 +40,7 @@ from typing import cast
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.report.files import write_whole
 from pipeline.statements import CLAIMS
 from pipeline.types import require
 
@@ -109,7 +110,9 @@ class Record:
 
     @property
     def verdict(self) -> str:
-        """``holds``, ``does not``, or ``undecided`` where this data cannot tell."""
+        """``holds``, ``does not``, or ``undecided`` where this data cannot tell: the rule runs through the interval."""
+        if self.interval is not None and len({BY_ID[self.id].judge(end) for end in self.interval}) > 1:
+            return "undecided"
         return {True: "holds", False: "does not", None: "undecided"}[self.holds]
 
 
@@ -148,8 +151,7 @@ def write(path: Path, records: Sequence[Record]) -> None:
     ]
     for entry, record in zip(kept, records, strict=True):
         entry["holds"] = record.holds
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
 
 def _record(entry: object, path: Path) -> Record:
@@ -253,7 +255,9 @@ def brief(records: Sequence[Record]) -> str:
     for claim in CLAIMS:
         found = [record for record in records if record.id == claim.id]
         first = max(
-            found, key=lambda record: (record.value is not None, len(record.seeds), record.n), default=None
+            found,
+            key=lambda record: (record.value is not None, len(record.seeds), record.n, _named_first(record)),
+            default=None,
         )
         measured = f"{first.measured} ({_sized(first)})" if first else ""
         if first and len({record.verdict for record in found}) > 1:
@@ -264,6 +268,12 @@ def brief(records: Sequence[Record]) -> str:
         f"Every record, with intervals, notes and the commands that measure: [{WHOLE}]({WHOLE.as_posix()})."
     )
     return f"{BEGIN}\n{tally(records)}. {more}\n\n{table}\n{END}\n"
+
+
+def _named_first(record: Record) -> tuple[bool, int]:
+    """The papers' own data before others, the larger network before the smaller."""
+    sizes = [int(found.replace(",", "")) for found in re.findall(r"n = ([\d,]+)", record.data)]
+    return record.data.startswith("mnist"), max(sizes, default=0)
 
 
 def _sized(record: Record) -> str:

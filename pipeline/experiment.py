@@ -206,7 +206,7 @@ def layer_losses(
     net.load_state_dict(saved.state)
     net.eval()
     decode = saved.decode(DECODES)
-    batches = list(islice(data.batches("validation", EVALUATION_BATCH, seed=0), 4))
+    batches = list(islice(data.batches("validation", evaluation_batch(net, data), seed=0), 4))
     with torch.no_grad():
         begin = time.monotonic()
         decode(net(batches[0].x))
@@ -283,7 +283,9 @@ def measured(
         if isinstance(data.encode, Encoder) and isinstance(net, Responds):
             loads = measure(net, _responded(net, data.encode, data.split(split), right), widths)
         else:
-            loads = measure(net, data.batches(split, EVALUATION_BATCH, seed=0), widths, observe=right)
+            loads = measure(
+                net, data.batches(split, evaluation_batch(net, data), seed=0), widths, observe=right
+            )
     accuracy = right.count / max(right.samples, 1)
     metrics = {
         f"{split}_accuracy": accuracy,
@@ -291,6 +293,11 @@ def measured(
         f"{split}_samples": float(right.samples),
     }
     return metrics, loads
+
+
+def evaluation_batch(net: nn.Module, data: Dataset) -> int:
+    """Samples of a batch of an evaluation: what random encodings draw depends on it."""
+    return EVALUATION_BATCH if isinstance(net, Responds) else data.at_once
 
 
 @runtime_checkable

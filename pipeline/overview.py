@@ -24,7 +24,7 @@ from pipeline.study import results, search
 from pipeline.tracker import Ending
 from pipeline.types import DataError, Dataset, Row
 
-ONE_POINT = ("~study.space", "+study.space={}", "study.trials=1", "study.warm_start=[]", "name=again")
+ONE_POINT = ("~study.space", "+study.space={}", "study.trials=1", "study.warm_start=[]")
 """Overrides that make of any study a single trial at the point that the other overrides name."""
 
 
@@ -83,6 +83,15 @@ def reproduce(arguments: Sequence[str] | None = None) -> str:
     return command([*kept, *ONE_POINT])
 
 
+def _claims() -> tuple[dict[str, str], ...]:
+    """The table of claims, where there are records; a file that is none is said and left out."""
+    refused: list[claims.RecordError] = []
+    found = claims.gather(claims.FOLDERS, refused)
+    for error in refused:
+        log.warning("claims: %s", error)
+    return tuple(claims.lines(found)) if found else ()
+
+
 def context(
     job: Job, data: Dataset, study: optuna.Study, rows: Sequence[Row], reference: Row | None, look: str
 ) -> Context:
@@ -105,7 +114,7 @@ def context(
         sensitivity=losses,
         sensitivity_samples=samples,
         published="dvs_gesture_schaefer_2023" if "gesture" in data.name else "",
-        claims=tuple(claims.lines(claims.gather(claims.FOLDERS))),
+        claims=_claims(),
         baseline=reference,
         compared=tuple(baselines.known(job.folder)),
     )

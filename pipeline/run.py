@@ -38,9 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     interrupts.listen()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("pipeline.data").setLevel(
+        logging.INFO
+    )  # events per second and sizes, when frames are built
     console = Console(stderr=True)
     try:
         if any(a.startswith("-") for a in given):  # --help, --cfg job, --multirun: Hydra's own
+            if words := _shown(given):
+                config.compose_job(words)
             sys.argv = [sys.argv[0], *given]
             _hydra_main()
             return OK
@@ -51,6 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataError as error:
         console.print(f"data error: {error}", markup=False, highlight=False, style="red")
         return BAD_DATA
+
+
+def _shown(given: Sequence[str]) -> list[str]:
+    """The overrides of a command that shows its config: checked before Hydra sees them, for our exit code."""
+    flags = {at for at, word in enumerate(given) if word in ("--cfg", "-c")}
+    return [
+        word for at, word in enumerate(given) if flags and not word.startswith("-") and at - 1 not in flags
+    ]
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="config")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import checkpoint, config, experiment
-from pipeline.experiment import EVALUATION_BATCH
-from pipeline.types import DataError, Dataset, Encode, require
+from pipeline.experiment import EVALUATION_BATCH, Responds
+from pipeline.types import DataError, Dataset, Encode, require, samples_at_once
 
 FORMAT = 1
 MODEL, MANIFEST = "model.safetensors", "model.json"
@@ -90,7 +91,7 @@ class Served:
     def predict(self, samples: object, params: object = None) -> NDArray[np.int64]:  # noqa: ARG002
         """[B, ...] samples as stored (uint8), or [B, T, C, H, W] spikes -> [B] labels.
 
-        In batches of `EVALUATION_BATCH` and with the generator of an evaluation: the validation split as a whole gives
+        In batches and with the generator of an evaluation: the validation split as a whole gives
         the study's own accuracy.
 
         Raises ValueError when the samples are not of the shape that the model was made for.
@@ -106,9 +107,18 @@ class Served:
         generator = torch.Generator().manual_seed(0)
         answers = []
         with torch.no_grad():
-            for part in x.split(EVALUATION_BATCH):
+            for part in x.split(self._at_once()):
                 answers.append(self.decode(self.net(self._input(part, generator))))
         return torch.cat(answers).numpy() if answers else np.zeros(0, dtype=np.int64)
+
+    def _at_once(self) -> int:
+        """As `experiment.evaluation_batch`."""
+        steps = 1 if self.encode is None else int(getattr(self.encode, "timesteps", 1))
+        return (
+            EVALUATION_BATCH
+            if isinstance(self.net, Responds)
+            else samples_at_once(steps * math.prod(self.shape))
+        )
 
     def _input(self, part: Tensor, generator: torch.Generator) -> Tensor:
         return part.transpose(0, 1) if self.encode is None else self.encode(part, generator)

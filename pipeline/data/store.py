@@ -79,7 +79,10 @@ def load_or_build(
     with FileLock(f"{folder}.lock"):
         if folder.exists():
             try:
-                return _open(folder, key, mapped)
+                stored = _open(folder, key, mapped)
+                if stored.facts["skipped"]:
+                    logger.warning("%s, built before: %s", folder, report_of(stored.facts))
+                return stored
             except Broken as error:
                 logger.warning("The frame cache %s is built again: %s.", folder, error)
         _build(folder, key, parts, frame, skip_bad)
@@ -128,7 +131,7 @@ def _build(
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
-    logger.info("%s: %s", folder, report_of(facts))
+    logger.log(logging.WARNING if facts["skipped"] else logging.INFO, "%s: %s", folder, report_of(facts))
 
 
 def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_bad: bool) -> dict[str, Any]:

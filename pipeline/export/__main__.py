@@ -22,7 +22,7 @@ from safetensors.torch import save
 from pipeline import checkpoint, config, experiment
 from pipeline.compress.stack import grids
 from pipeline.config import ConfigError
-from pipeline.experiment import EVALUATION_BATCH, Experiment, Trained
+from pipeline.experiment import Experiment, Trained, evaluation_batch
 from pipeline.export import nir_graph
 from pipeline.export.c_code import c_files, refusals, working_bits
 from pipeline.export.finalist import lowered, prove_any, stressed
@@ -117,7 +117,9 @@ def export(
     lacks = nir_graph.missing(engine.program)
     for line in lacks:
         print(f"NIR: {line}")
-    proof = prove_any(trained.net, engine, trained.decode, data.batches("test", EVALUATION_BATCH, seed=0))
+    proof = prove_any(
+        trained.net, engine, trained.decode, data.batches("test", evaluation_batch(trained.net, data), seed=0)
+    )
     if not proof.holds:
         raise DataError(str(proof))
     metrics, price = priced(member)

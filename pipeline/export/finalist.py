@@ -19,7 +19,7 @@ from pipeline.export.stdp_integer import StdpEngine, prove_stdp
 from pipeline.export.stdp_lower import is_stdp, lower_stdp
 from pipeline.types import Batch, Dataset, Decode, SplitName, Widths
 
-_BATCH, _FEW = 256, 8
+_EVENTS_AT_ONCE, _FEW = 256, 8
 _MOST_WORK = 1 << 40
 """Synaptic operations, were every input an event, that stress may take: about a minute at usual activity."""
 
@@ -43,7 +43,7 @@ def program_of_model(
     if not isinstance(decode, Rated):
         raise NotExact([f"{type(decode).__name__} is a decoding without an integer form here."])
     splits: tuple[SplitName, ...] = ("validation", "test")
-    seen = (batch.x for split in splits for batch in data.batches(split, _BATCH, seed=0))
+    seen = (batch.x for split in splits for batch in data.batches(split, data.at_once, seed=0))
     given = input_format(seen, data.shape)
     return lower(net, grids, widths, given, data.timesteps, data.classes, accumulator)
 
@@ -75,6 +75,10 @@ def lowered(
         NotExact: with everything that is in the way.
     """
     if is_stdp(net):
+        if accumulator != Accumulator():
+            raise NotExact(
+                ["an STDP network adds in 32 bits: --accumulator-bits and --overflow are not for it."]
+            )
         return StdpEngine(lower_stdp(net, grids, data.timesteps), decode)
     return Engine(program_of_model(net, grids, widths, decode, data, accumulator))
 
@@ -95,15 +99,20 @@ def device_columns(
         NotExact: the network has no exact integer form, and nothing is claimed for it.
     """
     engine = lowered(net, grids, widths, decode, data, Accumulator())
-    proof = prove_any(net, engine, decode, data.batches("test", _BATCH, seed=0))
+    proof = prove_any(net, engine, decode, data.batches("test", _at_once(engine, data), seed=0))
     return proof.metrics() | (stressed(engine, data, seed, stress) if proof.holds else {})
+
+
+def _at_once(engine: AnyEngine, data: Dataset) -> int:
+    """Samples of a batch, as in an evaluation: what random encodings draw depends on it."""
+    return data.at_once if isinstance(engine, Engine) else _EVENTS_AT_ONCE
 
 
 def stressed(engine: AnyEngine, data: Dataset, seed: int, stress: Stress) -> dict[str, float]:
     """The robustness columns on the first samples of the test split: all of them, unless that would take minutes."""
     affordable = max(8, _MOST_WORK // max(1, work_of(engine.program) * stress.runs))
     codes: list[np.ndarray] = []
-    for batch in data.batches("test", _BATCH, seed=0):
+    for batch in data.batches("test", _at_once(engine, data), seed=0):
         if sum(map(len, codes)) >= affordable:
             break
         codes.append(engine.codes(batch.x))

@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save
 
 from pipeline.export.check import claim
 from pipeline.export.kinds import AnyEngine, AnyProgram, engine_of, rebuilt, said_and_stored, work_of
-from pipeline.export.manifest import FORMAT, VERSION, Store
+from pipeline.export.manifest import FORMAT, MOST_STREAM, VERSION, Store
 from pipeline.export.node import Json, Node
 from pipeline.types import DataError
 
@@ -134,7 +134,7 @@ def read(folder: Path) -> Export:
             f"manifest.files has the bad name {name[:60]!r}",
         )
         _compare(folder, name, root["files"][name])
-    program = rebuilt(root, _bytes(folder, STREAM, MOST_FILE))
+    program = rebuilt(root, _bytes(folder, STREAM, MOST_STREAM))
     return Export(program, _vectors(folder / VECTORS, program), cast(Json, root.value), names)
 
 

@@ -187,6 +187,8 @@ def _smallest(
 
 
 _SIDE = 1 << 20
+MOST_STREAM = 64 << 20
+"""Bytes of weights.bin: 16 million weights of 32 bits, and 0.5 GB while its bits are taken apart."""
 
 
 def rebuild(node: Node, stream: bytes) -> Program:
@@ -195,6 +197,7 @@ def rebuild(node: Node, stream: bytes) -> Program:
     Raises:
         DataError: anything that is missing, of the wrong type, out of range, or inconsistent.
     """
+    claim(len(stream) <= MOST_STREAM, f"weights.bin has {len(stream):,} bytes, more than {MOST_STREAM:,}")
     given = node["input"]
     shape = cast(Shape, given["shape"].integers(3, 1, _SIDE))
     high = given["high"].integer(1, (1 << 24) - 1)

@@ -90,12 +90,12 @@ class Proof:
 
 @contextmanager
 def recording(net: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Spikes of every snnTorch neuron by name, as they are made: [K, B, ...] or [B, ...] per call."""
+    """Spikes of every snnTorch neuron by name, as they are made: uint8 [K, B, ...] or [B, ...] per call."""
     seen: dict[str, list[Tensor]] = defaultdict(list)
 
     def hook(name: str):  # type: ignore[no-untyped-def]
         def keep(_module: nn.Module, _args: object, out: Tensor | tuple[Tensor, ...]) -> None:
-            seen[name].append((out if isinstance(out, Tensor) else out[0]).detach())
+            seen[name].append((out if isinstance(out, Tensor) else out[0]).detach().to(torch.uint8))
 
         return keep
 
@@ -121,7 +121,7 @@ def spikes_of(net: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, np.ndarray]]
         whole = torch.cat([part.reshape(-1, batch, *_neurons(part, batch)) for part in parts])
         if len(whole) != steps:
             raise ValueError(f"{name} spoke {len(whole)} times in {steps} steps and cannot be compared.")
-        layers[name] = whole.to(torch.uint8).numpy()
+        layers[name] = whole.numpy()
     return out, layers
 
 

@@ -58,7 +58,11 @@ def command_of(row: Row, context: Context) -> str:
     if isinstance(own, str):
         return own
     return " ".join(
-        [context.reproduce, *(shlex.quote(f"{key}={_plain(v)}") for key, v in row.params.items())]
+        [
+            context.reproduce,
+            f"name=again-{row.number}",
+            *(shlex.quote(f"{key}={_plain(v)}") for key, v in row.params.items()),
+        ]
     )
 
 

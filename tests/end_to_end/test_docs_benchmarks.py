@@ -23,6 +23,7 @@ SMALL = {
     "bptt.py": ["--rounds", "1", "--only", "small conv"],
     "integer.py": ["--images", "16", "--rounds", "1", "--only", "fc 128"],
     "cost.py": ["--rounds", "1"],
+    "train_once.py": [],
     "noop.py": ["--trials", "4", "--mean", "0.05"],
     "search.py": ["--seconds", "2", "--seeds", "1"],
     "bookkeeping.py": ["--trials", "3"],

@@ -249,7 +249,7 @@ def _printed(rows: list[Row], picks: dict[str, int]) -> str:
 def test_a_row_is_reproduced_by_its_parameters_quoted_for_the_shell(studies: ModuleType) -> None:
     row = Row(3, "complete", {"net.beta": 0.5, "net.sizes": [1, 2], "plan.mode": None, "data.augment": True})
     assert command_of(row, studies.CONTEXT) == (
-        "python -m pipeline.run +experiment=quickstart study=single net.beta=0.5 'net.sizes=[1,2]' "
+        "python -m pipeline.run +experiment=quickstart study=single name=again-3 net.beta=0.5 'net.sizes=[1,2]' "
         "plan.mode=null data.augment=true"
     )
     assert command_of(Row(3, "complete", detail={"command": "make it"}), studies.CONTEXT) == "make it"
