@@ -182,3 +182,23 @@ def test_the_records_of_this_project_are_valid_and_the_readme_shows_them() -> No
     how = "run: python -m pipeline.claims --from docs/results --update README.md"
     assert claims.brief(records) in text, how
     assert claims.markdown(records) in whole, how
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"), [([0.1, 0.7], "holds"), ([0.1, 1.2], "undecided"), (None, "holds")]
+)
+def test_a_rule_that_runs_through_the_interval_is_not_decided(
+    tmp_path: Path, interval: list[float] | None, verdict: str
+) -> None:
+    """F1: at most 1 point lost. 0.4 with an interval up to 0.7 holds, with one up to 1.2 this data cannot tell."""
+    keep(tmp_path, "one", {**GOOD, "interval": interval})
+    assert claims.gather([tmp_path])[0].verdict == verdict
+
+
+def test_the_readme_shows_the_papers_own_data_and_the_largest_network_first(tmp_path: Path) -> None:
+    for name, data in (("a", "mnist, n = 400"), ("b", "mnist, n = 4,900"), ("c", "fashion_mnist, n = 4,900")):
+        keep(tmp_path, name, {**GOOD, "data": data})
+    line = next(
+        line for line in claims.brief(claims.gather([tmp_path])).splitlines() if line.startswith("| F1")
+    )
+    assert "(mnist, n = 4,900; 3 seeds)" in line

@@ -111,3 +111,15 @@ def test_cells_that_ended_without_a_network_count_nowhere(book_of: ModuleType, t
 
 def test_no_cells_no_records(book_of: ModuleType, tmp_path: Path) -> None:
     assert book_of.records(book_of.Book(tmp_path / "none.json"), "gesture") == []
+
+
+def test_a_cell_of_an_older_version_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lacks what the claims on energy read; a trial that ended by itself has nothing to measure."""
+    monkeypatch.syspath_prepend(PATH.parent)
+    gesture_claims = importlib.import_module("gesture_claims")
+
+    new = {"test_accuracy": 0.9, "dense_energy_pj": 1.0, "dram_share": 0.9}
+    assert gesture_claims.whole(new)
+    assert gesture_claims.whole({"ended": "stopped:silent"})
+    assert not gesture_claims.whole({"test_accuracy": 0.9})
+    assert not gesture_claims.whole(None)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.types import Batch, Dataset, Split, require
+from pipeline.types import Batch, Dataset, Split, require, samples_at_once
 
 
 def test_require_states_the_rule_and_what_came():
@@ -22,3 +22,10 @@ def test_batches_are_the_same_for_the_same_seed_and_cover_every_sample_once():
     labels = torch.cat([Batch(*b).y for b in first])
     assert not torch.equal(labels, torch.arange(10))
     assert torch.equal(labels.sort().values, torch.arange(10))
+
+
+def test_a_batch_of_an_evaluation_fits_a_small_machine():
+    """28 x 28 in 25 steps: 256 together; 20 steps of 2 x 128 x 128: 2^24 / 655,360 = 25; never less than one."""
+    assert samples_at_once(25 * 28 * 28) == 256
+    assert samples_at_once(20 * 2 * 128 * 128) == 25
+    assert samples_at_once(1 << 30) == 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.compiled import njit, random_bits
 from pipeline.types import require
 
 
@@ -72,26 +74,39 @@ def _moved(x: Tensor, flipped: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
     column = (cos * columns - sin * rows + middle[1]).round().to(torch.int64)
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     column = torch.where(flipped.view(-1, 1, 1), width - 1 - column, column)
-    source = (row * width + column).masked_fill(~inside, 0)
-    out = torch.empty_like(x)
-    for sample in range(
-        len(x)
-    ):  # a gather per sample copies bytes; one gather for all needs an index per byte
-        frames = x[sample].flatten(-2).index_select(-1, source[sample].flatten())
-        out[sample] = frames.view(x.shape[1:]) * inside[sample]
+    source = torch.where(inside, row * width + column, -1).flatten(1)
+    frames, out = x.contiguous(), torch.empty(x.shape, dtype=torch.uint8)
+    _gather(frames.flatten(-2).flatten(1, -2).numpy(), source.numpy(), out.flatten(-2).flatten(1, -2).numpy())
     return out
 
 
 def _thinned(x: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
-    """Every event of sample b vanishes with probability share[b], whatever others do: a binomial count is left."""
-    out = x.flatten().clone()
-    where = out.nonzero().squeeze(1)
-    count = out[where]
-    keep = (1 - share)[where // x[0].numel()]
-    left = (torch.rand(len(where), generator=generator) < keep).to(torch.uint8)  # exact where the count is 1
-    many = (count > 1).nonzero().squeeze(1)
-    left[many] = torch.binomial(count[many].to(torch.float32), keep[many], generator=generator).to(
-        torch.uint8
-    )
-    out[where] = left
-    return out.view(x.shape)
+    """Every event of sample b vanishes with probability share[b], whatever others do."""
+    out = x.contiguous().clone()
+    bars = ((1 - share.to(torch.float64)) * 2.0**53).to(torch.int64).numpy().astype(np.uint64)
+    seed = torch.randint(2**62, (1,), generator=generator).numpy().astype(np.uint64)
+    _thin(out.view(len(out), -1).numpy(), bars, seed)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _gather(x, source, out):  # type: ignore[no-untyped-def]
+    """out [B, F, P] = x [B, F, source [B, P]], 0 where the source is -1."""
+    for b in range(x.shape[0]):
+        for f in range(x.shape[1]):
+            for p in range(x.shape[2]):
+                at = source[b, p]
+                out[b, f, p] = x[b, f, at] if at >= 0 else 0
+
+
+@njit(cache=True, nogil=True)
+def _thin(x, bars, rng):  # type: ignore[no-untyped-def]
+    """Each of the x [B, N] events stays where its 53 random bits are below bars [B]."""
+    for b in range(x.shape[0]):
+        for i in range(x.shape[1]):
+            if x[b, i] == 0:
+                continue
+            left = 0
+            for _ in range(x[b, i]):
+                left += random_bits(rng) < bars[b]
+            x[b, i] = left

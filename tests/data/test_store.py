@@ -155,6 +155,10 @@ def test_skipping_counts_by_kind(folder, recordings, caplog):
     assert "5 recordings" in caplog.text
     assert "skipped: 1 is cut off" in caplog.text
     assert "events/s" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        load(folder, recordings, Camera(), skip_bad=True)
+    assert "skipped: 1 is cut off" in caplog.text, "from the cache, too"
 
 
 def test_a_split_that_loses_everything_is_an_error(folder, recordings):

@@ -131,3 +131,11 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path, run):
     done = run(tmp_path)
     assert done.returncode == 5
     assert "cannot write below" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("words", [["+experiment=nope"], ["+experiment=quickstart", "net.hiden=3"]])
+def test_a_config_that_is_only_shown_is_checked_too(words, capsys):
+    from pipeline.run import main
+
+    assert main([*words, "--cfg", "job"]) == 2
+    assert "config error" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from pipeline import run
-from pipeline.export.__main__ import FAILED, OK, main
+from pipeline.export.__main__ import FAILED, NOT_EXACT, OK, main
 from pipeline.verify import verify
 
 STUDY = [
@@ -82,3 +82,9 @@ def test_a_difference_is_a_failure_that_names_the_place_and_writes_nothing(
     assert main([str(study), "--out", str(tmp_path / "x")]) == FAILED
     assert "NOT proven: neurons differs first at step" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_narrow_register_is_not_promised(study, tmp_path, capsys):
+    code = main([str(study), "--out", str(tmp_path / "export"), "--accumulator-bits", "16"])
+    assert code == NOT_EXACT
+    assert "adds in 32 bits" in capsys.readouterr().err

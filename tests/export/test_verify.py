@@ -194,3 +194,14 @@ def test_an_older_export_is_replaced_as_a_whole(copy):
     exported(flat(), copy)
     assert not (copy / "stale").exists()
     verify(copy)
+
+
+def test_a_stream_larger_than_any_network_is_not_taken_apart(copy):
+    """128 MiB of zeros take no room on disk, but their bits would take 1 GiB of memory."""
+    size = 128 << 20
+    with (copy / "weights.bin").open("wb") as file:
+        file.truncate(size)
+    said = {"bytes": size, "sha256": hashlib.sha256(bytes(size)).hexdigest()}
+    change(copy, lambda manifest: manifest["files"]["weights.bin"].update(said))
+    with pytest.raises(DataError, match=f"weights.bin has {size} bytes, more than"):
+        verify(copy)
