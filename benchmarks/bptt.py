@@ -24,6 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from torch.nn import functional
 
 from pipeline.compress.prune import PruneWeights
 from pipeline.compress.quantize import QuantizeWeights
+from pipeline.data.augment import Augment
 from pipeline.data.digits import Digits
 from pipeline.data.encode import Direct, Frames
 from pipeline.nets.conv import Conv
@@ -168,6 +170,7 @@ def loading_shares(rounds: int) -> dict[str, float]:
     frames = (torch.rand(48, 16, 2, 32, 32, generator=generator) < 0.2).to(torch.uint8)
     split = Split(frames, torch.arange(48) % 11)
     events = Dataset("frames", 11, (2, 32, 32), 16, split, split, split, Frames(16), "none")
+    augment = Augment(shift=2, rotate=10, drop=0.1)
     cases = {
         "digits, 64-64-10, T 8, batch 64": (
             Digits(timesteps=8, encoding=Direct()).load(0),
@@ -175,6 +178,7 @@ def loading_shares(rounds: int) -> dict[str, float]:
             64,
         ),
         "event frames 2x32x32, small conv, T 16, batch 16": (events, Conv(), 16),
+        "the same, rotated, shifted and thinned": (replace(events, augment=augment), Conv(), 16),
     }
     return {name: loading_share(data, spec, size, rounds) for name, (data, spec, size) in cases.items()}
 

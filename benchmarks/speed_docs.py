@@ -105,6 +105,11 @@ def around() -> list[str]:
             "benchmarks/postgres.py",
         ],
         [
+            "reading a batch, of a training step: digits / event frames / the same, changed at random",
+            " / ".join(f"{share:.1%}" for share in read("bptt")["loading_share"].values()),
+            "benchmarks/bptt.py",
+        ],
+        [
             "a trial on a cached float model, beside one that trains it",
             f"{read('train_once')['ratio']:.0f} times as fast",
             "benchmarks/train_once.py",
