@@ -161,6 +161,11 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
             sizes.append(len(labels) - before)
             if sizes[-1] == 0:
                 raise DataError(f"the {name} split has no usable recording (skipped: {dict(skipped)}).")
+            if lost_classes := sorted({each.label for each in recordings} - set(labels[before:])):
+                said = ", ".join(map(str, lost_classes))
+                raise DataError(
+                    f"the {name} split has no usable recording of class {said} (skipped: {dict(skipped)})."
+                )
         file.flush()
         os.fsync(file.fileno())
     seconds = time.perf_counter() - start

@@ -146,11 +146,11 @@ def test_a_damaged_recording_stops_the_build_and_says_how_to_go_on(folder, recor
 
 
 def test_skipping_counts_by_kind(folder, recordings, caplog):
-    recordings[0][1].path.write_text("?")
+    recordings[0][2].path.write_text("?")
     with caplog.at_level(logging.INFO, logger="pipeline.data.store"):
         stored = load(folder, recordings, Camera(), skip_bad=True)
-    assert stored.splits[0].x[:, 0, 0, 0, 0].tolist() == [0, 2]
-    assert stored.splits[0].y.tolist() == [0, 0]
+    assert stored.splits[0].x[:, 0, 0, 0, 0].tolist() == [0, 1]
+    assert stored.splits[0].y.tolist() == [0, 1]
     assert stored.facts["skipped"] == {"is cut off": 1}
     assert "5 recordings" in caplog.text
     assert "skipped: 1 is cut off" in caplog.text
@@ -159,6 +159,14 @@ def test_skipping_counts_by_kind(folder, recordings, caplog):
     with caplog.at_level(logging.WARNING):
         load(folder, recordings, Camera(), skip_bad=True)
     assert "skipped: 1 is cut off" in caplog.text, "from the cache, too"
+
+
+def test_a_class_that_loses_everything_is_an_error(folder, recordings):
+    """Training recordings of classes 0, 1 and 0."""
+    recordings[0][1].path.write_text("?")
+    with pytest.raises(DataError, match="the train split has no usable recording of class 1 "):
+        load(folder, recordings, Camera(), skip_bad=True)
+    assert not folder.exists()
 
 
 def test_a_split_that_loses_everything_is_an_error(folder, recordings):
