@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.report.detail import weight_bits
 from pipeline.types import Dataset, Metrics, Row
 
 
@@ -98,8 +99,9 @@ def title(row: Row) -> str:
     words = [f"#{row.number}"]
     bits, sparsity = last("quantize_weights.bits"), last("prune_weights.sparsity")
     scheme = last("plan.mode") or last("plan.scheme")
-    if bits is not None:
-        words.append(f"{bits}-bit")
+    found = weight_bits(row) if bits is None else str(bits)  # of the layers, where each has its own
+    if found not in ("", "32"):
+        words.append(f"{found}-bit")
     if isinstance(sparsity, int | float):
         words.append(f"{sparsity:.0%}")
     if scheme is not None:

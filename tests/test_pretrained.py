@@ -1,5 +1,8 @@
 """A float model is trained once; whoever needs it again gets the same tensors and the same history."""
 
+import multiprocessing
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -66,3 +69,30 @@ def test_a_stopped_training_leaves_no_model(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cache(model, Trainer(model), stop)
     assert not cache.path.exists()
+
+
+def worker(folder, begin, answers):
+    """Needs the model as soon as all workers are there; training takes half a second and is written down."""
+    model = net()
+
+    def fit(report):
+        with (folder / "trained").open("a") as file:
+            file.write("once\n")
+        time.sleep(0.5)
+        return Trainer(model)(report)
+
+    begin.wait(60)
+    Pretrained(folder, "a" * 64)(model, fit, lambda step, metrics: None)
+    answers.put(float(model.weight.sum()))
+
+
+def test_four_workers_that_need_it_at_once_train_it_once(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    begin, answers = spawn.Barrier(4), spawn.Queue()
+    workers = [spawn.Process(target=worker, args=(tmp_path, begin, answers)) for _ in range(4)]
+    for each in workers:
+        each.start()
+    assert [answers.get(timeout=60) for _ in workers] == [3.0] * 4  # 6 weights of 0.5
+    for each in workers:
+        each.join(30)
+    assert (tmp_path / "trained").read_text() == "once\n"

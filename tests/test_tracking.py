@@ -195,4 +195,7 @@ def test_silent_has_nothing_to_look_at():
 def test_a_trial_is_named_for_people():
     assert title(rows()[0]) == "#0 4-bit 80% qat"
     assert title(Row(3, "complete")) == "#3"
+    each = {"layers": [{"name": "conv1", "bits": 6}, {"name": "fc1", "bits": 3}]}
+    assert title(Row(5, "complete", {"plan.scheme": "ptq"}, detail=each)) == "#5 3-6-bit ptq"
+    assert title(Row(6, "complete", detail={"layers": [{"name": "fc1", "bits": 32}]})) == "#6"
     assert title(Row(4, "complete", {"plan.scheme": "qat", "plan.mode": "joint"})) == "#4 joint"

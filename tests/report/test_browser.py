@@ -24,14 +24,24 @@ QUIET = shlex.split(
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_every_chart_is_drawn_and_a_deep_link_opens_its_trial(studies: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", ["1366,768", "820,1180"], ids=["laptop", "narrow"])
+def test_every_chart_is_drawn_and_a_deep_link_opens_its_trial(
+    studies: ModuleType, tmp_path: Path, size: str
+) -> None:
     rows = studies.study(30)
     picks, context = studies.picks(rows), studies.full_context(rows)
     report.write(rows, studies.OBJECTIVES, picks, tmp_path, context)
     number = picks["knee"]
     address = f"{(tmp_path / 'report.html').as_uri()}#trial={number}"
     browser = subprocess.run(
-        [str(CHROMIUM), *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", address],
+        [
+            str(CHROMIUM),
+            *QUIET,
+            f"--window-size={size}",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            address,
+        ],
         capture_output=True,
         text=True,
         timeout=110,
@@ -43,6 +53,10 @@ def test_every_chart_is_drawn_and_a_deep_link_opens_its_trial(studies: ModuleTyp
         for section in sections(Report(rows, studies.OBJECTIVES, picks, context))
         for chart in section.charts
     ]
+    wide = int(size.partition(",")[0])
+    widths = [int(found) for found in re.findall(r'class="main-svg"[^>]* width="(\d+)"', page)]
+    assert widths, "no chart says how wide it is"
+    assert max(widths) <= wide, "a chart is wider than its window"
     for chart in charts:
         drawn = re.search(rf'id="chart-{re.escape(chart.name)}"[^>]*js-plotly-plot|js-plotly-plot[^>]*id="chart-'
                           rf'{re.escape(chart.name)}"', page)  # fmt: skip
