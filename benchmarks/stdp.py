@@ -290,7 +290,8 @@ def main() -> None:
     torch.set_num_threads(1)
     starts, pixels, x = spikes()
     events = (starts, pixels)
-    out: dict[str, Any] = {"compile": compile_s(), "load_average": os.getloadavg()[0], "neurons": {}}
+    known = json.loads(OUT.read_text())["neurons"] if OUT.exists() else {}  # rows of other sizes stay
+    out: dict[str, Any] = {"compile": compile_s(), "load_average": os.getloadavg()[0], "neurons": known}
     print(
         f"first image: {out['compile']['compile_s']:.1f} s compiling, {out['compile']['cached_s']:.2f} s from the cache"
     )
@@ -302,7 +303,9 @@ def main() -> None:
                 row["same_counts"] = same_counts(n, events, given.peers, folder, 20 if n < 4900 else 8)
             row |= limits(n, events) | epoch_s(n, x, {400: 10_000, 1600: 3000}.get(n, 1000))
             row["two_trials_over_one"] = two_trials(n, events)
-            out["neurons"][n] = row
+            out["neurons"] = dict(
+                sorted({**out["neurons"], str(n): row}.items(), key=lambda found: int(found[0]))
+            )
             print(f"n = {n}")
             for name, value in row.items():
                 print(f"    {name:36} {value if isinstance(value, tuple) else f'{value:,.2f}'}", flush=True)

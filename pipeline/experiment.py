@@ -32,6 +32,7 @@ from pipeline.learn.decode import RateDecode
 from pipeline.learn.labels import LabelDecode
 from pipeline.learn.unsupervised import Encoder
 from pipeline.types import (
+    EVALUATION_BATCH,
     PART,
     Batch,
     DataError,
@@ -49,7 +50,6 @@ from pipeline.types import (
 )
 
 DECODES = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (RateDecode, LabelDecode)}
-EVALUATION_BATCH = 256
 PRICES = ("memory_bits", "energy_pj", "latency_us")
 CALIBRATION_BATCH, CALIBRATION_BATCHES = 128, 2
 

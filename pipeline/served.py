@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import checkpoint, config, experiment
-from pipeline.experiment import EVALUATION_BATCH, Responds
-from pipeline.types import DataError, Dataset, Encode, require, samples_at_once
+from pipeline.experiment import Responds
+from pipeline.types import EVALUATION_BATCH, DataError, Dataset, Encode, require, samples_at_once
 
 FORMAT = 1
 MODEL, MANIFEST = "model.safetensors", "model.json"

@@ -69,10 +69,14 @@ class Split:
                 yield self.x[chosen], self.y[chosen]
 
 
+EVALUATION_BATCH = 256
+"""Samples of a batch of an evaluation, at most: what random encodings draw depends on it."""
+
+
 def samples_at_once(numbers: int) -> int:
-    """Samples of so many input numbers, all steps together, that are evaluated in one batch: 256, or fewer where their
-    maps would not fit a small machine's memory (20 steps of 2 x 128 x 128 in the published network take 0.14 GB)."""
-    return max(1, min(256, (1 << 24) // max(numbers, 1)))
+    """Samples of so many input numbers, all steps together, in one batch of an evaluation: fewer than usual where their
+    maps would not fit a small machine's memory, as those of 20 steps of 2 x 128 x 128."""
+    return max(1, min(EVALUATION_BATCH, (1 << 24) // max(numbers, 1)))
 
 
 @dataclass(frozen=True)

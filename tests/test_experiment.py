@@ -15,7 +15,7 @@ from pipeline.job import build
 from pipeline.learn.stdp import StdpRule
 from pipeline.learn.unsupervised import Unsupervised
 from pipeline.nets.stdp import Stdp
-from pipeline.types import Dataset, Split
+from pipeline.types import EVALUATION_BATCH, Dataset, Split
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_events_and_dense_spikes_are_priced_alike():
     decode = Unsupervised(rule=rule, chunk=100).fit(net, data, lambda step, metrics: None, seed=0)
     metrics, loads = experiment.measured(net, decode, data, "validation", {})
     right = experiment._Right(decode)
-    batches = data.batches("validation", experiment.EVALUATION_BATCH, seed=0)
+    batches = data.batches("validation", EVALUATION_BATCH, seed=0)
     dense = measure(net, batches, {}, observe=right)
     assert metrics["validation_accuracy"] == right.count / 600 > 0.3
     assert loads == dense

@@ -17,9 +17,9 @@ from pipeline.export.proof import Proof, prove
 from pipeline.export.robustness import Stress, robustness
 from pipeline.export.stdp_integer import StdpEngine, prove_stdp
 from pipeline.export.stdp_lower import is_stdp, lower_stdp
-from pipeline.types import Batch, Dataset, Decode, SplitName, Widths
+from pipeline.types import EVALUATION_BATCH, Batch, Dataset, Decode, SplitName, Widths
 
-_EVENTS_AT_ONCE, _FEW = 256, 8
+_FEW = 8
 _MOST_WORK = 1 << 40
 """Synaptic operations, were every input an event, that stress may take: about a minute at usual activity."""
 
@@ -105,7 +105,7 @@ def device_columns(
 
 def _at_once(engine: AnyEngine, data: Dataset) -> int:
     """Samples of a batch, as in an evaluation: what random encodings draw depends on it."""
-    return data.at_once if isinstance(engine, Engine) else _EVENTS_AT_ONCE
+    return data.at_once if isinstance(engine, Engine) else EVALUATION_BATCH
 
 
 def stressed(engine: AnyEngine, data: Dataset, seed: int, stress: Stress) -> dict[str, float]:
