@@ -26,7 +26,7 @@ from pipeline.compress.stack import grids
 from pipeline.hardware.accelerator import Accelerator
 from pipeline.hardware.budget import floor
 from pipeline.hardware.cost import cost
-from pipeline.hardware.load import learned, measure
+from pipeline.hardware.load import learned, matrix_bits, measure
 from pipeline.hardware.workload import LayerLoad, load_from
 from pipeline.learn.decode import RateDecode
 from pipeline.learn.labels import LabelDecode
@@ -111,10 +111,7 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
         decode, widths = compress(net, experiment.compression, plan, refit, calibration(data, seed))
         metrics, loads = measured(net, decode, data, "validation", widths)
         prices, layers = priced(loads, experiment.accelerator)
-        # Other schemes may start from a cached network, which does not know what its learning took.
-        lessons = learned(net, widths) if plan.scheme == "in_training" else ()
-        if lessons:
-            prices["energy_training_pj"] = cost(lessons, experiment.accelerator).energy_pj
+        prices |= priced_otherwise(net, widths, plan, experiment.accelerator)
         SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built
     return Trained(net, decode, widths, {**metrics, **prices}, detail(net, layers), loads)
 
@@ -127,6 +124,22 @@ def priced(
     worst = cost([load.at_worst() for load in loads], accelerator)
     prices = {**price.metrics(), "worst_energy_pj": worst.energy_pj, "worst_latency_us": worst.latency_us}
     return prices, price.layers_json(loads)
+
+
+def priced_otherwise(
+    net: nn.Module, widths: Widths, plan: Plan, accelerator: Accelerator
+) -> dict[str, float]:
+    """What only some networks tell: the energy of learning a sample, and both again as a dense simulator counts."""
+    found: dict[str, float] = {}
+    matrices = matrix_bits(net, widths)
+    if matrices is not None:
+        found["dense_memory_bits"] = matrices
+    # Other schemes may start from a cached network, which does not know what its learning took.
+    if plan.scheme == "in_training":
+        for name, dense in (("energy_training_pj", False), ("dense_energy_training_pj", True)):
+            if lessons := learned(net, widths, dense):
+                found[name] = cost(lessons, accelerator).energy_pj
+    return found
 
 
 def loads_from(notes: Sequence[Mapping[str, object]]) -> tuple[LayerLoad, ...]:

@@ -85,6 +85,13 @@ def test_learning_on_a_device_has_a_price_of_its_own():
     metrics = evaluate(learns, lambda *_: None).metrics
     # Presented alike, and weights and traces read, changed and written on top.
     assert metrics["energy_training_pj"] > metrics["energy_pj"] > 0
+    assert (
+        metrics["dense_energy_training_pj"] > metrics["energy_training_pj"]
+    )  # whole columns, not what changes
+    # Memory both ways. Matrices: 64 x 12 of the inputs, 12 x 12 of direct inhibition, 8 bits each.
+    bits = learns.compression["quantize_weights"].bits
+    assert metrics["dense_memory_bits"] == (64 * 12 + 12 * 12) * bits
+    assert metrics["memory_bits"] < metrics["dense_memory_bits"]
     assert metrics["worst_energy_pj"] > metrics["energy_pj"]
 
 

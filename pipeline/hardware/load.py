@@ -11,10 +11,17 @@ from torch import Tensor, nn
 
 from pipeline.hardware.meter import BATCH_NORMS, Meter
 from pipeline.hardware.tally import CONVS, zero_runs
-from pipeline.hardware.workload import LayerLoad, Loads, ReportsLearning, ReportsLoad, load_from
+from pipeline.hardware.workload import (
+    LayerLoad,
+    Loads,
+    ReportsLearning,
+    ReportsLoad,
+    ReportsMatrices,
+    load_from,
+)
 from pipeline.types import Batch, Widths
 
-__all__ = ["LayerLoad", "Meter", "learned", "measure", "metering", "zero_runs"]
+__all__ = ["LayerLoad", "Meter", "learned", "matrix_bits", "measure", "metering", "zero_runs"]
 
 
 def refuse_uncounted(net: nn.Module) -> None:
@@ -79,11 +86,19 @@ def measure(
         net.train(training)
 
 
-def learned(net: nn.Module, widths: Widths) -> Loads:
-    """What `net` did per sample while it learned, at the stored bits `widths`; empty where it does not count that."""
+def learned(net: nn.Module, widths: Widths, dense: bool) -> Loads:
+    """What `net` did per sample while it learned, at the stored bits `widths`; empty where it does not count that.
+
+    dense: as a simulator that updates whole rows and columns would count; else only what changes.
+    """
     if not isinstance(net, ReportsLearning) or not net.trained_samples:
         return ()
-    return tuple(load_from(report) for report in net.training_load(widths, dense=False))
+    return tuple(load_from(report) for report in net.training_load(widths, dense))
+
+
+def matrix_bits(net: nn.Module, widths: Widths) -> float | None:
+    """Bits of the dense matrices that a simulator would allocate for `net`; None for a network of no such kind."""
+    return net.matrix_bits(widths) if isinstance(net, ReportsMatrices) else None
 
 
 def _watched(

@@ -184,6 +184,15 @@ class ReportsLearning(Protocol):
         ...
 
 
+@runtime_checkable
+class ReportsMatrices(Protocol):
+    """A network that simulators hold as dense matrices, its constant connections too: the way papers count memory."""
+
+    def matrix_bits(self, widths: Widths) -> float:
+        """Bits of every matrix that a simulator of dense matrices allocates, at the width of the weights."""
+        ...
+
+
 def load_from(report: Mapping[str, object]) -> LayerLoad:
     """A `LayerLoad` from a network's own report, or from what `dataclasses.asdict` made of one (through JSON, too).
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.nets.stdp_cell import ALL, FIRST, HIGHEST, RANDOM, Cell
 from pipeline.nets.stdp_columns import Rule
-from pipeline.nets.stdp_counts import Sample, by_sample, inference_load, training_load
+from pipeline.nets.stdp_counts import Sample, by_sample, inference_load, memory, training_load
 from pipeline.nets.stdp_formats import Format, grids, kept_of, raw_of
 from pipeline.nets.stdp_kernel import COUNTERS, events_of, no_rule, present
 from pipeline.nets.stdp_rounding import WEIGHT, quantized_array
@@ -289,6 +289,11 @@ class StdpNet(nn.Module):
     def training_load(self, widths: Widths, dense: bool) -> tuple[Mapping[str, object], ...]:
         """What learning did per sample; dense: as updates of whole rows and columns would count."""
         return training_load(self, widths, dense)
+
+    def matrix_bits(self, widths: Widths) -> float:
+        """Bits of the dense matrices, those of equal inhibitory weights too, as the papers count memory."""
+        pixels, neurons = self.weight.shape
+        return memory(pixels, neurons, self.spec.inhibition == "layer", 0, widths).dense_bits
 
     def receptive_fields(self, most: int = 400) -> npt.NDArray[np.float32]:
         """The weights of at most `most` evenly spaced neurons as pictures [n, H, W] in [0, 1], mean over channels."""

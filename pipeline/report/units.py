@@ -27,6 +27,8 @@ _LABELS = {
     "memory_bits": "memory",
     "energy_pj": "energy per inference",
     "energy_training_pj": "energy per training sample",
+    "dense_energy_training_pj": "energy per training sample, whole rows and columns",
+    "dense_memory_bits": "memory as dense matrices",
     "latency_us": "latency per inference",
     "sparsity": "zero weights",
     "duration_s": "duration",
