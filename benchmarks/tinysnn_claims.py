@@ -10,8 +10,8 @@ are made from the cells that are there.
 
 STDP networks: FSpiNN's (direct inhibition, an update per 25 ms window), 55,000 training images, one epoch, labels from
 5,000 of them, searched on the 5,000 validation images, the selected model tested once on the 10,000 test images with
-labels from 10,000. Convolutional network: 12C5-MP2-32C5-MP2-FC of snnTorch neurons, 6 steps, 2 epochs on 15,000 images,
-searched on 5,000 validation images.
+labels from 10,000. Convolutional network: 12C5-MP2-32C5-MP2-FC of snnTorch neurons, 6 steps, 2 epochs on 15,000 images
+(`conv`) or on all 55,000 (`conv_all`: the claims of memory and energy alone), searched on 5,000 validation images.
 Searches allow POINTS below the widest formats on validation; the claims ask for 1 point on the test split. Our goal
 beyond the papers is GOALS times less memory (weights and all neuron parameters) than fp32 within that point; the
 convolutional network may learn two more epochs in the small formats for it (`beyond`).
@@ -66,7 +66,7 @@ RESULTS = Path("docs/results/tinysnn_claims.json")
 MODELS = Path("outputs/benchmarks/tinysnn")
 SEEDS = (0, 1, 2)
 POINTS = 0.5
-STEPS = {"stdp": 250, "conv": 6}
+STEPS = {"stdp": 250, "conv": 6, "conv_all": 6}
 LABELS, TEST_LABELS = 5_000, 10_000
 CONV_NEURONS = 12 * 24 * 24 + 32 * 8 * 8 + 10
 CONV_IMAGES, CONV_EPOCHS = 20_000, 2
@@ -84,10 +84,11 @@ RANGES: dict[str, dict[str, tuple[int, int]]] = {
     },
     "conv": {"weights": (2, 8), "membrane": (3, 16), "threshold": (2, 8), "beta": (2, 8)},
 }  # fmt: skip
+RANGES["conv_all"] = RANGES["conv"]
 TRIALS = 60
 """Evaluations of the multi-objective search, to compare with the ordered one."""
 ROUNDINGS = ("nearest", "stochastic", "truncation")
-Family = Literal["stdp", "conv"]
+Family = Literal["stdp", "conv", "conv_all"]
 Kind = Literal["float", "ordered", "beyond", "significance", "roundings", "in_training", "shadow", "pareto"]
 Point = Mapping[str, object]
 
@@ -131,7 +132,11 @@ def cells() -> list[Cell]:
             made += [Cell(family, which, neurons, 0, k) for k in (*rest, "pareto")]
     for (family, neurons), which in networks:
         made += [Cell(family, which, neurons, s, k) for s in SEEDS for k in rest]
-    made.append(Cell("conv", "mnist", CONV_NEURONS, 0, "pareto"))
+    made += [Cell(family, digits, neurons, s, "pareto") for family, neurons in (conv, small) for s in SEEDS]
+    made += [
+        Cell("conv_all", which, CONV_NEURONS, s, kind)
+        for which in (digits, clothes) for s in SEEDS for kind in (*search, "beyond")
+    ]  # fmt: skip
     return [cell for cell in dict.fromkeys(made) if not (cell.family == "conv" and cell.kind == "shadow")]
 
 
@@ -143,7 +148,7 @@ class Bench:
         self.stdp = cell.family == "stdp"
         steps = STEPS[cell.family]
         encoding = Poisson(steps, max_rate_hz=RATE_HZ[cell.which]) if self.stdp else Direct(steps)
-        limit, held_out = None if self.stdp else CONV_IMAGES, 5_000
+        limit, held_out = CONV_IMAGES if cell.family == "conv" else None, 5_000
         root = os.environ.get("PIPELINE_DATA")
         spec = Mnist(steps, encoding, which=cell.which, root=root, limit=limit, validation=held_out)
         self.data: Dataset = spec.load(cell.seed)
@@ -363,6 +368,7 @@ def beyond(bench: Bench, found: Mapping[str, Any], base: Mapping[str, Any]) -> d
 def searched(cell: Cell, bench: Bench) -> dict[str, Any]:
     """The multi-objective search (TPE) over the same space with twice the evaluations of the ordered one."""
     begin = time.perf_counter()
+    bench._asked.clear()  # its minutes are compared with the ordered search's
     study = optuna.create_study(directions=["minimize"] * 3, sampler=Tpe().build(cell.seed))
     points = []
     for _ in range(TRIALS):

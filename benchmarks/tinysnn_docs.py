@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from docs_block import put
-from tinysnn_records import searches
+from tinysnn_records import Searched, searches, spread
 
 from pipeline.report.figures import DPI
 from pipeline.report.files import write_whole
@@ -73,13 +73,19 @@ def significance_lines(cells: Cells) -> list[str]:
 
 
 def search_lines(cells: Cells) -> list[str]:
-    """What the two searches found on each network where both were run."""
-    heads = ["network", "search", "evaluations", "minutes", "smallest over the floor", "hypervolume"]
+    """What the two searches found on each network where both were run: means over seeds, 95 % intervals."""
+    heads = ["network", "search", "seeds", "evaluations", "minutes", "smallest over the floor", "hypervolume"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    groups: dict[tuple[str, str], list[Searched]] = {}
     for found in searches(cells):
+        groups.setdefault((network(found.network), found.name), []).append(found)
+    for (title, name), seeds in groups.items():
+        evaluations, minutes = (
+            float(np.mean([getattr(s, k) for s in seeds])) for k in ("evaluations", "minutes")
+        )
         lines.append(
-            f"| {network(found.network)} | {found.name} | {found.evaluations} | {found.minutes:.1f} | "
-            f"{found.times:.2f}x below float | {found.hypervolume:.4f} |"
+            f"| {title} | {name} | {len(seeds)} | {evaluations:.0f} | {minutes:.1f} | "
+            f"{spread([s.times for s in seeds])}x below float | {spread([s.hypervolume for s in seeds], 100)} % |"
         )
     return lines
 

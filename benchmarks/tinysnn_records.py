@@ -37,14 +37,14 @@ def records(cells: Cells) -> list[dict[str, object]]:
                 if tuple(key.split("/")[:3]) == group and key.split("/")[4] == kind
             }
 
-        images = "55,000 + 10,000 images" if family == "stdp" else "15,000 + 10,000 images"
+        images = "15,000 + 10,000 images" if family == "conv" else "55,000 + 10,000 images"
         network = f"STDP n = {neurons}" if family == "stdp" else "conv 12C5-32C5-FC"
         data = f"{which}, {images}, {network}"
         goal = GOALS[which]
         claims = (
             memory_of_neurons,
             roundings,
-            partial(in_training, way="in_training", said=ON_COPY if family == "conv" else ON_GRID),
+            partial(in_training, way="in_training", said=ON_GRID if family == "stdp" else ON_COPY),
             partial(in_training, way="shadow", said=ON_COPY),
             membrane,
             partial(quarter, goal=goal),
