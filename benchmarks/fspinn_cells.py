@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from fspinn_records import BITS, key
+from fspinn_records import BITS, SLOWER, key
 from safetensors.torch import load_file, save_file
 
 from pipeline.data.mnist import Mnist, Which
@@ -58,6 +58,7 @@ SLOW = {"eta_post": 0.001}
 WINDOW = {"presynaptic": False, "window_ms": 25.0}
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "baseline": ({"inhibition": "layer"}, {}, 32),
+    **{name: ({"inhibition": "layer"}, {"eta_pre": eta}, 32) for name, eta in SLOWER.items()},
     "direct": ({"inhibition": "direct"}, {}, 32),
     "fspinn": ({"inhibition": "direct"}, WINDOW, 32),
     "k_adaptive": (

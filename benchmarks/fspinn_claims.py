@@ -21,9 +21,10 @@ from typing import cast
 
 from cell_book import Book, Cells
 from fspinn_cells import FEW_IMAGES, INHIBITIONS_MV, Cell, run
-from fspinn_records import MORE_SEEDS, SEEDS, records
+from fspinn_records import MORE_SEEDS, SEEDS, SLOWER, records
 from fspinn_shrink import Shrink, shrink
 
+from pipeline.claims import read
 from pipeline.config import compose, instantiate, plain
 from pipeline.data.mnist import Which
 from pipeline.hardware.accelerator import Accelerator
@@ -50,7 +51,7 @@ def cells() -> list[Cell | Shrink]:
     made += [
         Cell(mnist, 400, "fspinn", s, w_inh_mv=w) for s in SEEDS[1:] for w in INHIBITIONS_MV if w != 120.0
     ]
-    made += [Cell(fashion, 400, "direct", s) for s in SEEDS]
+    made += [Cell(fashion, 400, v, s) for s in SEEDS for v in ("direct", *SLOWER)]
     made += [Cell(mnist, 400, v, s, images=FEW_IMAGES) for s in MORE_SEEDS for v in ("k_one", "k_adaptive")]
     made += [Cell(mnist, 400, v, s) for s in MORE_SEEDS for v in ("direct", "fspinn")]
     made += [Cell(mnist, 100, v, s) for s in SEEDS for v in ("baseline", "fspinn", "fspinn8")]
@@ -90,9 +91,8 @@ def main() -> None:
         )
     book.look()
     book.save()
-    for line in records(book.cells, INHIBITIONS_MV, FEW_IMAGES):
-        holds = {True: "holds", False: "does not", None: "undecided"}[cast(bool | None, line["holds"])]
-        print(f"{line['id']}  {holds:10} {line['data']}: {line['measured']}")
+    for line in read(given.results):
+        print(f"{line.id}  {line.verdict:10} {line.data}: {line.measured}")
 
 
 if __name__ == "__main__":

@@ -231,13 +231,13 @@ def tally(records: Sequence[Record]) -> str:
     """``27 claims: 11 hold, 2 do not, 3 mixed or undecided, 11 not measured here`` (a claim holds on all its data)."""
     counts = {"hold": 0, "do not": 0, "mixed or undecided": 0, NOT_MEASURED: 0}
     for claim in CLAIMS:
-        verdicts = {record.holds for record in records if record.id == claim.id}
+        verdicts = {record.verdict for record in records if record.id == claim.id}
         if not verdicts:
             counts[NOT_MEASURED] += 1
-        elif len(verdicts) > 1 or None in verdicts:
+        elif len(verdicts) > 1 or "undecided" in verdicts:
             counts["mixed or undecided"] += 1
         else:
-            counts["hold" if verdicts == {True} else "do not"] += 1
+            counts["hold" if verdicts == {"holds"} else "do not"] += 1
     return f"{len(CLAIMS)} claims: " + ", ".join(f"{count} {what}" for what, count in counts.items())
 
 
