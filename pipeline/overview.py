@@ -113,11 +113,19 @@ def context(
         importance=results.importance(study, job.study, job.seed, rows),
         sensitivity=losses,
         sensitivity_samples=samples,
-        published="dvs_gesture_schaefer_2023" if "gesture" in data.name else "",
+        published=_papers(job, data),
         claims=_claims(),
         baseline=reference,
         compared=tuple(baselines.known(job.folder)),
     )
+
+
+def _papers(job: Job, data: Dataset) -> str:
+    """The published points that belong beside this study's: of the same data and kind of network."""
+    if "gesture" in data.name:
+        return "dvs_gesture_schaefer_2023"
+    spiking = str(job.config["net"].get("_target_", "")) == "pipeline.nets.stdp.Stdp"  # type: ignore[attr-defined]
+    return "mnist_diehl_cook_2015" if spiking and data.name == "mnist" else ""
 
 
 def ending(

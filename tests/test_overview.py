@@ -1,4 +1,7 @@
 import shlex
+from types import SimpleNamespace
+
+import pytest
 
 from pipeline import config, job, overview
 
@@ -40,3 +43,17 @@ def test_sizes_and_time_are_said_before_a_study_starts():
 def test_every_experiment_says_how_long_it_takes():
     for name in config.members("experiment"):
         assert config.header(name, "Time"), name
+
+
+@pytest.mark.parametrize(
+    ("experiment", "data", "papers"),
+    [
+        ("fspinn_mnist", "mnist", "mnist_diehl_cook_2015"),
+        ("fspinn_fashion", "fashion_mnist", ""),
+        ("tinysnn_conv_mnist", "mnist", ""),
+        ("gesture_joint", "dvs_gesture", "dvs_gesture_schaefer_2023"),
+    ],
+)
+def test_published_points_stand_beside_studies_of_the_same_data_and_network(experiment, data, papers):
+    here = job.build(config.plain(config.compose_job([f"+experiment={experiment}"])))
+    assert overview._papers(here, SimpleNamespace(name=data)) == papers

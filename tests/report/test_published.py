@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from pipeline.nets.stdp_counts import memory
 from pipeline.report.charts import front_charts
 from pipeline.report.front import Scene, draw
 from pipeline.report.published import load, tables
@@ -31,6 +32,21 @@ def test_the_gesture_table_is_the_published_one() -> None:
     ratio = joint["joint, 8 bit, 80% zeros"]["energy_pj"] / joint["joint, 2 bit, 0% zeros"]["energy_pj"]
     assert ratio == pytest.approx(1.457, abs=5e-4)  # the abstract's 45 % more energy: 13.977 / 9.593
     assert joint["joint, 4 bit, 95% zeros"]["test_accuracy"] == 0.8576
+
+
+def test_the_memory_of_the_mnist_table_is_what_the_model_of_memory_says() -> None:
+    """n = 100: 784 x 100 weights of 32 bits, four shared numbers, and per neuron theta, twice 32 + 3 bits."""
+    table = load("mnist_diehl_cook_2015")
+    assert table is not None
+    first = table.points[0].metrics
+    assert first["memory_bits"] == 784 * 100 * 32 + 4 * 32 + 100 * (32 + 2 * (32 + 3))
+    assert first["dense_memory_bits"] == (784 * 100 + 2 * 100 * 100) * 32
+    for neurons, point in zip((100, 400, 1600, 6400), table.points, strict=True):
+        held = memory(784, neurons, True, 5, {})
+        assert (point.metrics["memory_bits"], point.metrics["dense_memory_bits"]) == (
+            held.stored_bits,
+            held.dense_bits,
+        )
 
 
 def test_an_unknown_table_is_refused_with_the_known_ones() -> None:
