@@ -18,6 +18,10 @@ _FINE = 6
 """Candidates per octave where the step is free."""
 
 
+HEADROOM = 4.0
+"""Range of a membrane that nobody has seen move, in thresholds (ours; most of what batches show lies within)."""
+
+
 class Grid(NamedTuple):
     """Where a quantized tensor lives: ``value = code * step``, codes in [low, high], `bits` stored bits."""
 

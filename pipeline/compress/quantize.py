@@ -190,7 +190,8 @@ class QuantizeNeurons:
         decay: fixed_point (Q0.f) or shift: 1 - 2^-k, of which k is stored; for beta and alpha.
         rounding: of what changes at every step; constants are rounded to nearest.
         calibrate: membrane range by max, percentile or mse over calibration batches of the training split.
-        headroom: membrane range in multiples of the layer's largest threshold when no batch was shown.
+        headroom: membrane range in multiples of the layer's largest threshold when no batch was shown; None: 4, and 8
+            for an STDP network that has yet to learn, whose thresholds will rise.
         seed: of stochastic rounding.
     """
 
@@ -207,7 +208,7 @@ class QuantizeNeurons:
     rounding: Rounding = "nearest"
     calibrate: Calibrate = "max"
     percentile: float = 99.9
-    headroom: float = 4.0
+    headroom: float | None = None
     seed: int = 0
     family: ClassVar[Literal["prune", "quantize"]] = "quantize"
 
@@ -218,7 +219,8 @@ class QuantizeNeurons:
         require(self.rounding in ROUNDINGS, "rounding", f"be one of {ROUNDINGS}", self.rounding)
         require(self.calibrate in CALIBRATIONS, "calibrate", f"be one of {CALIBRATIONS}", self.calibrate)
         require(50 < self.percentile <= 100, "percentile", "be in (50, 100]", self.percentile)
-        require(self.headroom > 0, "headroom", "be above 0", self.headroom)
+        given = self.headroom is None or self.headroom > 0
+        require(given, "headroom", "be above 0, or null for the default", self.headroom)
 
     @property
     def bits(self) -> dict[str, int]:

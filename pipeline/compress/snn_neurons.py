@@ -10,7 +10,7 @@ import snntorch
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.calibrate import Calibrate, Grid, fit_step
+from pipeline.compress.calibrate import HEADROOM, Calibrate, Grid, fit_step
 from pipeline.compress.kernels import CODES, fits, quantize_masked
 from pipeline.compress.quantizers import DecayFactor, Uniform
 from pipeline.compress.rounding import Noise, Rounding, fake_quantize
@@ -35,7 +35,7 @@ class Formats(Protocol):
     @property
     def percentile(self) -> float: ...
     @property
-    def headroom(self) -> float: ...
+    def headroom(self) -> float | None: ...
     @property
     def seed(self) -> int: ...
 
@@ -217,7 +217,8 @@ def _state(
     if bits >= FLOAT_BITS:
         return None
     if seen is None:
-        values = torch.as_tensor(neuron.threshold).detach().abs().max().reshape(1) * formats.headroom
+        headroom = HEADROOM if formats.headroom is None else formats.headroom
+        values = torch.as_tensor(neuron.threshold).detach().abs().max().reshape(1) * headroom
     else:
         values = seen[name]
     high = (1 << (bits - 1)) - 1

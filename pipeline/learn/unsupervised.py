@@ -219,7 +219,8 @@ class Unsupervised:
             responses.add(torch.from_numpy(counts), data.train.y[chunk.chosen])
         if float(responses.sums.sum()) < _FEW * len(order):
             raise Silent(
-                "no neuron answers any training image: lower w_inh_mv or theta, or raise the input rate"
+                "no neuron answers any training image: lower w_inh_mv or theta, raise the input rate, or give a "
+                "quantized membrane more range (compression.quantize_neurons.headroom)"
             )
         return assign(responses, self.assignment)
 

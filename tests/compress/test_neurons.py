@@ -116,13 +116,26 @@ class TestStdpNetworks:
     def test_states_go_to_the_kernel(self) -> None:
         net = stdp()
         self.ALL.attach(net)
-        # 4 thresholds of 13 mV are 52: 511 steps of 1/8 reach 63.9. Untrained theta: 26 mV, 127 steps of 1/4.
-        assert net.numerics["membrane"] == (0.125, -64.0, 63.875, "nearest")
-        assert net.numerics["theta"] == (0.25, -32.0, 31.75, "nearest")
+        # Untrained, 8 thresholds of 13 mV are 104: 511 steps of 1/4 reach 127.75. Theta: 91 mV, 127 steps of 1.
+        assert net.numerics["membrane"] == (0.25, -128.0, 127.75, "nearest")
+        assert net.numerics["theta"] == (1.0, -128.0, 127.0, "nearest")
         assert net.numerics["trace"] == (1 / 32, -1.0, 31 / 32, "nearest")
         assert self.ALL.widths(net) == {
             "membrane": 10, "theta": 8, "trace": 6, "threshold": 6, "reset": 5, "inhibition": 6, "beta": 8,
         }  # fmt: skip
+
+    @pytest.mark.parametrize(("headroom", "again"), [(4.0, False), (None, True)])
+    def test_thresholds_that_rise_stay_within_the_membrane(self, headroom: float | None, again: bool) -> None:
+        """A spike lifts a threshold from 13 to 73 mV: beyond 4 thresholds (64 mV), where the neuron never fires again,
+        and within the default's 128."""
+        net = stdp(theta_plus_mv=60.0, w_input_mv=20.0)
+        QuantizeNeurons(membrane=10, headroom=headroom).attach(net)
+        rule = {
+            "eta_pre": 0.0, "eta_post": 0.0, "mu": 0.0, "w_max": 1.0, "pre_decay": 0.95, "post_decay": 0.95,
+            "additive": False, "window": 0, "k": 1.0, "spikes_per_k": 0.0, "norm": 0.0, "weight_decay": 0.0,
+        }  # fmt: skip
+        counts = net.learn(*_events(images()), 8, 60, 0, rule)
+        assert (int(counts.sum(0).max()) > 1) == again
 
     @pytest.mark.parametrize(
         ("membrane", "reset", "kept"), [(6, 4, 8.0), (6, 32, 8.0), (8, 4, 4.0), (12, 4, 5.0)]
