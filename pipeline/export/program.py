@@ -284,12 +284,12 @@ def _bounds(stage: Stage, input_exponent: int, input_high: int, timesteps: int) 
         state = min(state, timesteps * ((largest << (working - current)) + bar))
     half = (1 << (working - neurons.exponent)) >> 1
     update = leak * state + (largest << (working - current)) + bar + half
-    gates = [_attention_reach(pool) for pool in stage.pools if isinstance(pool, Attention)]
+    gates = [attention_reach(pool) for pool in stage.pools if isinstance(pool, Attention)]
     exact = max([update, largest, *gates]) < 1 << FLOAT32_INTEGERS
     return Bounds(synapses.name, sums, signed_bits(sums), update, signed_bits(update), exact)
 
 
-def _attention_reach(attention: Attention) -> int:
+def attention_reach(attention: Attention) -> int:
     """The largest sum in its convolutions: every neuron of the map spikes."""
     return max(
         int(np.abs(weight.codes).reshape(len(weight.codes), -1).sum(1).max()) << attention.mean
