@@ -86,7 +86,7 @@ def events_of(recordings: int) -> Dataset:
     simulated = Simulation(seconds=0.4, lightings=1)
     return SyntheticGesture(
         timesteps=STEPS, framing=Framing(size=32, values="root"), root=folder, simulation=simulated,
-        validation_users=max(1, recordings // 11), scale=0.25,
+        validation_users=max(1, recordings // 11), scale=1.0,
     ).load(0)  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def attended(images: int) -> Contest:
     """The network of `gesture_simulated` (conf/net/tcja_small) on events, in the formats of `tcja_integer`."""
     spec = Tcja(
         timesteps=STEPS, channels=32, hidden=128, plain_blocks=1, attention_blocks=2, beta=0.75, threshold=1.0,
-        slope=2.0, init_gain=0.28, dropout=0.0,
+        slope=2.0, init_gain=0.6, dropout=0.0,
     )  # fmt: skip
     steps = {
         "fold": FoldBatchNorm(), "attention": TableAttention(),

@@ -31,6 +31,8 @@ Rounding = Literal["nearest", "truncation"]
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "truncation")
 Form = Literal["signed", "unsigned", "float32", "shift"]
 FORMS: tuple[Form, ...] = ("signed", "unsigned", "float32", "shift")
+Overflow = Literal["saturate", "wrap"]
+OVERFLOWS: tuple[Overflow, ...] = ("saturate", "wrap")
 FLOAT32_INTEGERS = 24
 """float32 holds every integer up to 2^24, so sums below it are exact in any order."""
 
@@ -79,15 +81,19 @@ class Accumulator:
     """The register that a neuron's synapses add into, in the order in which events come."""
 
     bits: int = 32
-    overflow: Literal["saturate", "wrap"] = "saturate"
+    overflow: Overflow = "saturate"
 
     def __post_init__(self) -> None:
-        require(2 <= self.bits <= 32, "bits", "be in [2, 32]", self.bits)
-        require(self.overflow in ("saturate", "wrap"), "overflow", "be saturate or wrap", self.overflow)
+        whole = isinstance(self.bits, int) and not isinstance(self.bits, bool)
+        require(whole and 2 <= self.bits <= 32, "bits", "be in [2, 32]", self.bits)
+        require(self.overflow in OVERFLOWS, "overflow", f"be in [{', '.join(OVERFLOWS)}]", self.overflow)
 
     @property
     def high(self) -> int:
         return (1 << (self.bits - 1)) - 1
+
+    def __str__(self) -> str:
+        return f"{self.bits} bits, {self.overflow}"
 
 
 @dataclass(frozen=True, eq=False)
