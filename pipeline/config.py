@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.experiment import Experiment
+from pipeline.export.program import Accumulator
 
 _INSTALLED, _CHECKOUT = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
@@ -44,6 +45,12 @@ FREE_KEYS = (
     "proof",
 )
 """What may change between two runs of one study."""
+LATER_KEYS: Mapping[str, object] = {
+    "accumulator._target_": "pipeline.export.program.Accumulator",
+    "accumulator.bits": 32,
+    "accumulator.overflow": "saturate",
+}
+"""Keys that studies of earlier versions do not have, and what these ran with."""
 
 Plain = dict[str, object]
 
@@ -198,6 +205,20 @@ def build_experiment(config: Mapping[str, object]) -> Experiment:
     return Experiment(**parts)  # type: ignore[arg-type]
 
 
+def build_accumulator(config: Mapping[str, object]) -> Accumulator:
+    """The register of a job's integer forms; the widest one where a study of an earlier version names none.
+
+    Raises:
+        ConfigError: ``accumulator.bits must be in [2, 32], but got 40.``, or an unknown key.
+    """
+    built = instantiate(
+        config.get("accumulator", {"_target_": LATER_KEYS["accumulator._target_"]}), "accumulator"
+    )
+    if not isinstance(built, Accumulator):
+        raise ConfigError(f"accumulator must have the keys bits and overflow, but got {built!r}.")
+    return built
+
+
 def fingerprint(config: Mapping[str, object], keys: Sequence[str] = EXPERIMENT_KEYS) -> str:
     """sha256 of the canonical JSON of `keys`: equal for equal trials, whoever resolved them and when."""
     chosen = {key: config[key] for key in keys}
@@ -217,7 +238,7 @@ def flatten(node: object, key: str = "") -> dict[str, object]:
 
 def difference(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """Lines ``key: old -> new`` for what differs, apart from what may change between two runs of one study."""
-    before, after = flatten(old), flatten(new)
+    before, after = {**LATER_KEYS, **flatten(old)}, {**LATER_KEYS, **flatten(new)}
 
     def free(key: str) -> bool:
         return any(key == name or key.startswith(name + ".") for name in FREE_KEYS)

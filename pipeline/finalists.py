@@ -87,7 +87,7 @@ def on_device(job: Job, trained: Trained, params: Mapping[str, object]) -> tuple
     found = experiment.grids_of(trained)
     try:
         return device_columns(
-            trained.net, found, trained.widths, trained.decode, data, job.seed, Stress()
+            trained.net, found, trained.widths, trained.decode, data, job.seed, Stress(), job.accumulator
         ), ""
     except NotExact as error:
         return {}, " ".join(error.reasons)
@@ -237,7 +237,13 @@ def _differing(run: Mapping[str, float]) -> str:
     """Which spike of the integer re-run is the first that the network does not have."""
     found = [f"{name} {run[f'integer_{name}']:.0f}" for name in PLACES if f"integer_{name}" in run]
     where = f", first at {', '.join(found)}" if found else ": its labels do"
-    return f"its integer re-run differs from the network{where}"
+    held, needed = (run.get(f"integer_accumulator_bits{end}", 0.0) for end in ("", "_needed"))
+    why = (
+        f"; sums may leave its accumulator.bits={held:.0f}, and {needed:.0f} are enough"
+        if held < needed
+        else ""
+    )
+    return f"its integer re-run differs from the network{where}{why}"
 
 
 def _prices(runs: Sequence[Mapping[str, float]]) -> list[str]:

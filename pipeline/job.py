@@ -11,6 +11,7 @@ from typing import cast
 from pipeline import checkpoint, config, experiment, provable
 from pipeline.config import ConfigError, Plain
 from pipeline.experiment import Experiment, Trained
+from pipeline.export.program import Accumulator
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
 from pipeline.study import database, results
 from pipeline.study.search import Outcome, Samplers
@@ -33,6 +34,7 @@ JOB_KEYS = (
     "tracking",
     "launcher",
     "proof",
+    "accumulator",
 )
 
 
@@ -49,6 +51,8 @@ class Job:
     sampler: Samplers
     stopper: Stopper
     selectors: Mapping[str, Selector] = field(default_factory=dict)
+    accumulator: Accumulator = field(default_factory=Accumulator)
+    """Of the integer form that members of the front are proven in."""
 
     def params_config(self, params: Mapping[str, object]) -> Plain:
         return config.override(self.config, params)
@@ -76,7 +80,7 @@ class Job:
         """Train and price one suggestion and keep its model."""
         point = self.experiment(params)
         if self.proof == "required":
-            provable.demand(point)
+            provable.demand(point, self.accumulator)
         trained = experiment.evaluate(point, report, self.pretrained(params))
         self.keep(trained, params, number)
         return Outcome(trained.metrics, trained.detail)
@@ -143,6 +147,7 @@ def build(plain: Plain) -> Job:
         sampler=cast(Samplers, config.instantiate(plain["sampler"], "sampler")),
         stopper=cast(Stopper, config.instantiate(plain["stopper"], "stopper")),
         selectors=cast(Mapping[str, Selector], study.selectors),
+        accumulator=config.build_accumulator(plain),
     )
     config.build_experiment(plain)
     _check_space(job)

@@ -16,6 +16,7 @@ from pipeline import experiment
 from pipeline.config import ConfigError
 from pipeline.experiment import Experiment
 from pipeline.export.finalist import obstacles
+from pipeline.export.program import Accumulator
 from pipeline.study.space import Axis
 from pipeline.types import Dataset, Inexact
 
@@ -26,16 +27,16 @@ POINTS, SECONDS, SAID = 16, 5.0, 3
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 
-def reasons(point: Experiment, data: Dataset | None = None) -> tuple[str, ...]:
+def reasons(point: Experiment, accumulator: Accumulator, data: Dataset | None = None) -> tuple[str, ...]:
     """What is in the way of an integer form of this experiment's networks; nothing where there is one."""
     loaded = point.data.load(point.seed) if data is None else data
     net, grids, widths = experiment.sketch(point, loaded)
-    return obstacles(net, grids, widths, loaded)
+    return obstacles(net, grids, widths, loaded, accumulator)
 
 
-def demand(point: Experiment) -> None:
+def demand(point: Experiment, accumulator: Accumulator) -> None:
     """Raise `Inexact` for an experiment whose networks have no exact integer form."""
-    if found := reasons(point):
+    if found := reasons(point, accumulator):
         raise Inexact(" ".join(found))
 
 
@@ -51,7 +52,7 @@ def expectation(job: Job, seconds: float = SECONDS) -> list[str]:
     for _ in range(POINTS):
         try:
             point = job.experiment(draw(job.study.axes.axes, generator))
-            said = reasons(point)
+            said = reasons(point, job.accumulator)
         except ValueError:  # a combination that no trial can have
             continue
         drawn, exact = drawn + 1, exact + (not said)

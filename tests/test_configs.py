@@ -7,6 +7,7 @@ import yaml
 
 from pipeline import config, job
 from pipeline.config import ConfigError
+from pipeline.export.program import Accumulator
 
 EXPERIMENTS = config.members("experiment")
 GROUPS = sorted(p.name for p in config.CONF.iterdir() if p.is_dir() and p.name != "experiment")
@@ -76,6 +77,11 @@ def test_what_does_not_exist_is_named_with_what_does(overrides, said):
         ("workers=0", "workers must be >= 1, but got 0."),
         ("name=../up", "name must be letters"),
         ("+net.hiden=3", "unknown key net.hiden. Did you mean 'hidden'?"),
+        ("accumulator.bits=33", "accumulator.bits must be in [2, 32], but got 33."),
+        ("accumulator.bits=16.5", "accumulator.bits must be in [2, 32], but got 16.5."),
+        ("accumulator.overflow=trap", "accumulator.overflow must be in [saturate, wrap], but got 'trap'."),
+        ("+accumulator.bit=8", "unknown key accumulator.bit. Did you mean 'bits'?"),
+        ("accumulator=8", "accumulator must have the keys bits and overflow, but got 8."),
         ("+study.space.net.hidn={low: 1, high: 2}", "study.space.net.hidn"),
         ("+study.space.net.beta={low: 0.1, high: 3.0}", "net.beta must"),
     ],
@@ -100,6 +106,17 @@ def test_difference_names_the_keys_that_may_not_change():
     changed = config.difference(one, other)
     assert "seed: 0 -> 3" in changed
     assert all(line.split(":")[0].endswith("seed") for line in changed)
+
+
+def test_the_accumulator_belongs_to_a_study_and_studies_without_the_key_had_the_widest():
+    one = composed("+experiment=quickstart")
+    narrow = composed("+experiment=quickstart", "accumulator.bits=16", "accumulator.overflow=wrap")
+    older = {key: value for key, value in one.items() if key != "accumulator"}
+    assert job.build(one).accumulator == job.build(older).accumulator == Accumulator()
+    assert job.build(narrow).accumulator == Accumulator(16, "wrap")
+    assert config.difference(older, one) == []
+    assert "accumulator.bits: 32 -> 16" in config.difference(older, narrow)
+    assert config.fingerprint(one) == config.fingerprint(narrow), "it decides no trial's training or price"
 
 
 def test_override_leaves_the_original_alone():

@@ -47,6 +47,25 @@ def test_a_job_that_demands_a_proof_and_cannot_have_one_stops_before_the_search(
         built("proof=maybe")
 
 
+def test_an_stdp_network_has_no_narrow_register_and_it_is_said_before_the_search():
+    words = [
+        "+experiment=fspinn_mnist",
+        "data=digits",
+        "data/encoding=poisson",
+        "data.timesteps=20",
+        "net.neurons=20",
+    ]
+    here = job.build(config.plain(config.compose_job([*words, "accumulator.bits=16"])))
+    head, *lines = provable.expectation(here, LONG)
+    assert "have no exact integer form" in head
+    assert any("adds in 32 bits" in line and "accumulator.bits=32" in line for line in lines)
+    here = job.build(
+        config.plain(config.compose_job([*words, "accumulator.overflow=wrap", "proof=required"]))
+    )
+    with pytest.raises(ConfigError, match="adds in 32 bits"):
+        provable.expectation(here, LONG)
+
+
 @pytest.mark.parametrize(
     "name", ["fspinn_mnist", "fspinn_fashion", "tinysnn_mnist", "tinysnn_fashion", "tinysnn_conv_mnist"]
 )

@@ -30,7 +30,7 @@ from pipeline.export.folder import READOUT, STREAM, Vectors, vectors, write
 from pipeline.export.kinds import AnyProgram, said_and_stored
 from pipeline.export.manifest import Store
 from pipeline.export.node import Json
-from pipeline.export.program import Accumulator, NotExact, bounds, signed_bits
+from pipeline.export.program import OVERFLOWS, Accumulator, NotExact, Overflow, bounds, signed_bits
 from pipeline.export.proof import Proof
 from pipeline.export.robustness import Stress
 from pipeline.export.stdp_program import LAYER, StdpProgram, guaranteed, reach
@@ -194,6 +194,12 @@ def _about(
     }  # fmt: skip
 
 
+def _register(stored: Mapping[str, object], bits: int | None, overflow: Overflow | None) -> Accumulator:
+    """The study's accumulator, with what the command line says in its place."""
+    own = config.build_accumulator(stored)
+    return Accumulator(own.bits if bits is None else bits, own.overflow if overflow is None else overflow)
+
+
 def _reach(program: AnyProgram) -> Json:
     if isinstance(program, StdpProgram):
         bits = signed_bits(reach(program))
@@ -226,15 +232,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder to write; default outputs/NAME/export/trial-K")
     parser.add_argument("--storage", help="database address, where the study is not in study.db")
     parser.add_argument(
-        "--accumulator-bits", type=int, default=32, help="register that synapses add into, 2 to 32"
+        "--accumulator-bits",
+        type=int,
+        help="register that synapses add into, 2 to 32; default: the study's accumulator.bits",
     )
-    parser.add_argument("--overflow", choices=("saturate", "wrap"), default="saturate")
+    parser.add_argument("--overflow", choices=OVERFLOWS, help="default: the study's accumulator.overflow")
     parser.add_argument("--vectors", type=int, default=8, help="test samples to ship with their spikes")
     given = parser.parse_args(arguments)
     try:
         member = load(given.folder, given.member, given.storage)
         target = given.out or given.folder / "export" / f"trial-{member.number:05d}"
-        accumulator = Accumulator(given.accumulator_bits, given.overflow)
+        accumulator = _register(member.config, given.accumulator_bits, given.overflow)
         proof, folder, notes = export(member, target, accumulator, max(1, given.vectors))
     except NotExact as error:
         print(f"refused: {error}", file=sys.stderr)

@@ -149,7 +149,8 @@ def _attention(attention: Attention, at: Shape, timesteps: int) -> Shape:
     claim(1 << attention.mean == math.prod(at[1:]), f"{name}: its mean is over another map")
     for part, weight in (("time", attention.time), ("channel", attention.channel)):
         fixed(f"{name}.{part}", weight, {1})
-        claim(int(np.abs(weight.codes).max()) < 1 << 15, f"{name}.{part} has a code beyond 16 bits")
+        inside = weight.codes.min() >= -(1 << 15) and weight.codes.max() < 1 << 15
+        claim(inside, f"{name}.{part} has a code beyond 16 bits")
     exponent, low, high = attention.operand
     ok = 0 <= exponent <= 16 and -(1 << 15) <= low < 0 < high < 1 << 15
     claim(ok and 0 <= attention.entry_exponent <= 16, f"{name}: the formats of its operands and entries")

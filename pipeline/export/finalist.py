@@ -12,7 +12,7 @@ from pipeline.export.codes import Grids, input_format
 from pipeline.export.integer import Engine
 from pipeline.export.kinds import AnyEngine, work_of
 from pipeline.export.lower import lower
-from pipeline.export.program import Accumulator, NotExact, Program
+from pipeline.export.program import Accumulator, NotExact, Program, signed_bits
 from pipeline.export.proof import Proof, prove
 from pipeline.export.robustness import Stress, robustness
 from pipeline.export.stdp_integer import StdpEngine, prove_stdp
@@ -48,7 +48,9 @@ def program_of_model(
     return lower(net, grids, widths, given, data.timesteps, data.classes, accumulator)
 
 
-def obstacles(net: nn.Module, grids: Grids, widths: Widths, data: Dataset) -> tuple[str, ...]:
+def obstacles(
+    net: nn.Module, grids: Grids, widths: Widths, data: Dataset, accumulator: Accumulator
+) -> tuple[str, ...]:
     """What keeps a compressed network, trained or not, from an integer form: reasons with the settings that help.
 
     Of the inputs one validation batch is looked at; values that only training brings (a theta of too many bits) are
@@ -56,11 +58,12 @@ def obstacles(net: nn.Module, grids: Grids, widths: Widths, data: Dataset) -> tu
     """
     try:
         if is_stdp(net):
+            _refuse_registers(accumulator)
             lower_stdp(net, grids, data.timesteps)
         else:
             batch = next(iter(data.batches("validation", _FEW, seed=0)))
             given = input_format([batch.x], data.shape)
-            lower(net, grids, widths, given, data.timesteps, data.classes, Accumulator())
+            lower(net, grids, widths, given, data.timesteps, data.classes, accumulator)
     except NotExact as error:
         return tuple(error.reasons)
     return ()
@@ -75,12 +78,18 @@ def lowered(
         NotExact: with everything that is in the way.
     """
     if is_stdp(net):
-        if accumulator != Accumulator():
-            raise NotExact(
-                ["an STDP network adds in 32 bits: --accumulator-bits and --overflow are not for it."]
-            )
+        _refuse_registers(accumulator)
         return StdpEngine(lower_stdp(net, grids, data.timesteps), decode)
     return Engine(program_of_model(net, grids, widths, decode, data, accumulator))
+
+
+def _refuse_registers(accumulator: Accumulator) -> None:
+    """STDP networks have one register."""
+    if accumulator != Accumulator():
+        what = f"an STDP network adds in 32 bits, and accumulator ({accumulator}) is not for it"
+        raise NotExact(
+            [f"{what}: accumulator.bits=32, .overflow=saturate (or --accumulator-bits, --overflow)."]
+        )
 
 
 def prove_any(net: nn.Module, engine: AnyEngine, decode: Decode, batches: Iterable[Batch]) -> Proof:
@@ -91,16 +100,38 @@ def prove_any(net: nn.Module, engine: AnyEngine, decode: Decode, batches: Iterab
 
 
 def device_columns(
-    net: nn.Module, grids: Grids, widths: Widths, decode: Decode, data: Dataset, seed: int, stress: Stress
+    net: nn.Module,
+    grids: Grids,
+    widths: Widths,
+    decode: Decode,
+    data: Dataset,
+    seed: int,
+    stress: Stress,
+    accumulator: Accumulator,
 ) -> dict[str, float]:
     """``integer_exact`` (1: every spike of the test split is the network's own), and the robustness columns.
+
+    ``integer_accumulator_bits`` is the register's width, ``integer_accumulator_wraps`` what it does on overflow, and
+    ``integer_accumulator_bits_needed`` the width that no input can overflow in any layer.
 
     Raises:
         NotExact: the network has no exact integer form, and nothing is claimed for it.
     """
-    engine = lowered(net, grids, widths, decode, data, Accumulator())
+    engine = lowered(net, grids, widths, decode, data, accumulator)
     proof = prove_any(net, engine, decode, data.batches("test", _at_once(engine, data), seed=0))
-    return proof.metrics() | (stressed(engine, data, seed, stress) if proof.holds else {})
+    found = proof.metrics() | {
+        "integer_accumulator_bits": float(accumulator.bits),
+        "integer_accumulator_bits_needed": float(needed_bits(engine)),
+        "integer_accumulator_wraps": float(accumulator.overflow == "wrap"),
+    }
+    return found | (stressed(engine, data, seed, stress) if proof.holds else {})
+
+
+def needed_bits(engine: AnyEngine) -> int:
+    """Bits of an accumulator that no input can overflow, in the layer that needs most."""
+    if isinstance(engine, Engine):
+        return max(bound.accumulator_bits for bound in engine.bounds)
+    return signed_bits(int(np.abs(engine.program.weight.codes).sum(1).max()))
 
 
 def _at_once(engine: AnyEngine, data: Dataset) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.export import event_kernels, kernels
 from pipeline.export.check import check
-from pipeline.export.program import Attention, Input, NotExact, Pool, Program, bounds, input_exponents
+from pipeline.export.program import Input, NotExact, Program, bounds, input_exponents
 from pipeline.export.ready import in_order_of_channels, prepare
 
 _BATCH, _SPIKES = 512, 1 << 22
@@ -124,8 +124,7 @@ class Engine:
         # A read-only array is another type to the compiler, and would be compiled for anew.
         x, steps = np.require(codes, requirements=("C", "W")), self.program.timesteps
         for at, ready in enumerate(self._stages[after:], start=after):
-            for pool in ready.stage.pools:
-                x = _pooled(pool, x)
+            x = ready.pooling(x)
             out = np.empty((len(x), steps, ready.neurons), np.uint8)
             spiking = at > 0 or (self._binary and int(x.max(initial=0)) <= 1)
             if spiking and ready.spikes is not None:
@@ -153,45 +152,3 @@ def _of_floats(rows: Tensor, arguments: tuple[object, ...], out: np.ndarray) -> 
     return bool(
         event_kernels.run_binary(rows.data_ptr(), strides, step == 0, 4, rows.shape[2], *arguments, out)  # type: ignore[call-arg]
     )
-
-
-def _gated(attention: Attention, x: np.ndarray) -> np.ndarray:
-    """Spikes [B, T, pixels * C] -> the gates of those that spiked, uint8."""
-    channels = attention.in_shape[0]
-    maps = x.reshape(*x.shape[:2], -1, channels)
-    counts = maps.sum(2, dtype=np.int64)
-    taps = attention.time.codes.shape[2]
-    around = ((taps - 1) // 2, taps // 2)
-    along = np.pad(counts, ((0, 0), (0, 0), around))
-    windows = np.lib.stride_tricks.sliding_window_view(along, taps, axis=2)  # [B, T, C, taps]
-    a = np.einsum("btck,otk->boc", windows, attention.time.codes)
-    along = np.pad(counts, ((0, 0), around, (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(along, taps, axis=1)  # [B, T, C, taps]
-    b = np.einsum("btck,ock->bto", windows, attention.channel.codes)
-    exponent, low, high = attention.operand
-    left, right = (
-        np.clip(_onto(each, weight.exponent + attention.mean, exponent), low, high)
-        for each, weight in ((a, attention.time), (b, attention.channel))
-    )
-    entries = _onto(left * right, 2 * exponent, attention.entry_exponent) - attention.first_entry
-    gates = attention.table[np.clip(entries, 0, len(attention.table) - 1)]
-    return (maps * gates[:, :, None, :]).reshape(x.shape).astype(np.uint8)
-
-
-def _onto(codes: np.ndarray, exponent: int, wanted: int) -> np.ndarray:
-    """Codes on the grid of 2^-exponent, rounded to nearest (ties up) on that of 2^-wanted."""
-    if wanted >= exponent:
-        return codes << (wanted - exponent)
-    return (codes + (1 << (exponent - wanted - 1))) >> (exponent - wanted)
-
-
-def _pooled(pool: Pool, x: np.ndarray) -> np.ndarray:
-    if isinstance(pool, Attention):
-        return _gated(pool, x)
-    channels, rows, columns = pool.in_shape
-    maps = x.reshape(-1, rows, columns * channels)
-    kind = x.dtype if pool.kind == "max" else np.int32
-    out = np.empty((len(maps), *pool.out_shape[1:], channels), kind)
-    run = kernels.pool_max if pool.kind == "max" else kernels.pool_sum
-    run(maps, out, pool.kernel, pool.stride)
-    return out.reshape(len(x), x.shape[1], -1)

@@ -217,41 +217,6 @@ def _run(x, kind, narrow, of, memory, out):  # type: ignore[no-untyped-def]
             fire(current, u, out[b, t], constants, half, down, low, high)
 
 
-@njit(cache=True, nogil=True)
-def pool_max(x, out, kernel, stride):  # type: ignore[no-untyped-def]
-    """x [M, rows, columns * C] -> out [M, out rows, out columns, C], the largest of each window."""
-    channels = out.shape[3]
-    for m in range(x.shape[0]):
-        for i in range(out.shape[1]):
-            tall = x[m, i * stride[0]].copy()  # whole rows first: long loops
-            for k in range(1, kernel[0]):
-                of = x[m, i * stride[0] + k]
-                for j in range(tall.shape[0]):
-                    tall[j] = max(tall[j], of[j])
-            for j in range(out.shape[2]):
-                for c in range(channels):
-                    at = j * stride[1] * channels + c
-                    largest = tall[at]
-                    for h in range(1, kernel[1]):
-                        largest = max(largest, tall[at + h * channels])
-                    out[m, i, j, c] = largest
-
-
-@njit(cache=True, nogil=True)
-def pool_sum(x, out, kernel, stride):  # type: ignore[no-untyped-def]
-    """As `pool_max`, the sum of each window."""
-    channels = out.shape[3]
-    for m in range(x.shape[0]):
-        for i in range(out.shape[1]):
-            for j in range(out.shape[2]):
-                for c in range(channels):
-                    total = 0
-                    for k in range(kernel[0]):
-                        for h in range(kernel[1]):
-                            total += x[m, i * stride[0] + k, (j * stride[1] + h) * channels + c]
-                    out[m, i, j, c] = total
-
-
 @quick
 def vote(spikes, classes, labels):  # type: ignore[no-untyped-def]
     """labels [B] = the class whose group of neurons fired most in spikes [B, T, N] uint8, the lower one if equal."""

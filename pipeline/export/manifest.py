@@ -19,6 +19,7 @@ from pipeline.export.node import Json, Node
 from pipeline.export.pack import Encoding
 from pipeline.export.program import (
     FORMS,
+    OVERFLOWS,
     RESETS,
     ROUNDINGS,
     Accumulator,
@@ -250,7 +251,7 @@ class Reading:
         else:
             synapses = Synapses(name, "linear", weight, bias, at, out)
         register = node["accumulator"]
-        overflow = register["overflow"].choice(("saturate", "wrap"))
+        overflow = register["overflow"].choice(OVERFLOWS)
         accumulator = Accumulator(
             register["bits"].integer(2, 32), "wrap" if overflow == "wrap" else "saturate"
         )

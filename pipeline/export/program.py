@@ -31,6 +31,8 @@ Rounding = Literal["nearest", "truncation"]
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "truncation")
 Form = Literal["signed", "unsigned", "float32", "shift"]
 FORMS: tuple[Form, ...] = ("signed", "unsigned", "float32", "shift")
+Overflow = Literal["saturate", "wrap"]
+OVERFLOWS: tuple[Overflow, ...] = ("saturate", "wrap")
 FLOAT32_INTEGERS = 24
 """float32 holds every integer up to 2^24, so sums below it are exact in any order."""
 
@@ -79,15 +81,19 @@ class Accumulator:
     """The register that a neuron's synapses add into, in the order in which events come."""
 
     bits: int = 32
-    overflow: Literal["saturate", "wrap"] = "saturate"
+    overflow: Overflow = "saturate"
 
     def __post_init__(self) -> None:
-        require(2 <= self.bits <= 32, "bits", "be in [2, 32]", self.bits)
-        require(self.overflow in ("saturate", "wrap"), "overflow", "be saturate or wrap", self.overflow)
+        whole = isinstance(self.bits, int) and not isinstance(self.bits, bool)
+        require(whole and 2 <= self.bits <= 32, "bits", "be in [2, 32]", self.bits)
+        require(self.overflow in OVERFLOWS, "overflow", f"be in [{', '.join(OVERFLOWS)}]", self.overflow)
 
     @property
     def high(self) -> int:
         return (1 << (self.bits - 1)) - 1
+
+    def __str__(self) -> str:
+        return f"{self.bits} bits, {self.overflow}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,12 +290,12 @@ def _bounds(stage: Stage, input_exponent: int, input_high: int, timesteps: int) 
         state = min(state, timesteps * ((largest << (working - current)) + bar))
     half = (1 << (working - neurons.exponent)) >> 1
     update = leak * state + (largest << (working - current)) + bar + half
-    gates = [_attention_reach(pool) for pool in stage.pools if isinstance(pool, Attention)]
+    gates = [attention_reach(pool) for pool in stage.pools if isinstance(pool, Attention)]
     exact = max([update, largest, *gates]) < 1 << FLOAT32_INTEGERS
     return Bounds(synapses.name, sums, signed_bits(sums), update, signed_bits(update), exact)
 
 
-def _attention_reach(attention: Attention) -> int:
+def attention_reach(attention: Attention) -> int:
     """The largest sum in its convolutions: every neuron of the map spikes."""
     return max(
         int(np.abs(weight.codes).reshape(len(weight.codes), -1).sum(1).max()) << attention.mean

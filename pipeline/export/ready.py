@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.export import event_kernels, fire_kernel, kernels
+from pipeline.export.pooling import Pooling, pooling
 from pipeline.export.program import Attention, Bounds, Stage, Synapses, current_exponent
 
 _FEW = 16
@@ -22,6 +23,7 @@ class Ready:
     arguments: tuple[object, ...]
     spikes: tuple[object, ...] | None
     """Of `event_kernels.run_binary`, where inputs of 0 and 1 can take that way."""
+    pooling: Pooling
 
     @property
     def neurons(self) -> int:
@@ -59,18 +61,18 @@ def prepare(stage: Stage, input_exponent: int, bound: Bounds) -> Ready:
         and linear
         and not any(isinstance(pool, Attention) or pool.kind != "max" for pool in stage.pools)
     )
-    weights = _arranged(synapses, kernels.LINEAR) if binary else None
+    weights, pools = _arranged(synapses, kernels.LINEAR) if binary else None, pooling(stage.pools)
     if (
         weights is None
         or weights.dtype != np.int8
         or len(weights) % 8
         or len(weights) > event_kernels.MOST_INPUTS
     ):
-        return Ready(stage, arguments, None)
+        return Ready(stage, arguments, None, pools)
     packed = _tiled(weights)
     columns = packed.shape[0] * packed.shape[2]
     wide = (_wide(numbers, columns) for numbers in (lifts, biases))
-    return Ready(stage, arguments, (packed, *wide, *arguments[11:]))
+    return Ready(stage, arguments, (packed, *wide, *arguments[11:]), pools)
 
 
 def _tiled(weights: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
     drop     an input event is lost, with a probability per event
     noise    an input event appears where there is none, with a probability per entry and step
     jitter   every input event comes one step early or late, with a probability per event
-    flip     a stored bit of the weights is inverted, with a probability per bit
+    flip     a stored bit of the weights is inverted, an attention's among them, with a probability per bit
 
 A constant current has no events in time: an entry lost or lit is so at every step, and there is nothing to jitter.
 All of it acts on integers and runs in the integer engine.
@@ -19,7 +19,7 @@ from statistics import mean, stdev
 import numpy as np
 
 from pipeline.export.integer import Engine
-from pipeline.export.program import Fixed, Program
+from pipeline.export.program import Attention, Fixed, Pool, Program, Stage
 from pipeline.export.stdp_integer import StdpEngine
 from pipeline.types import require
 
@@ -81,16 +81,20 @@ def jitter(rate: float, high: int, codes: Codes, rng: np.random.Generator) -> Co
 
 
 def flip(program: Program, rate: float, rng: np.random.Generator) -> Program:
-    """The program with bits of its stored weights inverted (in every stored weight, pruned ones too)."""
-    return replace(
-        program,
-        stages=tuple(
-            replace(
-                stage, synapses=replace(stage.synapses, weight=_flipped(stage.synapses.weight, rate, rng))
-            )
-            for stage in program.stages
-        ),
-    )
+    """The program with bits of its stored weights inverted: of every synapse, pruned ones too, and every attention."""
+
+    def pool(old: Pool) -> Pool:
+        if not isinstance(old, Attention):
+            return old
+        time, channel = (_flipped(weight, rate, rng) for weight in (old.time, old.channel))
+        return replace(old, time=time, channel=channel)
+
+    def stage(old: Stage) -> Stage:
+        pools = tuple(pool(each) for each in old.pools)
+        weight = _flipped(old.synapses.weight, rate, rng)
+        return replace(old, pools=pools, synapses=replace(old.synapses, weight=weight))
+
+    return replace(program, stages=tuple(stage(each) for each in program.stages))
 
 
 def _flipped(weight: Fixed, rate: float, rng: np.random.Generator) -> Fixed:

@@ -193,7 +193,8 @@ def check_stdp(program: StdpProgram) -> StdpProgram:
         f"weight has shape {codes.shape} for pixels {program.shape}",
     )
     claim(max(codes.shape) * steps <= MOST_SPIKES, "its maps over all time steps are too large")
-    claim(int(np.abs(codes).max(initial=0)) < 1 << 15, "weight has a code beyond 16 bits")
+    inside = codes.min(initial=0) >= -(1 << 15) and codes.max(initial=0) < 1 << 15
+    claim(inside, "weight has a code beyond 16 bits")
     claim(int(np.abs(codes).sum(1).max()) < 1 << 31, "weight: a neuron's sum leaves 32 bits")
     fixed("weight", program.weight, {1})
     claim(program.theta.codes.shape == (program.neurons,), f"theta must have {program.neurons} values")

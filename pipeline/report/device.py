@@ -61,8 +61,19 @@ def _proof(row: Row) -> str:
         why = row.reason if row.reason.startswith(INEXACT) else INEXACT
         return f'<span class="quiet">{escape(why)}</span>'
     if exact == 1.0:
-        return f'all <span class="quiet">{samples:,.0f} samples</span>'
+        return f'all <span class="quiet">{samples:,.0f} samples{_register(row)}</span>'
     return f"<strong>differ</strong> {escape(row.reason)}"
+
+
+def _register(row: Row) -> str:
+    """Bits that the sums of synapses need, and those they had."""
+    held, needed = (row.metrics.get(f"integer_accumulator_bits{end}") for end in ("", "_needed"))
+    if held is None or needed is None:
+        return ""
+    if needed <= held:
+        return f", sums of {needed:.0f} bits in {held:.0f}"
+    how = "wrap" if row.metrics.get("integer_accumulator_wraps") else "saturate"
+    return f", sums that {how} at {held:.0f} of {needed:.0f} bits"
 
 
 def _share(row: Row, name: str) -> str:

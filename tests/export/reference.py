@@ -80,6 +80,32 @@ def pooled(pool, x):
     ]
 
 
+def gated(attention, x):
+    """Spikes [B, T, rows, columns, C] -> the same, each as its gate: whole arrays, no event looked at."""
+    counts = x.sum((2, 3), dtype=np.int64)  # [B, T, C]
+    taps = attention.time.codes.shape[2]
+    around = ((taps - 1) // 2, taps // 2)
+    along = np.lib.stride_tricks.sliding_window_view(np.pad(counts, ((0, 0), (0, 0), around)), taps, axis=2)
+    a = np.einsum("btck,otk->boc", along, attention.time.codes)
+    along = np.lib.stride_tricks.sliding_window_view(np.pad(counts, ((0, 0), around, (0, 0))), taps, axis=1)
+    b = np.einsum("btck,ock->bto", along, attention.channel.codes)
+    exponent, low, high = attention.operand
+    left, right = (
+        np.clip(onto(each, weight.exponent + attention.mean, exponent), low, high)
+        for each, weight in ((a, attention.time), (b, attention.channel))
+    )
+    entries = onto(left * right, 2 * exponent, attention.entry_exponent) - attention.first_entry
+    gates = attention.table[np.clip(entries, 0, len(attention.table) - 1)]
+    return x * gates[:, :, None, None]
+
+
+def onto(codes, exponent, wanted):
+    """Codes on the grid of 2^-exponent, rounded to nearest (ties up) on that of 2^-wanted."""
+    if wanted >= exponent:
+        return codes << (wanted - exponent)
+    return (codes + (1 << (exponent - wanted - 1))) >> (exponent - wanted)
+
+
 def held(value, register):
     if register.overflow == "saturate":
         return min(max(value, -register.high - 1), register.high)

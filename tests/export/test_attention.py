@@ -1,5 +1,6 @@
 """TCJA networks in integers: attention's sums, products and sigmoid as the network computes them, spike for spike."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,10 +13,12 @@ from pipeline.export.folder import vectors, write
 from pipeline.export.integer import Engine
 from pipeline.export.manifest import Store
 from pipeline.export.nir_graph import missing
-from pipeline.export.program import NotExact
+from pipeline.export.pooling import pooling
+from pipeline.export.program import Attention, NotExact, Pool, attention_reach
 from pipeline.export.proof import prove
 from pipeline.nets.tcja import SigmoidGate
 from pipeline.verify import verify
+from tests.export import reference
 from tests.export.small import ATTENDED as SHAPE
 from tests.export.small import STEPS, Loud, attending, compressed, spikes
 
@@ -44,6 +47,58 @@ def test_the_gates_do_differ(model):
     assert len(torch.unique(seen[0])) > 10
     assert seen[0].min() < 0.4
     assert seen[0].max() > 0.6
+
+
+def attention(rng, steps, shape, taps, bits=6, exponent=4, operand=(6, -512, 511)):
+    """An attention of random weights behind a map of `shape`, exponents and operands as told."""
+    time, channel = (
+        reference.fixed(rng.integers(-(1 << bits) + 1, 1 << bits, (n, n, taps)), exponent, bits + 1)
+        for n in (steps, shape[0])
+    )
+    table = np.sort(rng.integers(0, 256, 64))
+    return Attention(
+        "attention", "attention", (1, 1), (1, 1), shape, shape, 8, time=time, channel=channel,
+        mean=(shape[1] * shape[2]).bit_length() - 1, operand=operand, entry_exponent=3, first_entry=-29, table=table,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("steps", "shape", "taps", "numbers"),
+    [
+        (4, (3, 4, 8), 4, {}),
+        (5, (8, 2, 2), 3, {}),
+        (1, (1, 1, 1), 1, {}),
+        (3, (2, 1, 2), 6, {}),  # more taps than steps and channels
+        (6, (5, 32, 32), 2, {"exponent": -3}),  # sums moved to the left, counts beyond a byte
+        (6, (16, 4, 4), 4, {"exponent": 2, "operand": (0, -8, 7)}),
+        (3, (2, 512, 256), 3, {"bits": 15, "exponent": 14}),  # sums beyond 32 bits
+    ],
+)
+@pytest.mark.parametrize("kind", [None, "max", "sum"])
+@pytest.mark.parametrize("density", [0.0, 0.2, 1.0])
+def test_gates_are_those_of_whole_arrays(steps, shape, taps, numbers, kind, density):
+    """Also where a pool comes between the gates and what they weigh."""
+    rng = np.random.default_rng(steps)
+    made = attention(rng, steps, shape, taps, **numbers)
+    channels, rows, columns = shape
+    x = (rng.random((3, steps, rows, columns, channels)) < density).astype(np.uint8)
+    pools, wanted = [made], reference.gated(made, x)
+    if kind is not None and min(rows, columns) > 1:
+        pools.append(Pool("pool", kind, (2, 2), (2, 2), shape, (channels, rows // 2, columns // 2)))
+        windows = wanted.reshape(3, steps, rows // 2, 2, columns // 2, 2, channels)
+        wanted = windows.max((3, 5)) if kind == "max" else windows.sum((3, 5))
+    before = x.copy()
+    found = pooling(pools)(x.reshape(3, steps, -1))
+    np.testing.assert_array_equal(found, wanted.reshape(3, steps, -1))
+    np.testing.assert_array_equal(x, before)
+    assert density != 0.2 or rows * columns == 1 or len(np.unique(wanted)) > 2
+
+
+def test_wide_sums_are_taken_in_64_bits():
+    """Else the last case above would prove nothing about them."""
+    rng = np.random.default_rng(0)
+    assert attention_reach(attention(rng, 3, (2, 512, 256), 3, bits=15, exponent=14)) >= 1 << 31
+    assert attention_reach(attention(rng, 4, (3, 4, 8), 4)) < 1 << 31
 
 
 def test_a_sigmoid_in_float_is_refused_by_name():

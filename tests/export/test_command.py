@@ -10,6 +10,7 @@ import pytest
 from pipeline import run
 from pipeline.compress.stack import grids
 from pipeline.export.__main__ import FAILED, NOT_EXACT, OK, load, main, wilson
+from pipeline.export.program import Accumulator
 from pipeline.export.robustness import Stress
 from pipeline.verify import verify
 
@@ -146,7 +147,14 @@ def test_a_difference_is_shown_with_its_place_in_the_report(study, monkeypatch):
     member = load(study, 0, None)
     trained = member.trained
     columns = finalist.device_columns(
-        trained.net, grids(trained.net), trained.widths, trained.decode, member.data, 0, Stress(seeds=1)
+        trained.net,
+        grids(trained.net),
+        trained.widths,
+        trained.decode,
+        member.data,
+        0,
+        Stress(seeds=1),
+        Accumulator(),
     )
     assert columns["integer_exact"] == 0.0
     assert not any(name.startswith("robust_") for name in columns)
@@ -156,3 +164,38 @@ def test_a_difference_is_shown_with_its_place_in_the_report(study, monkeypatch):
         "its integer re-run differs from the network, first at layer 2, step 0, sample"
     )
     assert "<strong>differ</strong> its integer re-run differs" in device_html([row], {})
+
+
+def test_a_studys_accumulator_is_what_its_front_is_proven_in_and_exported_with(tmp_path):
+    """16 bits hold every sum of 4-bit weights here; the command line may say otherwise."""
+    words = [*QUICK, *FEWER, "compression.prune_weights.sparsity=0.5", f"out={tmp_path}"]
+    assert run.main([*words, "accumulator.bits=16", "accumulator.overflow=wrap"]) == 0
+    folder = tmp_path / "small"
+    (member,) = json.loads((folder / "summary.json").read_text())["front"]
+    metrics = member.get("metrics", member)
+    assert metrics["integer_exact"] == 1.0
+    assert (metrics["integer_accumulator_bits"], metrics["integer_accumulator_wraps"]) == (16.0, 1.0)
+    assert metrics["integer_accumulator_bits_needed"] <= 16
+
+    def registers(*words):
+        assert main([str(folder), "--member", "0", "--out", str(tmp_path / "x"), *words]) == OK
+        return {stage.accumulator for stage in verify(tmp_path / "x").program.stages}
+
+    assert registers() == {Accumulator(16, "wrap")}
+    assert registers("--accumulator-bits", "20") == {Accumulator(20, "wrap")}
+    assert registers("--overflow", "saturate") == {Accumulator(16, "saturate")}
+
+
+def test_a_register_that_overflows_fails_the_proof_and_says_how_many_bits_are_enough(study):
+    from pipeline.export import finalist
+    from pipeline.finalists import _differing
+
+    member = load(study, 0, None)
+    trained = member.trained
+    columns = finalist.device_columns(
+        trained.net, grids(trained.net), trained.widths, trained.decode, member.data, 0, Stress(seeds=1),
+        Accumulator(4),
+    )  # fmt: skip
+    assert columns["integer_exact"] == 0.0
+    needed = columns["integer_accumulator_bits_needed"]
+    assert _differing(columns).endswith(f"sums may leave its accumulator.bits=4, and {needed:.0f} are enough")

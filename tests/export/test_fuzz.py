@@ -1,13 +1,20 @@
-"""Exports changed at random, hashes mended: every one is refused with a `DataError` or runs; nothing crashes or hangs.
+"""Exports changed at random, hashes mended: every one is refused with a `DataError` or runs; nothing crashes or hangs,
+and nothing takes memory without bound: the process may not ask for more than `MOST_MIB` beyond what it had.
 
 The quick run takes a few hundred inputs, ``-m slow`` at least 100,000.
 """
 
+import contextlib
 import copy
 import hashlib
 import json
+import resource
 import time
+from functools import partial
+from pathlib import Path
 
+import numba
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
@@ -24,6 +31,9 @@ from tests.export.test_stdp import batches, lowered, network
 FILES = ("weights.bin", "vectors.safetensors")
 LONGEST_S = 20.0
 """Processor time that no input may exceed; nearly all take milliseconds, some compile a kernel for other types."""
+MOST_MIB = 256
+"""Address space that no input may make a check ask for: the originals are kilobytes, and compiling a kernel for other
+types takes tens of MiB."""
 
 numbers = st.one_of(
     st.integers(-3, 70),
@@ -57,6 +67,37 @@ def put(tree, path, value):
         tree.pop(path[-1])
     else:
         tree[path[-1]] = value
+
+
+@contextlib.contextmanager
+def bounded(mib=MOST_MIB):
+    """Whatever asks for more memory here gets a `MemoryError`: numpy, compiled loops, safetensors and Python alike.
+
+    The limit is on address space, so that what is asked for counts, not what is touched.
+    """
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + (mib << 20), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@numba.njit
+def _taken(size):
+    return np.zeros(size, np.uint8).size
+
+
+def test_memory_beyond_the_bound_is_not_to_be_had():
+    """Else the tests below would hold nothing: numpy's and a compiled loop's, asked for and never touched."""
+    assert _taken(1) == 1
+    for take in (partial(np.empty, dtype=np.uint8), bytearray, _taken):
+        with bounded():
+            take(MOST_MIB << 19)
+            with pytest.raises(MemoryError):
+                take(MOST_MIB << 21)
+        take(MOST_MIB << 21)
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +153,24 @@ def attempt(folder, original, changed, flipped, cut):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     began = time.process_time()
     try:
-        verify(folder)
+        with bounded():
+            verify(folder)
         accepted = True
     except DataError:
         accepted = False
     assert time.process_time() - began < LONGEST_S, manifest
     return accepted
+
+
+def test_the_bound_finds_what_a_missing_check_would_take(originals, tmp_path, monkeypatch):
+    """2^32 weights in a few bytes of run lengths: refused, and without its check 32 GiB are asked for."""
+    manifest, files = copy.deepcopy(originals[1][0]), originals[1][1]
+    assert manifest["stages"][0]["weight"]["encoding"] == "rle"
+    manifest["stages"][0]["weight"]["shape"] = [1 << 20, 1 << 12]
+    assert not attempt(tmp_path, (manifest, files), [], [], 0)
+    monkeypatch.setattr("pipeline.export.manifest.MOST_WEIGHTS", 1 << 62)
+    with pytest.raises(MemoryError):
+        attempt(tmp_path, (manifest, files), [], [], 0)
 
 
 inputs = given(
@@ -167,7 +220,8 @@ def test_manifests_of_random_bytes(originals, tmp_path, quick):
         for name, data in originals[0][1].items():
             (tmp_path / name).write_bytes(data)
         try:
-            verify(tmp_path)
+            with bounded():
+                verify(tmp_path)
         except DataError:
             return
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import snntorch as snn
 import torch
 
 from pipeline.export.integer import Engine
-from pipeline.export.nir_graph import Imported, file_bytes, graph, missing, program_of
-from tests.export.small import FLAT, MAP, convolutional, flat, spikes
+from pipeline.export.nir_graph import Imported, file_bytes, graph, missing, program_of, writable
+from tests.export.small import FLAT, MAP, attending, convolutional, flat, spikes
+from tests.export.test_stdp import lowered, network
 
 nir = pytest.importorskip("nir", reason="the export extra is not installed")
 
@@ -59,27 +61,56 @@ def test_read_back_by_snntorch_it_spikes_alike(model, tmp_path):
         assert torch.equal(net(x).detach().flatten(1), want[:, sample])
 
 
-def test_an_importer_that_knows_no_metadata_gets_what_nir_can_say(tmp_path):
-    """Reset to zero, no membrane format, pools as OR: plain snnTorch, not one line of ours, spikes alike."""
+def by_snntorch(program, x, samples, tmp_path):
+    """Output spikes [T, samples, N] of plain snnTorch, not one line of ours."""
     from snntorch.import_nir import import_from_nir
 
-    model = convolutional(
-        reset="zero", beta=1.0, neurons={"beta": 32, "membrane": 32}, padding="valid", kernel=2
-    )
-    program = model.program()
     with contextlib.redirect_stdout(io.StringIO()):
         net = import_from_nir(read(program, tmp_path)).float()
-    want = Engine(program).run(model.x)
-    assert want.mean() > 0.02
-    for sample in range(4):
+    found = []
+    for sample in range(samples):
         for module in net.modules():
             if isinstance(module, snn.Leaky):
                 module.reset_mem()
         state, out = None, []
-        for step in model.x[:, sample]:
+        for step in x[:, sample]:
+            step = step if program.stages[0].synapses.kind == "conv" else step.flatten()[None]
             spiked, state = net(step, state)
             out.append(spiked.flatten())
-        assert torch.equal(torch.stack(out).detach().float(), want[:, sample])
+        found.append(torch.stack(out).detach().float())
+    return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize("delay", [True, False])
+@pytest.mark.parametrize("reset", ["zero", "subtract", "none"])
+def test_an_importer_that_knows_no_metadata_spikes_alike_after_resets_to_zero_alone(reset, delay, tmp_path):
+    """The table of docs/export.md; no membrane format, pools as OR."""
+    fields = {"reset": reset, "reset_delay": delay, "beta": 1.0, "neurons": {"beta": 32, "membrane": 32}}
+    model = convolutional(**fields, padding="valid", kernel=2)
+    want = Engine(model.program()).run(model.x)[:, :8]
+    assert want.mean() > 0.02
+    found = by_snntorch(model.program(), model.x, 8, tmp_path)
+    assert torch.equal(found, want) == (reset == "zero")
+
+
+def test_an_importer_that_knows_no_metadata_misses_a_coarse_membrane(tmp_path):
+    model = convolutional(reset="zero", padding="valid", kernel=2, neurons={"beta": 4, "membrane": 5})
+    want = Engine(model.program()).run(model.x)[:, :8]
+    assert want.mean() > 0.02
+    assert not torch.equal(by_snntorch(model.program(), model.x, 8, tmp_path), want)
+
+
+def test_the_page_shows_the_list_as_it_is_said():
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    shown = {line.removeprefix("    NIR: ") for line in page.splitlines() if line.startswith("    NIR: ")}
+    layers = missing(convolutional(reset="subtract").program())
+    attention, unsupervised = missing(attending().program()), missing(lowered(network()))
+    assert shown <= {*layers, *attention, *unsupervised}
+    assert {*unsupervised} <= shown
+    assert "attention2: NIR has no attention: no graph is written." in shown
+    assert shown & {*layers}
+    assert not writable(attending().program())
+    assert not writable(lowered(network()))
 
 
 def test_what_nir_lacks_is_said_before():

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.export.integer import Engine
 from pipeline.export.robustness import Stress, drop, flip, jitter, noise, robustness
-from tests.export.small import FLAT, flat, spikes
+from tests.export.small import FLAT, attending, flat, spikes
 
 
 def rng(seed=0):
@@ -41,6 +41,27 @@ def test_flips_stay_in_the_width_and_all_of_them_invert_every_code():
     assert some.max() <= 31
     flipped_bits = np.bitwise_count((some ^ weight.codes) & 63).sum()
     assert flipped_bits / (weight.codes.size * 6) == pytest.approx(0.2, abs=0.05)
+
+
+@pytest.mark.parametrize("bits", [6, 16])
+def test_flips_hit_an_attentions_weights_too(bits):
+    """Every stored weight once: at rate 1 each is its complement; the 16-bit ones reach the lowest code there is."""
+    program = attending({"bits": bits}).program()
+    inverted = flip(program, 1.0, rng())
+    gates = 0
+    for old, new in zip(program.stages, inverted.stages, strict=True):
+        np.testing.assert_array_equal(new.synapses.weight.codes, -1 - old.synapses.weight.codes)
+        for before, after in zip(old.pools, new.pools, strict=True):
+            if before.kind == "attention":
+                gates += 1
+                np.testing.assert_array_equal(after.time.codes, -1 - before.time.codes)
+                np.testing.assert_array_equal(after.channel.codes, -1 - before.channel.codes)
+    assert gates == 2
+    some = flip(program, 0.3, rng())
+    Engine(some)
+    here, there = (each.stages[2].pools[0].channel.codes for each in (program, some))
+    share = np.bitwise_count((here ^ there) & ((1 << bits) - 1)).sum() / (here.size * bits)
+    assert share == pytest.approx(0.3, abs=0.08)
 
 
 def test_every_stress_is_a_column_with_its_deviation_and_repeats_by_seed():

@@ -88,3 +88,11 @@ def test_a_narrow_register_is_not_promised(study, tmp_path, capsys):
     code = main([str(study), "--out", str(tmp_path / "export"), "--accumulator-bits", "16"])
     assert code == NOT_EXACT
     assert "adds in 32 bits" in capsys.readouterr().err
+
+
+def test_a_narrow_register_is_refused_with_the_keys_and_the_words_that_are_not_for_it(study, capsys):
+    assert main([str(study), "--accumulator-bits", "16"]) == NOT_EXACT
+    said = capsys.readouterr().err
+    assert "adds in 32 bits, and accumulator (16 bits, saturate) is not for it" in said
+    assert "accumulator.bits=32" in said
+    assert main([str(study), "--overflow", "wrap"]) == NOT_EXACT

@@ -34,6 +34,16 @@ def test_columns_come_by_kind_and_rate_and_deviations_beside_them():
     assert "<td>90.0</td>" in page, "a stress without spread stands alone"
 
 
+def test_the_register_of_the_sums_is_said():
+    def said(bits, needed, wraps):
+        register = {"integer_accumulator_bits": bits, "integer_accumulator_bits_needed": needed}
+        return device_html([member(0, **PROVEN, **register, integer_accumulator_wraps=wraps)], {})
+
+    assert "10,000 samples, sums of 15 bits in 32</span>" in said(32.0, 15.0, 0.0)
+    assert "10,000 samples, sums that saturate at 12 of 15 bits</span>" in said(12.0, 15.0, 0.0)
+    assert "10,000 samples, sums that wrap at 12 of 15 bits</span>" in said(12.0, 15.0, 1.0)
+
+
 def test_what_differs_and_what_has_no_integer_form_is_said():
     rows = [member(0, **PROVEN), member(1, "it differs at <b>", integer_exact=0.0), member(2)]
     page = device_html(rows, {})
