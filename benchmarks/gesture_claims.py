@@ -136,10 +136,10 @@ def run(cell: Cell) -> dict[str, Any]:
     plan = {
         "float": ["plan.scheme=ptq"],
         "ptq": ["plan.scheme=ptq"],
-        "isolated": ["plan.scheme=qat", "plan.mode=isolated", "plan.order=quantize_first"],
-        "joint": ["plan.scheme=qat", "plan.mode=joint"],
-        "cumulative": ["plan.scheme=qat", "plan.mode=cumulative"],
-        "longer": ["plan.scheme=qat", "plan.mode=joint", f"plan.epochs={LONGER[cell.data]}"],
+        "isolated": ["plan.scheme=isolated", "plan.order=quantize_first"],
+        "joint": ["plan.scheme=joint"],
+        "cumulative": ["plan.scheme=cumulative"],
+        "longer": ["plan.scheme=joint", f"plan.epochs={LONGER[cell.data]}"],
     }[cell.method]
     composed = config.compose([*OVERRIDES[cell.data], *plan, "tracking=silent", f"seed={cell.seed}"])
     plain = config.override(
