@@ -177,6 +177,7 @@ def run(cell: Cell) -> dict[str, Any]:
         "dram_share": cost(trained.loads, machine).share("dram"),
         "dense_energy_pj": cost(trained.loads, replace(machine, weight_encoding="dense")).energy_pj,
         "zeros": {layer["name"]: round(layer["sparsity"], 5) for layer in layers},
+        "parts": {layer["name"]: layer["parts"] for layer in layers},
         "cpu_s": round(time.process_time() - begin, 1),
     }
 
