@@ -2,7 +2,7 @@
 
     python benchmarks/gesture_docs.py
 
-Writes the tables between the page's markers and docs/gestures.png.
+Writes the tables between the page's markers, docs/gestures.png and docs/gestures-layers.png.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+import gesture_layers
 from docs_block import put
 from gesture_claims import RESULTS
-from gesture_records import FULL, LEVELS, SEEDS, STEEP, WIDTHS, Book
+from gesture_records import FULL, LEVELS, WIDTHS, Book
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -75,10 +76,11 @@ def _asked(book: Book, result: dict[str, object]) -> float:
 
 
 def draw(book: Book) -> Figure:
-    """A row of three pictures per data set: accuracy over widths, over zeros, and over energy."""
+    """A row of three pictures per data set: accuracy over widths, over zeros, and the front of each method."""
     words = (
-        "Test accuracy, mean over the seeds that are there, small symbols single ones; dashed grey: published for DVS "
-        "Gesture (a network 16 times as large, 50 epochs of fine-tuning, the best epoch on the test split)."
+        "Test accuracy, mean over the seeds that are there, small symbols single ones; grey: published for DVS Gesture "
+        "(a network 16 times as large, 50 epochs of fine-tuning, the best epoch on the test split). Right: the front "
+        "of each method, its other networks faint, energy on eyeriss_45nm as a multiple of that of the 8 bit network."
     )
     figure, axes = canvas(3, len(TITLES), (4.3, 3.4), words)
     papers = load(PUBLISHED)
@@ -92,10 +94,9 @@ def draw(book: Book) -> Figure:
         _curves(zeros, over_sparsity(book, data))
         _paper(zeros, [(100 * p.sparsity, p) for p in points if p.series == "joint" and p.bits == FULL])
         zeros.set_xlabel(f"zeros asked for at {FULL} bit (%)")
-        for method, _, _, accuracies, energies in networks(book, data):
-            at = METHODS.index(method)
-            energy.plot(mean(energies), mean(accuracies), SYMBOLS[at], color=colour(at), markersize=5)
-        energy.set_xlabel("energy of an inference, eyeriss_45nm (µJ)")
+        _fronts(energy, book, data)
+        _paper_front(energy, points)
+        energy.set_xlabel(f"energy of an inference ({FULL} bit, none pruned: 1)")
         for ax in (bits, zeros, energy):
             ax.set_ylabel(f"{title}: test accuracy (%)")
             ax.set_ylim(0, 102)
@@ -114,6 +115,46 @@ def _curves(ax: Axes, found: dict[str, list[Spot]]) -> None:
             ax.plot([x] * len(values), values, symbol, color=ink, alpha=0.35, markersize=3)
         x, y = [x for x, _ in spots], [mean(values) for _, values in spots]
         ax.plot(x, y, symbol, linestyle=LINES[at % len(LINES)], color=ink, label=NAMES.get(method, method))
+
+
+def _fronts(ax: Axes, book: Book, data: str) -> None:
+    """Every network, and for each method the line of those that no other of the method beats in both."""
+    unit = mean(book.energy(data, "isolated", FULL).values()) * UJ
+    spots: dict[str, list[tuple[float, float]]] = {}
+    for method, _, _, accuracies, energies in networks(book, data):
+        spots.setdefault(method, []).append((mean(energies) / unit, mean(accuracies)))
+    for method, found in spots.items():
+        at = METHODS.index(method)
+        ax.plot(*zip(*found, strict=True), SYMBOLS[at], color=colour(at), alpha=0.4, markersize=4)
+        ax.plot(*stairs(found), linestyle=LINES[at % len(LINES)], color=colour(at), linewidth=1.6)
+        ax.plot(*zip(*front(found), strict=True), SYMBOLS[at], color=colour(at), markersize=5)
+
+
+def _paper_front(ax: Axes, points: Sequence[Point]) -> None:
+    """The paper's joint networks and their front, in units of its own network of 8 bit."""
+    joint = [point.metrics for point in points if point.series == "joint"]
+    (unit,) = [p.metrics["energy_pj"] for p in points if (p.series, p.bits, p.sparsity) == ("joint", FULL, 0)]
+    found = [(each["energy_pj"] / unit, 100 * each["test_accuracy"]) for each in joint]
+    ax.plot(*zip(*found, strict=True), "o", color=LIGHT["muted"], markerfacecolor="none", markersize=3.5)
+    ax.plot(*stairs(found), "--", color=LIGHT["muted"], linewidth=1, label="published")
+
+
+def front(spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (energy, accuracy) those with no other at most as dear and at least as accurate, the cheapest first."""
+    kept: list[tuple[float, float]] = []
+    for energy, height in sorted(spots, key=lambda spot: (spot[0], -spot[1])):
+        if not kept or height > kept[-1][1]:
+            kept.append((energy, height))
+    return kept
+
+
+def stairs(spots: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """A front as a line: what so much energy can reach, level up to the next member."""
+    x, y = [], []
+    for energy, height in front(spots):
+        x += [energy, energy] if y else [energy]
+        y += [y[-1], height] if y else [height]
+    return x, y
 
 
 def _paper(ax: Axes, points: Sequence[tuple[float, Point]]) -> None:
@@ -147,22 +188,32 @@ def table(book: Book, data: str) -> list[str]:
 
 def layers(book: Book, data: str) -> list[str]:
     """Weights left per layer, of the masks alone (8 bit) and of ternary weights alone."""
-    shown = {
-        f"{100 * STEEP:g} % pruned, 8 bit": book.values(lambda r: r["zeros"], data, "joint", FULL, STEEP),
-        "ternary, none pruned": book.values(lambda r: r["zeros"], data, "isolated", 2),
-    }
-    shown = {name: found for name, found in shown.items() if found}
-    names = sorted(next(iter(next(iter(shown.values())).values())), key=_depth) if shown else []  # type: ignore[call-overload]
+    shown = gesture_layers.zeros(book, data)
+    names = list(next(iter(shown.values()))) if shown else []
     lines = ["| weights left, % | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for title, found in shown.items():
-        left = [100 * (1 - mean(found[s][name] for s in SEEDS if s in found)) for name in names]  # type: ignore[index]
-        lines.append(f"| {title} | " + " | ".join(f"{share:.1f}" for share in left) + " |")
+        lines.append(f"| {title} | " + " | ".join(f"{100 * (1 - found[name]):.1f}" for name in names) + " |")
     return lines
 
 
-def _depth(layer: str) -> tuple[bool, str, bool, str]:
-    """Orders layers by their place in the network: the book keeps them by name."""
-    return layer.startswith("fc"), "".join(filter(str.isdigit, layer)), not layer.startswith("conv"), layer
+def counted() -> list[str]:
+    """What prices depend on the data that is counted: a line per kind of data, mean over the seeds."""
+    rows = [row["data"] for row in gesture_layers.energy()["densities"]]
+    layers = list(rows[0]["validation"]["density"])
+    heads = [
+        "counted on",
+        "recordings",
+        "energy, µJ",
+        "worst, µJ",
+        *(f"inputs of {layer}, % not 0" for layer in layers),
+    ]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name in rows[0]:
+        found = [row[name] for row in rows]
+        cells = [told([UJ * each[key] for each in found], 2) for key in ("energy_pj", "worst_energy_pj")]
+        cells += [told([100 * each["density"][layer] for each in found], 2) for layer in layers]
+        lines.append(f"| {name} | {found[0]['samples']} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def main() -> None:
@@ -171,6 +222,8 @@ def main() -> None:
     for data in TITLES:
         page = put(page, data, COMMAND, table(book, data))
         page = put(page, f"{data}-layers", COMMAND, layers(book, data))
+    page = put(page, "counted", COMMAND, counted())
+    gesture_layers.draw(book, TITLES).savefig(gesture_layers.PICTURE, dpi=DPI, metadata={"Software": None})
     write_whole(PAGE, page)
     print(page)
 

@@ -97,10 +97,14 @@ def mixed(z):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
+STRIDE = np.uint64(0x9E3779B97F4A7C15)
+"""What splitmix64 adds to its state before each number."""
+
+
 @quick
 def random_bits(rng):  # type: ignore[no-untyped-def]
     """The next 53 random bits of splitmix64; rng [1] uint64 is advanced."""
-    rng[0] += np.uint64(0x9E3779B97F4A7C15)
+    rng[0] += STRIDE
     return mixed(rng[0]) >> np.uint64(11)
 
 

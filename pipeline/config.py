@@ -30,8 +30,13 @@ from pipeline.export.program import Accumulator
 
 _INSTALLED, _CHECKOUT = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
-EXPERIMENT_KEYS = ("data", "net", "learner", "compression", "plan", "accelerator", "seed")
+EXPERIMENT_KEYS = ("data", "net", "learner", "compression", "plan", "accelerator", "seed", "counting")
 """What decides a trial's result: the fingerprint covers these and nothing else."""
+LATER: dict[str, object] = {
+    "counting": {"_target_": "pipeline.hardware.counting.Counting", "split": "validation", "samples": None},
+    "accumulator": {"_target_": "pipeline.export.program.Accumulator", "bits": 32, "overflow": "saturate"},
+}
+"""Keys that configs of earlier studies lack, and what was done without them."""
 FREE_KEYS = (
     "study.trials",
     "study.finalists",
@@ -45,13 +50,6 @@ FREE_KEYS = (
     "proof",
 )
 """What may change between two runs of one study."""
-LATER_KEYS: Mapping[str, object] = {
-    "accumulator._target_": "pipeline.export.program.Accumulator",
-    "accumulator.bits": 32,
-    "accumulator.overflow": "saturate",
-}
-"""Keys that studies of earlier versions do not have, and what these ran with."""
-
 Plain = dict[str, object]
 
 
@@ -201,7 +199,7 @@ def build_experiment(config: Mapping[str, object]) -> Experiment:
     Raises:
         ConfigError: a value out of range, an unknown or a missing key; the message starts with the key.
     """
-    parts = {key: instantiate(config[key], key) for key in EXPERIMENT_KEYS}
+    parts = {key: instantiate(node, key) for key, node in decisive(config).items()}
     return Experiment(**parts)  # type: ignore[arg-type]
 
 
@@ -211,17 +209,26 @@ def build_accumulator(config: Mapping[str, object]) -> Accumulator:
     Raises:
         ConfigError: ``accumulator.bits must be in [2, 32], but got 40.``, or an unknown key.
     """
-    built = instantiate(
-        config.get("accumulator", {"_target_": LATER_KEYS["accumulator._target_"]}), "accumulator"
-    )
+    built = instantiate(config.get("accumulator", LATER["accumulator"]), "accumulator")
     if not isinstance(built, Accumulator):
         raise ConfigError(f"accumulator must have the keys bits and overflow, but got {built!r}.")
     return built
 
 
+def decisive(config: Mapping[str, object]) -> Plain:
+    """The part of a config that decides a trial's result, whole for configs of earlier studies, too."""
+    whole = {**LATER, **config}
+    return {key: whole[key] for key in EXPERIMENT_KEYS}
+
+
 def fingerprint(config: Mapping[str, object], keys: Sequence[str] = EXPERIMENT_KEYS) -> str:
-    """sha256 of the canonical JSON of `keys`: equal for equal trials, whoever resolved them and when."""
-    chosen = {key: config[key] for key in keys}
+    """sha256 of the canonical JSON of `keys`: equal for equal trials, whoever resolved them and when.
+
+    A key of `LATER` counts where it says something new: earlier studies go on with the results that they have.
+    """
+    chosen = {
+        key: config[key] for key in keys if key not in LATER or config.get(key, LATER[key]) != LATER[key]
+    }
     text = json.dumps(chosen, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -238,7 +245,7 @@ def flatten(node: object, key: str = "") -> dict[str, object]:
 
 def difference(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """Lines ``key: old -> new`` for what differs, apart from what may change between two runs of one study."""
-    before, after = {**LATER_KEYS, **flatten(old)}, {**LATER_KEYS, **flatten(new)}
+    before, after = flatten({**LATER, **old}), flatten({**LATER, **new})
 
     def free(key: str) -> bool:
         return any(key == name or key.startswith(name + ".") for name in FREE_KEYS)

@@ -26,6 +26,7 @@ from pipeline.compress.stack import grids
 from pipeline.hardware.accelerator import Accelerator
 from pipeline.hardware.budget import floor
 from pipeline.hardware.cost import cost
+from pipeline.hardware.counting import Counting
 from pipeline.hardware.load import learned, matrix_bits, measure
 from pipeline.hardware.workload import LayerLoad, load_from
 from pipeline.learn.decode import RateDecode
@@ -65,6 +66,8 @@ class Experiment:
     plan: Plan
     accelerator: Accelerator
     seed: int
+    counting: Counting = field(default_factory=Counting)
+    """The samples that energy and latency are prices of."""
 
 
 class Trained(NamedTuple):
@@ -110,6 +113,8 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
 
         decode, widths = compress(net, experiment.compression, plan, refit, calibration(data, seed))
         metrics, loads = measured(net, decode, data, "validation", widths)
+        if not experiment.counting.every("validation"):
+            loads = counted(net, decode, data, widths, experiment.counting)
         prices, layers = priced(loads, experiment.accelerator)
         prices |= priced_otherwise(net, widths, plan, experiment.accelerator)
         SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built
@@ -306,6 +311,13 @@ def measured(
         f"{split}_samples": float(right.samples),
     }
     return metrics, loads
+
+
+def counted(
+    net: nn.Module, decode: Decode, data: Dataset, widths: Widths, counting: Counting
+) -> tuple[LayerLoad, ...]:
+    """What each layer does for one of the samples that prices are about."""
+    return measured(net, decode, counting.of(data), counting.split, widths)[1]
 
 
 def evaluation_batch(net: nn.Module, data: Dataset) -> int:

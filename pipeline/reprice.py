@@ -120,12 +120,13 @@ def loads_of(here: Job, rows: Sequence[Row]) -> dict[int, Notes]:
 
 
 def measured(here: Job, row: Row) -> Notes:
-    """The loads of a model that was kept without them: one pass over the validation split."""
+    """The loads of a model that was kept without them: one pass over the samples that are counted."""
     trained = finalists.reload(here, row)
     if trained is None:
         return ()
-    data = here.experiment(row.params).data.load(here.seed)
-    _, loads = experiment.measured(trained.net, trained.decode, data, "validation", trained.widths)
+    built = here.experiment(row.params)
+    data = built.data.load(here.seed)
+    loads = experiment.counted(trained.net, trained.decode, data, trained.widths, built.counting)
     return [asdict(load) for load in loads]
 
 

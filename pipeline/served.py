@@ -61,7 +61,7 @@ class Finalist:
         manifest = {
             "format": FORMAT,
             "trial": self.number,
-            "config": {key: self.config[key] for key in config.EXPERIMENT_KEYS},
+            "config": config.decisive(self.config),
             "classes": self.data.classes,
             "step_shape": list(self.data.shape),
             "input": {"name": name, "dtype": dtype, "shape": list(shape)},

@@ -27,7 +27,8 @@ Report = Callable[[int, Metrics], None]
 Decode = Callable[[Tensor], Tensor]
 """[T, B, N] output spikes -> [B] int64 labels."""
 Encode = Callable[[Tensor, torch.Generator], Tensor]
-"""[B, ...] stored uint8 samples -> [T, B, C, H, W] float32 input."""
+"""[B, ...] stored uint8 samples -> [T, B, C, H, W] float32 input. One with ``by_sample = True`` draws nothing and makes
+of a sample what it makes of it in any batch: a small split is then encoded at once."""
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 """([B, ...] uint8, [B] labels) -> the same, changed; on training batches only."""
 Widths = Mapping[str, int]
@@ -47,6 +48,7 @@ class Batch(NamedTuple):
 
 
 _SMALL = 1 << 20  # bytes of samples that are put in order at once, not batch by batch
+_FEW = 1 << 22  # input numbers that are encoded at once, where an encoding allows it
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,19 @@ class Split:
     def parts(self, order: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(x, y) of `size` samples each, in this order; as stored for None. Not to be written to."""
         if order is None or self.x.numel() <= _SMALL:  # then gathered once, and each part is a view
-            whole = self if order is None else Split(self.x[order], self.y[order])
+            whole = self.chosen(order)
             yield from zip(whole.x.split(size), whole.y.split(size), strict=True)
         else:
-            for chosen in order.split(size):
-                yield self.x[chosen], self.y[chosen]
+            for places in order.split(size):
+                part = self.chosen(places)
+                yield part.x, part.y
+
+    def chosen(self, places: Tensor | None) -> Split:
+        """The samples at these places, copied in their order; all, as stored, for None."""
+        if places is None:
+            return self
+        # index_select copies whole samples; indexing goes byte by byte and takes fifteen times as long
+        return Split(self.x.index_select(0, places), self.y.index_select(0, places))
 
 
 EVALUATION_BATCH = 256
@@ -108,9 +118,16 @@ class Dataset:
         """Encoded batches of `size`; shuffled (and, on the training split, augmented) when asked."""
         split = self.split(name)
         generator = torch.Generator().manual_seed(seed)
-        for x, y in split.parts(torch.randperm(len(split), generator=generator) if shuffle else None, size):
-            if shuffle and name == "train" and self.augment is not None:
-                x, y = self.augment(x, y, generator)
+        order = torch.randperm(len(split), generator=generator) if shuffle else None
+        augment = self.augment if shuffle and name == "train" else None
+        few = len(split) * self.timesteps * math.prod(self.shape) <= _FEW
+        if few and augment is None and getattr(self.encode, "by_sample", False):
+            whole = split.chosen(order)
+            yield from map(Batch, self.encode(whole.x, generator).split(size, 1), whole.y.split(size))
+            return
+        for x, y in split.parts(order, size):
+            if augment is not None:
+                x, y = augment(x, y, generator)
             yield Batch(self.encode(x, generator), y)
 
 

@@ -124,3 +124,28 @@ def test_override_leaves_the_original_alone():
     changed = config.override(one, {"net.hidden": 5})
     assert changed["net"]["hidden"] == 5
     assert one["net"]["hidden"] != 5
+
+
+def test_a_config_from_before_a_key_existed_still_means_what_it_meant():
+    """Studies go on after an update: no difference, the same results in the cache; another value is one."""
+    now = composed("+experiment=quickstart")
+    before = {key: value for key, value in now.items() if key != "counting"}
+    assert config.difference(before, now) == []
+    assert config.fingerprint(before) == config.fingerprint(now)
+    assert config.build_experiment(before) == config.build_experiment(now)
+    other = composed("+experiment=quickstart", "counting=training")
+    assert config.difference(before, other) == [
+        "counting.samples: None -> 256",
+        "counting.split: validation -> train",
+    ]
+    assert config.fingerprint(other) != config.fingerprint(now)
+    with pytest.raises(
+        ConfigError, match=r"^counting\.split must be one of validation, train, but got 'test'"
+    ):
+        config.build_experiment(config.override(now, {"counting.split": "test"}))
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith(("gesture", "nmnist"))])
+def test_densities_of_the_event_studies_are_those_of_training_data(name):
+    counting = config.build_experiment(composed(f"+experiment={name}")).counting
+    assert (counting.split, counting.samples) == ("train", 256)

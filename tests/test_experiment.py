@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from pipeline import checkpoint, config, experiment
 from pipeline.data.poisson import Poisson
 from pipeline.experiment import evaluate, measured, reload
+from pipeline.hardware.counting import Counting
 from pipeline.hardware.load import measure
 from pipeline.job import build
 from pipeline.learn.stdp import StdpRule
@@ -62,6 +63,23 @@ def test_a_saved_model_answers_as_the_one_that_was_saved(small, tmp_path):
     one, _ = measured(trained.net, trained.decode, data, "test", trained.widths)
     two, _ = measured(back.net, back.decode, data, "test", back.widths)
     assert one == two
+
+
+def test_prices_may_be_those_of_training_samples_as_they_are_stored(small):
+    """Another 40 samples, other densities; the accuracy is the validation split's either way."""
+    built = small[1]
+    assert built.counting == Counting()
+    counting = Counting("train", 40)
+    found = evaluate(replace(built, counting=counting), lambda *_: None)
+    usual = evaluate(built, lambda *_: None)
+    assert found.metrics["validation_accuracy"] == usual.metrics["validation_accuracy"]
+    assert found.metrics["memory_bits"] == usual.metrics["memory_bits"]
+    assert found.metrics["energy_pj"] != usual.metrics["energy_pj"]
+    data = built.data.load(0)
+    few = measure(found.net, counting.of(data).batches("train", 7, seed=0), found.widths)
+    assert experiment.priced(few, built.accelerator)[0]["energy_pj"] == pytest.approx(
+        found.metrics["energy_pj"]
+    )
 
 
 def test_the_floor_before_training_is_below_what_training_gives(small):

@@ -10,6 +10,13 @@ from typing import Any
 
 import pytest
 
+from pipeline import config
+from pipeline.types import DataError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import gesture_claims
+
 PATH = Path(__file__).parents[1] / "benchmarks" / "gesture_records.py"
 
 
@@ -123,3 +130,54 @@ def test_a_cell_of_an_older_version_is_run_again(monkeypatch: pytest.MonkeyPatch
     assert gesture_claims.whole({"ended": "stopped:silent"})
     assert not gesture_claims.whole({"test_accuracy": 0.9})
     assert not gesture_claims.whole(None)
+
+
+@pytest.mark.parametrize("data", gesture_claims.OVERRIDES)
+def test_every_kind_of_cell_composes_on_all_data(data: str) -> None:
+    found = {cell.method: cell for cell in reversed(gesture_claims.cells(data))}
+    assert set(found) >= {"float", "ptq", "isolated", "joint", "cumulative"}
+    for method, cell in found.items():
+        built = config.build_experiment(gesture_claims.configured(cell))
+        assert built.compression["quantize_weights"].bits == cell.bits
+        assert built.compression["prune_weights"].sparsity == cell.sparsity
+        wanted = {"float": "ptq", "ptq": "ptq"}.get(method, "qat")
+        mode = {"isolated": "isolated", "cumulative": "cumulative"}.get(method, "joint")
+        assert (built.plan.scheme, built.plan.mode) == (wanted, mode)
+    assert len(set(gesture_claims.cells(data))) == len(gesture_claims.cells(data))
+
+
+def test_the_published_recordings_have_the_published_sizes() -> None:
+    """1,831,296 weights, 128 x 128, 20 steps, 100 and 50 epochs, all of the published table, training densities."""
+    cells = gesture_claims.cells("dvs_gesture")
+    built = config.build_experiment(gesture_claims.configured(cells[-1]))
+    net = built.net.build((2, 128, 128), 11, 0)
+    assert sum(p.numel() for p in net.parameters() if p.dim() > 1) == 1_831_296
+    assert (built.data.timesteps, built.data.framing.size, built.data.scale) == (20, None, 0.5)
+    assert (built.learner.epochs, built.learner.batch_size, built.plan.epochs) == (100, 16, 50)
+    assert built.counting.split == "train"
+    table = {
+        (cell.method, cell.bits, cell.sparsity) for cell in cells if cell.method in ("joint", "cumulative")
+    }
+    assert len(table) == 2 * 5 * 7
+    assert all(cell.method != "longer" for cell in cells)
+
+
+def test_without_the_recordings_the_run_says_where_it_looked_and_what_to_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def offline(*_: object) -> None:
+        raise DataError("no network.")
+
+    monkeypatch.setenv("PIPELINE_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("pipeline.data.sources.fetch", offline)
+    results = tmp_path / "cells.json"
+    monkeypatch.setattr(
+        sys, "argv", ["gesture_claims.py", "--data", "dvs_gesture", "--results", str(results)]
+    )
+    assert gesture_claims.main() == 3
+    said = capsys.readouterr().err
+    assert str(tmp_path) in said
+    assert "ibmGestureTrain/user<NN>_<lighting>" in said
+    assert "data.root" in said
+    assert not results.exists()

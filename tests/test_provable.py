@@ -1,10 +1,17 @@
 """What of a space an integer machine can repeat: said before the search, refused where the job demands a proof."""
 
+import os
+import random
+from pathlib import Path
+
 import pytest
 
 from pipeline import config, job, provable
 from pipeline.config import ConfigError
 from pipeline.types import Inexact
+from tests.data.conftest import gestures  # noqa: F401  (a fixture: recordings in the layout of DVS Gesture)
+
+ROOT = os.environ.get("PIPELINE_DATA")
 
 LONG = 1e9
 FLOAT_NEURONS = [f"compression.quantize_neurons.{name}=32" for name in ("beta", "threshold", "membrane")]
@@ -76,3 +83,40 @@ def test_the_experiments_search_what_can_be_proven(name):
     here = job.build(config.plain(config.compose_job(words)))
     (line,) = provable.expectation(here, LONG)
     assert "have an exact integer form" in line
+
+
+def in_the_way(*words):
+    """(alone pruned, what is in the way of an integer form) of points of the experiment's space."""
+    here = job.build(config.plain(config.compose_job(list(words))))
+    data, generator, found = here.experiment({}).data.load(0), random.Random(0), []
+    while len(found) < 12 or not any(alone for alone, _ in found):
+        params = provable.draw(here.study.axes.axes, generator)
+        alone = (params["plan.scheme"], params.get("plan.order")) == ("isolated", "prune_first")
+        found.append((alone, provable.reasons(here.experiment(params), data)))
+    return found
+
+
+def only_floats_are_in_the_way(found):
+    """All but what is pruned and nothing else: its weights are float, as isolated says."""
+    for alone, said in found:
+        assert bool(said) == alone, said
+        assert not alone or any("is float32 without a fixed-point grid" in reason for reason in said)
+
+
+@pytest.mark.skipif(
+    not ROOT or not Path(ROOT, "nmnist-small").is_dir(), reason="PIPELINE_DATA has no N-MNIST"
+)
+def test_the_study_of_event_recordings_searches_what_can_be_proven(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    only_floats_are_in_the_way(in_the_way("+experiment=nmnist_pareto"))
+
+
+def test_the_study_of_simulated_gestures_searches_what_can_be_proven(gestures, tmp_path, monkeypatch):  # noqa: F811
+    """Attention and folded normalisation, in all plans; other recordings of the same layout and size of frames."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    data = config.plain(config.compose_job(["+experiment=gesture_simulated"]))["data"]
+    words = [f"data.{key}={data[key]}" for key in ("scale", "timesteps", "validation_users")]
+    words += [f"data.framing.{key}={data['framing'][key]}" for key in ("size", "values", "slicing")]
+    words = ["+experiment=gesture_simulated", "data=dvs_gesture", f"data.root={gestures}", *words]
+    only_floats_are_in_the_way(in_the_way(*words))
+    assert all(said for _, said in in_the_way(*words, "compression.table_attention.enabled=false"))

@@ -199,3 +199,9 @@ def test_a_trial_is_named_for_people():
     assert title(Row(5, "complete", {"plan.scheme": "ptq"}, detail=each)) == "#5 3-6-bit ptq"
     assert title(Row(6, "complete", detail={"layers": [{"name": "fc1", "bits": 32}]})) == "#6"
     assert title(Row(4, "complete", {"plan.scheme": "qat", "plan.mode": "joint"})) == "#4 joint"
+    params = {
+        "compression.quantize_weights.bits": 4,
+        "compression.prune_weights.sparsity": 0.8,
+        "plan.scheme": "joint",
+    }
+    assert title(Row(17, "complete", params)) == "#17 4-bit 80% joint"

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from pipeline.data.encode import Direct, Frames, Latency, Rate
 from pipeline.types import Batch, Dataset, Split, require, samples_at_once
 
 
@@ -22,6 +23,32 @@ def test_batches_are_the_same_for_the_same_seed_and_cover_every_sample_once():
     labels = torch.cat([Batch(*b).y for b in first])
     assert not torch.equal(labels, torch.arange(10))
     assert torch.equal(labels.sort().values, torch.arange(10))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("encode", [Direct(3), Frames(3, 0.5), Latency(3), Rate(3)])
+def test_a_small_split_encoded_at_once_gives_the_batches_of_a_large_one(encode, shuffle, monkeypatch):
+    """What draws (Rate) is never encoded at once: its numbers come batch by batch."""
+    each = (3, 2, 4, 5) if isinstance(encode, Frames) else (2, 4, 5)
+    x = torch.randint(0, 255, (11, *each), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split, calls = Split(x, torch.arange(11)), []
+
+    def counted(x, generator):
+        calls.append(len(x))
+        return encode(x, generator)
+
+    counted.by_sample = getattr(encode, "by_sample", False)
+    data = Dataset("few", 11, (2, 4, 5), 3, split, split, split, counted, "")
+    few = list(data.batches("train", 4, seed=5, shuffle=shuffle))
+    assert calls == ([11] if isinstance(encode, Direct | Frames) else [4, 4, 3])
+    monkeypatch.setattr("pipeline.types._FEW", 0)
+    monkeypatch.setattr("pipeline.types._SMALL", 0)
+    many = list(data.batches("train", 4, seed=5, shuffle=shuffle))
+    assert [len(b.y) for b in few] == [len(b.y) for b in many] == [4, 4, 3]
+    for one, other in zip(few, many, strict=True):
+        assert torch.equal(one.x, other.x)
+        assert torch.equal(one.y, other.y)
+        assert (one.x.stride(0) == 0) == (other.x.stride(0) == 0), "constant input stays one copy"
 
 
 def test_a_batch_of_an_evaluation_fits_a_small_machine():

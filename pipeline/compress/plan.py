@@ -13,7 +13,7 @@ from pipeline.compress.compact import compact
 from pipeline.compress.stdp_neurons import is_stdp
 from pipeline.types import Decode, Widths, require
 
-Scheme = Literal["ptq", "qat", "in_training"]
+Scheme = Literal["ptq", "qat", "in_training", "isolated", "cumulative", "joint"]
 Mode = Literal["isolated", "cumulative", "joint"]
 Order = Literal["prune_first", "quantize_first"]
 Family = Literal["prepare", "prune", "quantize"]
@@ -47,6 +47,7 @@ class Plan:
     Args:
         scheme: ptq changes a trained net without more training; qat fine-tunes it `epochs` more;
             in_training starts untrained, so learning sees compressed values from the first update.
+            isolated, cumulative and joint are qat in that mode, whatever `mode` says: with ptq, one axis of a search.
         mode: isolated uses only the family named first in `order`; cumulative fine-tunes half of the epochs
             with the first family and the rest with both; joint has both from the first epoch on.
         order: prune_first calibrates quantizers on the survivors; quantize_first on all weights.
@@ -63,8 +64,13 @@ class Plan:
         require(self.mode in get_args(Mode), "mode", f"be one of {get_args(Mode)}", self.mode)
         require(self.order in get_args(Order), "order", f"be one of {get_args(Order)}", self.order)
         require(self.epochs is None or self.epochs >= 0, "epochs", "be at least 0", self.epochs)
-        needs = self.scheme == "qat" and not self.epochs
-        require(not needs, "epochs", "be at least 1 with scheme=qat", self.epochs)
+        tunes = self.scheme not in ("ptq", "in_training")
+        require(
+            not tunes or bool(self.epochs), "epochs", f"be at least 1 with scheme={self.scheme}", self.epochs
+        )
+        if self.scheme in get_args(Mode):
+            object.__setattr__(self, "mode", self.scheme)
+            object.__setattr__(self, "scheme", "qat")
 
     def stages(self, steps: Mapping[str, Compression]) -> list[list[Compression]]:
         """Active steps in the order in which they are attached; what isolated leaves out is missing.

@@ -189,7 +189,7 @@ def prune_channels(net: nn.Module, layers: Sequence[Layer], sparsity: float, tog
         keeps = [keep_largest(rank, round(sparsity * len(rank))) for rank in ranks]
     for at, ((module, layer), keep, rank) in enumerate(zip(inner, keeps, ranks, strict=True)):
         if not bool(keep.any()):
-            keep = torch.arange(len(rank)) == rank.argmax()
+            keep = torch.arange(len(rank), device=rank.device) == rank.argmax()
         layer.mask.keep = layer.mask.keep & keep.reshape([-1] + [1] * (layer.weight.dim() - 1))
         if isinstance(getattr(module, "bias", None), Tensor):
             mask_of(net, module, "bias").keep = keep.clone()

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.compiled import njit, random_bits
+from pipeline.compiled import STRIDE, mixed, njit
 from pipeline.types import require
+
+_RUN = 1024  # places listed at once: they stay in the first cache
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _moved(x: Tensor, flipped: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
 
 def _thinned(x: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
     """Every event of sample b vanishes with probability share[b], whatever others do."""
-    out = x.contiguous().clone()
+    out = x.clone(memory_format=torch.contiguous_format)
     bars = ((1 - share.to(torch.float64)) * 2.0**53).to(torch.int64).numpy().astype(np.uint64)
     seed = torch.randint(2**62, (1,), generator=generator).numpy().astype(np.uint64)
     _thin(out.view(len(out), -1).numpy(), bars, seed)
@@ -101,12 +103,22 @@ def _gather(x, source, out):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _thin(x, bars, rng):  # type: ignore[no-untyped-def]
-    """Each of the x [B, N] events stays where its 53 random bits are below bars [B]."""
+    """Each of the x [B, N] events stays where its 53 random bits are below bars [B].
+
+    Places that hold events are listed first, without a branch: a processor guesses wrong at every second event, and
+    that took three times as long as the random numbers.
+    """
+    places, state = np.empty(_RUN, np.int32), rng[0]
     for b in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            if x[b, i] == 0:
-                continue
-            left = 0
-            for _ in range(x[b, i]):
-                left += random_bits(rng) < bars[b]
-            x[b, i] = left
+        for start in range(0, x.shape[1], _RUN):
+            row, found = x[b, start : start + _RUN], np.uint64(0)
+            for i in range(len(row)):
+                places[found] = i
+                found += np.uint64(row[i] != 0)
+            for i in places[:found]:
+                left = 0
+                for _ in range(row[i]):
+                    state += STRIDE
+                    left += mixed(state) >> np.uint64(11) < bars[b]
+                row[i] = left
+    rng[0] = state

@@ -56,6 +56,8 @@ class Direct:
     white: int = 256
     """Intensity that is a current of 1, at least 255."""
 
+    by_sample: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         require_timesteps(self.timesteps)
         require(self.white >= 255, "white", "be at least 255", self.white)
@@ -126,6 +128,8 @@ class Frames:
     timesteps: int = 1
     scale: float = 1.0
     """Input of one event; 0.5 undoes the halving u + (x - u) / 2 of a network written for it."""
+
+    by_sample: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_timesteps(self.timesteps)

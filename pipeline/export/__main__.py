@@ -187,7 +187,7 @@ def _about(
             "working_bits_of_c_code": working_bits(program),
             "memory": {layer.name: dict(layer.memory) for layer in price.layers},
         },
-        "config": {key: member.config[key] for key in config.EXPERIMENT_KEYS},
+        "config": config.decisive(member.config),
         "fingerprint": config.fingerprint(member.config),
         "data": {"name": member.data.name, "sha256": member.data.digest},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},

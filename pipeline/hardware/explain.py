@@ -104,7 +104,7 @@ def machine_of(overrides: Sequence[str]) -> Accelerator:
 
 
 def measured_loads(request: Request) -> tuple[int, tuple[LayerLoad, ...]]:
-    """(trial, what the model does per validation sample): the saved model is loaded and run, nothing is trained."""
+    """(trial, what the model does per counted sample): the saved model is loaded and run, nothing is trained."""
     folder = request.folder
     if not (folder / "study.db").exists():
         raise DataError(f"{folder} is no folder of a study: it has no study.db.")
@@ -122,7 +122,7 @@ def measured_loads(request: Request) -> tuple[int, tuple[LayerLoad, ...]]:
     built = config.build_experiment(config.override(stored, cast(dict[str, object], saved.notes["params"])))
     trained = experiment.reload(built, saved)
     data = built.data.load(built.seed)
-    _, loads = experiment.measured(trained.net, trained.decode, data, "validation", trained.widths)
+    loads = experiment.counted(trained.net, trained.decode, data, trained.widths, built.counting)
     return number, loads
 
 

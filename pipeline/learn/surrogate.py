@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.learn.activity import watch
+from pipeline.learn.ahead import ahead
 from pipeline.learn.decode import RateDecode, accuracy, votes
 from pipeline.types import Batch, Dataset, Decode, Diverged, Report, require
 
@@ -132,10 +135,10 @@ class Surrogate:
             net.train()
             totals = torch.zeros(2, device=device)  # summed loss, right answers
             batches = data.batches("train", self.batch_size, seed=seed * 1_000_003 + epoch, shuffle=True)
-            with watch(net) as activity:
-                for at, batch in enumerate(batches):
+            with watch(net) as activity, closing(_read(batches, device)) as ready:
+                for at, batch in enumerate(ready):
                     rate = self._rate_at((epoch - 1) * per_epoch + at, epochs * per_epoch)
-                    totals += self._step(net, _on(batch, device), data.classes, optimizer, rate)
+                    totals += self._step(net, batch, data.classes, optimizer, rate)
                     if at % _LOOK == _LOOK - 1:
                         _require_finite(totals[0], f"loss of epoch {epoch}")
                     if epoch == 1 and at + 1 == self.check_batches:
@@ -144,9 +147,9 @@ class Surrogate:
             for name, parameter in net.named_parameters():
                 _require_finite(parameter, name)
             loss, right = (totals / max(len(data.train), 1)).tolist()
-            with watch(net) as activity:
-                validation = data.batches("validation", self.batch_size, seed=seed)
-                valid = accuracy(net, decode, (_on(batch, device) for batch in validation))
+            validation = data.batches("validation", self.batch_size, seed=seed)
+            with watch(net) as activity, closing(_read(validation, device)) as ready:
+                valid = accuracy(net, decode, ready)
             if self.check_batches:
                 activity.check()
             after_epoch(
@@ -213,10 +216,25 @@ class Surrogate:
         return rate * min(1.0, (step + 1) / self.warmup_batches) if self.warmup_batches else rate
 
 
-def _on(batch: Batch, device: torch.device) -> Batch:
+def _read(batches: Iterator[Batch], device: torch.device) -> Generator[Batch, None, None]:
+    """The batches, on `device`. For a GPU the next one is read, changed and encoded while it works on this one."""
     if device.type == "cpu":
-        return batch
-    return Batch(batch.x.to(device, non_blocking=True), batch.y.to(device, non_blocking=True))
+        yield from batches
+        return
+    with closing(ahead(map(_pinned, batches))) as ready:
+        for (x, steps), y in ready:
+            sent = x.to(device, non_blocking=True)
+            yield Batch(
+                sent if steps is None else sent.expand(steps, *sent.shape), y.to(device, non_blocking=True)
+            )
+
+
+def _pinned(batch: Batch) -> tuple[tuple[Tensor, int | None], Tensor]:
+    """In memory that a GPU reads by itself, so that the copy need not be waited for: ((x, None), y); an input that is
+    one memory at every step goes over once, ((x[0], T), y)."""
+    constant = batch.x.stride(0) == 0
+    x = batch.x[0] if constant else batch.x
+    return (x.pin_memory(), len(batch.x) if constant else None), batch.y.pin_memory()
 
 
 def _require_finite(value: Tensor, name: str) -> None:

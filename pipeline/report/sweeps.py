@@ -70,7 +70,7 @@ def method_of(row: Row) -> str:
         return "post-training"
     if scheme == "in_training":
         return "in training"
-    return str(mode or ("fine-tuned" if scheme == "qat" else ""))
+    return str(mode or ("fine-tuned" if scheme == "qat" else scheme or ""))
 
 
 def knob_of(rows: Sequence[Row], knob: str) -> str:

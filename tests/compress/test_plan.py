@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -69,6 +70,14 @@ def test_each_plan_trains_when_and_with_what_it_says(plan, epochs, seen) -> None
     assert torch.equal(net.eval()(frames()), train.inside[-1]), "baking changed the outputs"
 
 
+@pytest.mark.parametrize("mode", ["isolated", "cumulative", "joint"])
+def test_a_mode_may_stand_in_the_place_of_the_scheme(mode) -> None:
+    """So that a search asks post-training, isolated, cumulative or joint as one question."""
+    assert Plan(mode, epochs=3) == Plan("qat", mode, epochs=3)
+    assert Plan(mode, "joint", "quantize_first", 3) == Plan("qat", mode, "quantize_first", 3)
+    assert dataclasses.replace(Plan(mode, epochs=3), scheme="ptq").scheme == "ptq"
+
+
 def test_nothing_to_do_only_decodes() -> None:
     net = Spiking()
     train = Trainer(net)
@@ -132,6 +141,7 @@ def test_restore_names_what_does_not_fit() -> None:
         ({"scheme": "later"}, "scheme must be one of"),
         ({"mode": "all"}, "mode must be one of"),
         ({"order": "any"}, "order must be one of"),
+        ({"scheme": "joint"}, "epochs must be at least 1 with scheme=joint, but got None"),
         ({"scheme": "qat"}, "epochs must be at least 1 with scheme=qat, but got None"),
     ],
 )

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.augment import Augment, _moved
+from pipeline.compiled import random_bits
+from pipeline.data.augment import Augment, _moved, _thin
 
 GESTURES = (0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10)
 
@@ -64,6 +66,21 @@ def test_dropping_takes_each_event_alone():
     out, _ = Augment(drop=0.5)(x, torch.zeros(400, dtype=torch.int64), seeded())
     assert out.float().mean().item() / 4 == pytest.approx(0.75, abs=0.04)
     assert len(out[0].unique()) > 1
+
+
+def test_thinning_is_one_draw_per_event_in_the_order_of_places():
+    """Rows longer than what is listed at once (1,024 places), and not a multiple of it."""
+    before = np.random.default_rng(0).integers(0, 4, (3, 2500), dtype=np.uint8)
+    bars = (np.array([0.1, 0.6, 1.0]) * 2.0**53).astype(np.uint64)
+    rng = np.array([7], np.uint64)
+    wanted = [
+        [sum(random_bits(rng) < bar for _ in range(n)) for n in x]
+        for x, bar in zip(before, bars, strict=True)
+    ]
+    seed, found = np.array([7], np.uint64), before.copy()
+    _thin(found, bars, seed)
+    assert np.array_equal(found, np.array(wanted))
+    assert seed == rng, "the next call goes on with other numbers"
 
 
 @given(st.floats(0, 1), st.integers(0, 5), st.floats(0, 180), st.floats(0, 0.9), st.integers(0, 1000))

@@ -35,8 +35,8 @@ SMALL = {
     "gesture_docs.py": [],
 }
 """What makes a benchmark small; claims' cells take hours: their command starts none and prints what is recorded."""
-ELSEWHERE = {"postgres.py", "counters.py", "gesture_claims.py"}
-"""A server's, the opponents' environment's, and simulated recordings' that take minutes to write."""
+ELSEWHERE = {"postgres.py", "counters.py", "gesture_claims.py", "gesture_energy.py", "simulator_docs.py"}
+"""A server's, the opponents' environment's, and those of recordings that are not everywhere or take minutes."""
 RECORDED = {"stdp.py"}
 AS_SHOWN = ("--table", "--memory")
 

@@ -10,13 +10,16 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from pipeline.compress.prune import PruneWeights
+from pipeline.compress.quantize import QuantizeWeights
 from pipeline.data.digits import Digits
 from pipeline.data.encode import Direct
 from pipeline.data.mnist import Mnist
 from pipeline.learn.decode import RateDecode, accuracy
 from pipeline.learn.surrogate import Surrogate
 from pipeline.nets.feedforward import FeedForward
-from pipeline.types import Diverged, Saturated, Silent, TrialEnded
+from pipeline.nets.tcja import Tcja
+from pipeline.types import Batch, Diverged, Saturated, Silent, TrialEnded
 
 NET = FeedForward(hidden=64)
 
@@ -185,6 +188,28 @@ def test_gpu_learns_as_the_cpu_does(digits, amp):
     assert net.fc1.weight.device.type == "cpu"
     assert abs(history[-1][1]["validation_accuracy"] - on_cpu[-1][1]["validation_accuracy"]) < 0.04
     assert history[0][1]["loss"] == pytest.approx(on_cpu[0][1]["loss"], rel=0.1 if amp else 0.02)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_takes_the_step_that_the_cpu_takes_through_masks_and_quantizers():
+    """Convolutions, normalisation and attention, masks and learned ranges: loss and gradients of one batch."""
+    spec = Tcja(timesteps=4, channels=8, hidden=16, plain_blocks=1, attention_blocks=1, dropout=0.0)
+    x = (torch.rand(4, 6, 2, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    y, found = torch.arange(6), []
+    allowed, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        for device in ("cpu", "cuda"):
+            net = spec.build((2, 16, 16), 11, 0)
+            for step in (PruneWeights(0.5), QuantizeWeights(4, scheme="duq")):
+                step.attach(net)
+            net.to(device).train()
+            loss, _ = Surrogate()._loss(net, Batch(x.to(device), y.to(device)), 11)
+            loss.backward()
+            found.append([loss.detach().cpu(), *(p.grad.cpu() for p in net.parameters())])
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+    for expected, there in zip(*found, strict=True):
+        torch.testing.assert_close(there, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
 
 
 @pytest.mark.slow

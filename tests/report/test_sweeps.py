@@ -92,4 +92,7 @@ def test_a_study_without_widths_methods_or_finished_trials_has_none_of_it() -> N
 def test_methods_are_named_by_the_plan(studies: ModuleType) -> None:
     assert {method_of(row) for row in studies.study()} == {"post-training", "fine-tuned"}
     assert method_of(Row(0, "complete", {"plan.scheme": "in_training"})) == "in training"
+    assert method_of(Row(0, "complete", {"plan.scheme": "cumulative"})) == "cumulative", (
+        "one axis for all of it"
+    )
     assert method_of(Row(0, "complete")) == ""

@@ -1,0 +1,82 @@
+"""The tables of docs/simulator.md and docs/simulator.png: simulated gestures beside the ten real clips.
+
+    PIPELINE_DATA=FOLDER python benchmarks/simulator_docs.py     FOLDER holds dvs-gesture-clips/
+
+The same comparison, of any settings of the simulator: python -m pipeline.data.synthetic OUT --preview.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from docs_block import put
+
+from pipeline.data.compare import picture, profile, real_clips, table
+from pipeline.data.dvs import LIGHTS
+from pipeline.data.recordings import GESTURE_CLASSES
+from pipeline.data.synthetic import Simulation
+from pipeline.report.files import write_whole
+
+COMMAND = "python benchmarks/simulator_docs.py"
+PAGE, PICTURE = Path("docs/simulator.md"), Path("docs/simulator.png")
+PEOPLE = 6
+NAMES = {
+    "rate_khz": "event rate, events per ms",
+    "on_share": "polarity balance: share of ON events",
+    "same_polarity": "successive events of a pixel with one polarity",
+    "same_ms": "inter-event intervals of a pixel below 1 ms",
+    "burst": "intervals of 1 to 10 ms",
+    "pause": "intervals above 50 ms",
+    "active": "spatial extent: share of pixels that fired",
+    "half": "pixels that hold half of the events",
+    "spread_x": "spread of places, columns",
+    "spread_y": "spread of places, rows",
+}
+Clips = Mapping[int, np.ndarray]
+
+
+def recordings(label: int) -> list[np.ndarray]:
+    """The simulated recordings of a gesture that are compared: six people, lightings in turn, as --preview does."""
+    simulation = Simulation()
+    return [simulation.recording(n, LIGHTS[n % len(LIGHTS)], label) for n in range(1, PEOPLE + 1)]
+
+
+def summary(real: Clips, simulated: Mapping[int, Sequence[np.ndarray]]) -> list[str]:
+    """A line per quantity: medians over gestures, their ratio, and how many clips are among the people of theirs."""
+    heads = ("quantity", "real", "simulated", "ratio", "clips within what the six people span")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    clips = {label: vars(profile(events)) for label, events in real.items()}
+    people = {label: [vars(profile(each)) for each in simulated[label]] for label in clips}
+    for name, words in NAMES.items():
+        one = median(clip[name] for clip in clips.values())
+        other = median(each[name] for found in people.values() for each in found)
+        inside = sum(
+            min(each[name] for each in people[label])
+            <= clip[name]
+            <= max(each[name] for each in people[label])
+            for label, clip in clips.items()
+        )
+        lines.append(f"| {words} | {one:.3g} | {other:.3g} | {other / one:.2f} | {inside} of {len(clips)} |")
+    return lines
+
+
+def main() -> None:
+    root = os.environ.get("PIPELINE_DATA")
+    if not root:
+        raise SystemExit("PIPELINE_DATA must name the folder with dvs-gesture-clips")
+    real = real_clips(Path(root))
+    simulated = {label: recordings(label) for label in range(GESTURE_CLASSES)}
+    picture(real, simulated, PICTURE)
+    page = PAGE.read_text(encoding="utf-8")
+    page = put(page, "simulator", COMMAND, summary(real, simulated))
+    page = put(page, "simulator-gestures", COMMAND, table(real, simulated).splitlines())
+    write_whole(PAGE, page)
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
