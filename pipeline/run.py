@@ -13,7 +13,7 @@ import optuna
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pipeline import baselines, config, experiment, finalists, interrupts, job, provable
+from pipeline import baselines, config, experiment, finalists, interrupts, job, multirun, provable
 from pipeline.config import ConfigError
 from pipeline.job import Job
 from pipeline.launch import Crew, Launcher
@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # events per second and sizes, when frames are built
     console = Console(stderr=True)
     try:
-        if any(a.startswith("-") for a in given):  # --help, --cfg job, --multirun: Hydra's own
+        if multirun.asked(given):
+            return multirun.run(given, screen())
+        if any(a.startswith("-") for a in given):  # --help, --cfg job: Hydra's own
             if words := _shown(given):
                 config.compose_job(words)
             sys.argv = [sys.argv[0], *given]
@@ -56,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataError as error:
         console.print(f"data error: {error}", markup=False, highlight=False, style="red")
         return BAD_DATA
+    except KeyboardInterrupt:  # before the study was opened: `run` answers for the rest
+        interrupts.heard()
+        console.print("Interrupted; nothing was begun.")
+        return INTERRUPTED
 
 
 def _shown(given: Sequence[str]) -> list[str]:
