@@ -20,6 +20,7 @@ from rich.table import Table
 
 from pipeline import finalists
 from pipeline.config import ConfigError
+from pipeline.exits import spoken
 from pipeline.job import Job
 from pipeline.report.figures import LINES, canvas, colour, save
 from pipeline.report.files import write_whole
@@ -163,6 +164,7 @@ def draw(lines: Sequence[Found], folder: Path) -> list[Path]:
     return save(figure, folder, "compare")
 
 
+@spoken
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; with ``--out`` also the figure and the numbers as JSON."""
     given = _parser().parse_args(arguments)

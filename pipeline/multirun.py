@@ -24,22 +24,13 @@ from rich.table import Table
 
 from pipeline import config, interrupts, job
 from pipeline.config import ConfigError
+from pipeline.exits import INTERRUPTED, MEANING, NO_ROOM, OK
 from pipeline.job import Job
 
 FLAGS = ("--multirun", "-m")
 SHOWING = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--version")
 LONGEST = 150
 """Characters of a study's name: file systems take 255, with room for what stands behind it."""
-NO_ROOM, INTERRUPTED = 5, 130
-"""Exit codes of a job after which the others are not tried: as in `pipeline.run`."""
-MEANING = {
-    0: "there is a front",
-    2: "the config is wrong",
-    3: "data is missing or damaged",
-    4: "no trial is feasible",
-    5: "the output folder cannot be written",
-    130: "interrupted",
-}
 
 
 @dataclass(frozen=True)
@@ -160,7 +151,7 @@ def run(given: Sequence[str], console: Console, start: Callable[[Part], int] | N
     again = shlex.join(["python", "-m", "pipeline.run", *given])
     if len(codes) < len(todo) or INTERRUPTED in codes.values():
         console.print(f"Go on with: {again}", highlight=False, markup=False)
-    fronts = [part for part in todo if codes.get(part.name) == 0]
+    fronts = [part for part in todo if codes.get(part.name) == OK]
     if len(fronts) > 1:
         compared = shlex.join(["python", "-m", "pipeline.compare", *(str(part.folder) for part in fronts)])
         console.print(f"Compare them: {compared}", highlight=False, markup=False)

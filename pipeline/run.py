@@ -15,6 +15,7 @@ from rich.console import Console
 
 from pipeline import baselines, config, experiment, finalists, interrupts, job, multirun, provable
 from pipeline.config import ConfigError
+from pipeline.exits import BAD_CONFIG, BAD_DATA, INTERRUPTED, NO_RESULT, NO_ROOM, OK
 from pipeline.job import Job
 from pipeline.launch import Crew, Launcher
 from pipeline.overview import command, context, ending, expectation, remember, with_portraits
@@ -26,9 +27,6 @@ from pipeline.report.writing import write
 from pipeline.study import database, results, search, select
 from pipeline.tracker import Tracker, within_reach
 from pipeline.types import DataError, Dataset, Row
-
-OK, BAD_CONFIG, BAD_DATA, NO_RESULT, NO_ROOM, INTERRUPTED = 0, 2, 3, 4, 5, 130
-"""Exit codes that scripts can use; 1 is an unforeseen error."""
 
 SHOWN = ("validation_accuracy", "test_accuracy", "memory_bits", "energy_pj")
 
