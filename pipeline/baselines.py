@@ -27,6 +27,7 @@ from rich.console import Console
 
 from pipeline import config, experiment, finalists
 from pipeline.config import ConfigError, Plain
+from pipeline.exits import BAD_DATA, spoken
 from pipeline.job import Job
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
 from pipeline.report.worth import worth_table
@@ -168,8 +169,9 @@ def at_knee(job: Job, front: Sequence[Row], picks: Mapping[str, Pick]) -> None:
             beside(job, row)
 
 
+@spoken
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: compared; 1: no such study or member."""
+    """Exit code 0: compared; 3: no such study or member; 2, 5 and 130 as for `pipeline.run`."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.baselines", description=(__doc__ or "").split("\n\n")[0]
     )
@@ -190,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = beside(job, row)
     except (DataError, ConfigError, KeyError) as error:
         print(f"baselines: {error}", file=sys.stderr)
-        return 1
+        return BAD_DATA
     Console(width=160, soft_wrap=True).print(worth_table(found))
     return 0
 

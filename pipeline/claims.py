@@ -40,6 +40,7 @@ from typing import cast
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.exits import spoken
 from pipeline.report.files import write_whole
 from pipeline.statements import CLAIMS
 from pipeline.types import require
@@ -320,10 +321,12 @@ def table(records: Sequence[Record]) -> Table:
     return shown
 
 
+@spoken
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, or its Markdown, or write it into a file.
 
     0: done. 1: a record is wrong; the table is printed without it, a file is not written at all.
+    5: a file cannot be read or written.
     """
     asked = _parser().parse_args(arguments)
     refused: list[RecordError] = []
@@ -337,8 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{asked.update}: {tally(records)}")
         elif not asked.update:
             _print(records, asked.form)
-    except (RecordError, OSError) as error:
-        refused.append(RecordError(str(error)))
+    except RecordError as error:
+        refused.append(error)
     for problem in refused:
         print(problem, file=sys.stderr)
     return BAD_RECORD if refused else OK

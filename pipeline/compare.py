@@ -1,7 +1,8 @@
 """``python -m pipeline.compare outputs/A outputs/B``: what each search found, for how many evaluations and minutes.
 
-For studies of one question under different samplers (``sampler=ordered`` against ``sampler=tpe``): the same
-objectives, from the same float model. All hypervolumes are taken under one reference point, as shares of its box.
+For studies of one question under different samplers (``sampler=ordered`` against ``sampler=tpe``), or the jobs of a
+``--multirun``: the same objectives, from the same float model if they have one. All hypervolumes are taken under one
+reference point, as shares of its box.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from pipeline import finalists
 from pipeline.config import ConfigError
+from pipeline.exits import spoken
 from pipeline.job import Job
 from pipeline.report.figures import LINES, canvas, colour, save
 from pipeline.report.files import write_whole
@@ -63,8 +65,6 @@ def compare(folders: Sequence[Path], points: float) -> list[Found]:
     opened = [(*open_study(folder), folder) for folder in folders]
     first = opened[0][0]
     reference = finalists.baseline(first, opened[0][1]) if "baseline" in opened[0][1].user_attrs else None
-    bound: tuple[float, ...] | None = None
-    lines = []
     for here, study, folder in opened:
         if here.study.objectives != first.study.objectives:
             raise DataError(f"{folder} has objectives {here.study.objectives}, not {first.study.objectives}")
@@ -75,10 +75,14 @@ def compare(folders: Sequence[Path], points: float) -> list[Found]:
             raise DataError(
                 f"{folder} starts from another float model than {folders[0]}: {floats[1]}, {floats[0]}"
             )
-        rows = results.rows(study, here.study)
+    tables = [results.rows(study, here.study) for here, study, _ in opened]
+    for rows, folder in zip(tables, folders, strict=True):
         if not any(row.state == "complete" for row in rows):
             raise DataError(f"{folder} has no finished trial")
-        bound = bound or results.reference_point(rows, here.study, reference)
+    # Without a float model the largest cost that any of them saw stands in.
+    bound = results.reference_point([row for rows in tables for row in rows], first.study, reference)
+    lines = []
+    for (here, study, _), rows in zip(opened, tables, strict=True):
         history = results.hypervolume_history(study, here.study, bound, rows)
         lines.append(_found(here, rows, history, reference, points))
     return lines
@@ -126,7 +130,7 @@ def table(lines: Sequence[Found], points: float) -> Table:
         within,
         "hypervolume",
     ):
-        shown.add_column(name, justify="left" if name in ("study", "search") else "right")
+        shown.add_column(name, justify="left" if name in ("study", "search") else "right", overflow="fold")
     for line in lines:
         memory = NOTHING
         if line.memory_bits is not None:
@@ -140,18 +144,27 @@ def table(lines: Sequence[Found], points: float) -> Table:
 
 def draw(lines: Sequence[Found], folder: Path) -> list[Path]:
     """``compare.{png,svg}``: the hypervolume over evaluations and over minutes."""
+    alike = len({line.search for line in lines}) < len(lines)  # the jobs of a multi-run
     figure, axes = canvas(columns=2, size=(4.6, 3.6), caption=WORDS)
     for ax, column, title in zip(axes, (0, 1), ("evaluations", "minutes"), strict=True):
         for i, line in enumerate(lines):
             x = [entry[column] for entry in line.history]
             y = [100 * entry[2] for entry in line.history]
-            ax.step(x, y, where="post", color=colour(i), linestyle=LINES[i % len(LINES)], label=line.search)
+            ax.step(
+                x,
+                y,
+                where="post",
+                color=colour(i),
+                linestyle=LINES[i % len(LINES)],
+                label=line.name if alike else line.search,
+            )
         ax.set_xlabel(title)
     axes[0].set_ylabel("hypervolume (%)")
     axes[0].legend(fontsize=9, frameon=False, loc="lower right")
     return save(figure, folder, "compare")
 
 
+@spoken
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; with ``--out`` also the figure and the numbers as JSON."""
     given = _parser().parse_args(arguments)

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import cast
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -69,6 +71,32 @@ def compose(overrides: Sequence[str]) -> DictConfig:
             return hydra_compose("config", overrides=list(overrides))
     except (HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+
+
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of swept overrides (Hydra's ``a=1,2``, ``choice``, ``range``, ``glob``), the last fastest.
+
+    Raises:
+        ConfigError: an override that cannot be read, or a sweep without an end (``interval``).
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+            choices = []
+            for word, parsed in zip(overrides, parser.parse_overrides(list(overrides)), strict=True):
+                if not parsed.is_sweep_override():
+                    choices.append([word])
+                    continue
+                if not parsed.is_discrete_sweep():
+                    raise ConfigError(
+                        f"{word} has no list of values: give them, as in {parsed.key_or_group}=1,2."
+                    )
+                key = parsed.get_key_element()
+                choices.append([f"{key}={value}" for value in parsed.sweep_string_iterator()])
+    except HydraException as error:
+        raise ConfigError(explain(error)) from error
+    return [list(words) for words in itertools.product(*choices)]
 
 
 def compose_job(overrides: Sequence[str]) -> DictConfig:

@@ -16,7 +16,7 @@ from pipeline.pretrained import FLOAT_KEYS, Pretrained
 from pipeline.study import database, results
 from pipeline.study.search import Outcome, Samplers
 from pipeline.study.select import Selector
-from pipeline.study.space import Axis
+from pipeline.study.space import Axis, settled
 from pipeline.study.spec import Study
 from pipeline.study.stopping import Stopper
 from pipeline.types import DataError, Report
@@ -135,7 +135,8 @@ def build(plain: Plain) -> Job:
         raise ConfigError(f"workers must be >= 1, but got {workers!r}.")
     if plain.get("proof", PROOFS[0]) not in PROOFS:
         raise ConfigError(f"proof must be one of {PROOFS}, but got {plain['proof']!r}.")
-    study_config = cast(Plain, plain["study"])
+    space = cast(Plain, cast(Plain, plain["study"])["space"])
+    study_config = cast(Plain, plain["study"]) | {"space": settled(space, config.flatten(plain))}
     study = cast(Study, config.instantiate(study_config, "study"))
     job = Job(
         config=plain,

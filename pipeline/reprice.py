@@ -22,6 +22,7 @@ from rich.console import Console
 
 from pipeline import checkpoint, config, experiment, finalists, overview
 from pipeline.config import ConfigError
+from pipeline.exits import spoken
 from pipeline.experiment import Experiment
 from pipeline.job import Job
 from pipeline.report.files import write_whole
@@ -40,6 +41,7 @@ Notes = Sequence[Mapping[str, object]]
 """Measured loads as plain data, one mapping per layer."""
 
 
+@spoken
 def main(arguments: Sequence[str] | None = None) -> int:
     """Price, choose, report; 0: there is a front, 2: a key is wrong, 3: no such study, 4: nothing is feasible."""
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -13,8 +13,9 @@ import optuna
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pipeline import baselines, config, experiment, finalists, interrupts, job, provable
+from pipeline import baselines, config, experiment, finalists, interrupts, job, multirun, provable
 from pipeline.config import ConfigError
+from pipeline.exits import BAD_CONFIG, BAD_DATA, INTERRUPTED, NO_RESULT, NO_ROOM, OK
 from pipeline.job import Job
 from pipeline.launch import Crew, Launcher
 from pipeline.overview import command, context, ending, expectation, remember, with_portraits
@@ -26,9 +27,6 @@ from pipeline.report.writing import write
 from pipeline.study import database, results, search, select
 from pipeline.tracker import Tracker, within_reach
 from pipeline.types import DataError, Dataset, Row
-
-OK, BAD_CONFIG, BAD_DATA, NO_RESULT, NO_ROOM, INTERRUPTED = 0, 2, 3, 4, 5, 130
-"""Exit codes that scripts can use; 1 is an unforeseen error."""
 
 SHOWN = ("validation_accuracy", "test_accuracy", "memory_bits", "energy_pj")
 
@@ -43,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # events per second and sizes, when frames are built
     console = Console(stderr=True)
     try:
-        if any(a.startswith("-") for a in given):  # --help, --cfg job, --multirun: Hydra's own
+        if multirun.asked(given):
+            return multirun.run(given, screen())
+        if any(a.startswith("-") for a in given):  # --help, --cfg job: Hydra's own
             if words := _shown(given):
                 config.compose_job(words)
             sys.argv = [sys.argv[0], *given]
@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataError as error:
         console.print(f"data error: {error}", markup=False, highlight=False, style="red")
         return BAD_DATA
+    except KeyboardInterrupt:  # before the study was opened: `run` answers for the rest
+        interrupts.heard()
+        console.print("Interrupted; nothing was begun.")
+        return INTERRUPTED
 
 
 def _shown(given: Sequence[str]) -> list[str]:

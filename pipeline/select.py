@@ -17,6 +17,7 @@ import optuna
 
 from pipeline import finalists, job
 from pipeline.config import ConfigError
+from pipeline.exits import spoken
 from pipeline.job import Job
 from pipeline.report.units import show
 from pipeline.study import database, results
@@ -34,6 +35,7 @@ UNITS: Mapping[str, Mapping[str, float]] = {
 SHOWN = ("validation_accuracy", "test_accuracy", "memory_bits", "energy_pj", "latency_us")
 
 
+@spoken
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what each selector picks; the exit code is 4 where one of them finds no member."""
     parser = _parser()

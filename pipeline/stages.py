@@ -25,18 +25,19 @@ from rich.console import Console
 
 from pipeline import config, experiment, finalists, interrupts, job, overview
 from pipeline.config import ConfigError
+from pipeline.exits import INTERRUPTED, NO_RESULT, OK, spoken
 from pipeline.job import Job
 from pipeline.launch import Launcher
 from pipeline.report.files import write_whole
 from pipeline.report.progress import StudyProgress, counted
 from pipeline.report.tables import strict, write_front_csv, write_trials_csv
 from pipeline.study import database, results
-from pipeline.types import DataError, Row
+from pipeline.types import Row
 
-OK, BAD_CONFIG, BAD_DATA, NO_RESULT, INTERRUPTED = 0, 2, 3, 4, 130
 COUNTED = ("validation_accuracy", "test_accuracy", "memory_bits", "energy_pj", "latency_us")
 
 
+@spoken
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage; the exit codes are those of `pipeline.run`."""
     asked = _parser().parse_args(arguments)
@@ -46,12 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.stage != "data":
             overview.remember(opened(here), asked.overrides)
         return STAGES[asked.stage](here)
-    except ConfigError as error:
-        print(f"config error: {error}", file=sys.stderr)
-        return BAD_CONFIG
-    except DataError as error:
-        print(f"data error: {error}", file=sys.stderr)
-        return BAD_DATA
     except KeyboardInterrupt:
         interrupts.heard()
         print("\nInterrupted; finished trials are kept. The same command goes on.", file=sys.stderr)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.exits import spoken
 from pipeline.export.folder import STREAM, Export, first_difference, read
 from pipeline.types import DataError
 
@@ -25,6 +26,7 @@ def verify(folder: Path) -> Export:
     return export
 
 
+@spoken
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: all is well; 1: it is not, and the message says what."""
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -28,7 +28,9 @@ def test_every_shown_command_exists_and_composes(module, rest):
     words = [w for w in shlex.split(rest) if not w.startswith("-") and w != "job"]
     foreign = any(w.startswith("hydra.searchpath") or "NAME" in w or "mine" in w or "…" in w for w in words)
     if module == "pipeline.run" and any("experiment=" in w for w in words) and not foreign:
-        job.build(config.plain(config.compose_job(words)))
+        jobs = config.combinations(words)  # several with --multirun
+        for job_words in jobs[:1] + jobs[1:][-1:]:
+            job.build(config.plain(config.compose_job(job_words)))
 
 
 def test_the_map_names_every_module_and_room():

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from pipeline import checkpoint, config, experiment
 from pipeline.compress.stack import grids
 from pipeline.config import ConfigError
+from pipeline.exits import spoken
 from pipeline.experiment import Experiment, Trained, evaluation_batch
 from pipeline.export import nir_graph
 from pipeline.export.c_code import c_files, refusals, working_bits
@@ -224,8 +225,10 @@ def wilson(share: float, samples: int, z: float = 1.959964) -> tuple[float, floa
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
+@spoken
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: exported and proven; 1: not; 2: bad arguments; 3: the model has no exact integer form."""
+    """Exit code 0: exported and proven; 1: not; 2: bad arguments; 3: the model has no exact integer form; 5: the folder
+    cannot be written."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.export", description=__doc__.split("\n\n")[1])
     parser.add_argument("folder", type=Path, help="outputs/NAME of a finished study")
     parser.add_argument("--member", type=int, help="trial number; without it the knee of the front")

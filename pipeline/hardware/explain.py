@@ -20,6 +20,7 @@ from rich.table import Table
 
 from pipeline import checkpoint, config, experiment
 from pipeline.config import ConfigError
+from pipeline.exits import spoken
 from pipeline.hardware.accelerator import Accelerator
 from pipeline.hardware.cost import BUSY, HOLDINGS, PARTS, Cost, cost
 from pipeline.hardware.picture import (
@@ -47,6 +48,7 @@ class Request:
     trial: int | None
 
 
+@spoken
 def main(arguments: Sequence[str] | None = None) -> int:
     """Explain one model; the exit code is 0, 2 (a key is wrong) or 3 (no such model)."""
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -4,6 +4,7 @@
     learner.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}          floats otherwise
     plan.scheme:           {choices: [ptq, qat]}
     plan.epochs:           {low: 1, high: 4, when: {plan.scheme: qat}}     asked only then
+    net.beta:              null                                            not searched after all (`settled`)
 
 A path whose condition fails keeps the value that the config gives it, so that two suggestions that differ
 only in an inactive path are one and the same trial.
@@ -189,6 +190,29 @@ def parse(space: Mapping[str, object]) -> Space:
         assert isinstance(choices, list | tuple)
         axes.append(Axis(path=path, choices=tuple(choices), when=conditions, **words))  # type: ignore[arg-type]
     return Space(tuple(axes))
+
+
+def settled(space: Mapping[str, object], values: Mapping[str, object]) -> dict[str, object]:
+    """The space without the paths that are given as null: they stay at their value in `values` (dotted paths).
+
+    A condition on such a path is decided here: an axis whose condition holds loses it, the others go.
+    """
+    kept: dict[str, object] = {}
+    fixed: set[str] = set()
+    for path, given in _axes(space):
+        if given is None:
+            fixed.add(path)
+            continue
+        when = given.get("when") if isinstance(given, Mapping) else None
+        if not isinstance(given, Mapping) or not isinstance(when, Mapping) or not fixed & set(when):
+            kept[path] = given
+            continue
+        allowed = {k: v if isinstance(v, list | tuple) else (v,) for k, v in when.items()}
+        if all(values.get(k) in allowed[k] for k in fixed & set(when)):
+            kept[path] = {**given, "when": {k: v for k, v in when.items() if k not in fixed}}
+        else:
+            fixed.add(path)  # never asked: it, too, stays at its value
+    return kept
 
 
 def _axes(space: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:

@@ -56,6 +56,9 @@ def smaller(rest, where):
     name = experiment_of(rest)
     if not name or "--cfg" in rest:
         return shlex.split(rest)
+    if "--multirun" in rest:  # two jobs
+        words, sweeps = shlex.split(rest), [w for w in shlex.split(rest) if "," in w and "{" not in w]
+        rest = shlex.join([w.partition(",")[0] if w in sweeps[1:] else w for w in words])
     people = [f"data.root={where / 'people'}"] if name.startswith("gesture") else []
     return [*shlex.split(rest), *FEW, *SMALLER[name], *people]
 

@@ -1,7 +1,7 @@
 import optuna
 import pytest
 
-from pipeline.study.space import parse
+from pipeline.study.space import parse, settled
 
 SPACE = {
     "plan.scheme": {"choices": ["ptq", "qat"]},
@@ -60,3 +60,17 @@ def test_a_wrong_axis_is_refused_by_name(axis, message):
 def test_a_condition_on_a_value_that_cannot_come_is_refused():
     with pytest.raises(ValueError, match=r"^b.when.a must be one of \['p', 'q'\], but got 'r'"):
         parse({"a": {"choices": ["p", "q"]}, "b": {"low": 0, "high": 1, "when": {"a": "r"}}})
+
+
+def test_null_takes_a_path_out_and_decides_the_conditions_on_it():
+    space = {**SPACE, "plan.scheme": None, "plan.rate": {"low": 0, "high": 1, "when": {"plan.epochs": [2]}}}
+    # qat for all: epochs are asked without a condition, and what hangs on them still does
+    qat = parse(settled(space, {"plan.scheme": "qat"}))
+    assert qat.paths == ("plan.epochs", "bits", "plan.rate")
+    assert qat.size() == (2 + 2) * 3
+    # ptq for all: epochs, and what hangs on them, are never asked
+    assert parse(settled(space, {"plan.scheme": "ptq", "plan.epochs": 1})).paths == ("bits",)
+    # nested, as the command line writes it
+    assert settled({"net": {"beta": None, "hidden": {"low": 1, "high": 2}}}, {}) == {
+        "net.hidden": {"low": 1, "high": 2}
+    }

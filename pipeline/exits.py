@@ -1,0 +1,66 @@
+"""How a command ends: the exit codes that scripts can use, and one sentence instead of a traceback.
+
+What a user can mend (a key, a file, a full disk) is said on standard error; what only we can mend keeps its traceback
+and ends with 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+
+import optuna
+
+from pipeline import interrupts
+from pipeline.config import ConfigError
+from pipeline.types import DataError
+
+OK, BAD_CONFIG, BAD_DATA, NO_RESULT, NO_ROOM, INTERRUPTED = 0, 2, 3, 4, 5, 130
+"""1 is an unforeseen error."""
+
+MEANING = {
+    OK: "there is a front",
+    BAD_CONFIG: "the config is wrong",
+    BAD_DATA: "data is missing or damaged",
+    NO_RESULT: "no trial is feasible",
+    NO_ROOM: "the output folder cannot be written",
+    INTERRUPTED: "interrupted",
+}
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def spoken(command: Main) -> Callable[..., int]:
+    """A `main(arguments=None)` whose foreseen errors are exit codes; what `command` answers itself stays as it is."""
+
+    @functools.wraps(command)
+    def main(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return command(arguments)
+        except ConfigError as error:
+            return _said(f"config error: {error}", BAD_CONFIG)
+        except DataError as error:
+            return _said(f"data error: {error}", BAD_DATA)
+        except optuna.exceptions.StorageInternalError as error:
+            return _said(refused(error), NO_ROOM)
+        except OSError as error:
+            if error.filename is None and error.errno is None:
+                raise  # a library's own, not the disk's
+            return _said(f"cannot be read or written: {error}", NO_ROOM)
+        except KeyboardInterrupt:
+            interrupts.heard()
+            return _said("Interrupted.", INTERRUPTED)
+
+    return main
+
+
+def refused(error: optuna.exceptions.StorageInternalError) -> str:
+    """Why a study database does not take or give something: the first line of its own words."""
+    cause = str(error.__cause__ or error).strip().splitlines()[0]
+    return f"the study database does not take this: {cause}"
+
+
+def _said(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
