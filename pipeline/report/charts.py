@@ -132,7 +132,7 @@ def _front_chart(panel: Panel, scene: Scene) -> Chart:
     if kinds.infeasible:
         data.append(_dots(panel, kinds.infeasible, chosen, "outside a constraint", cross))
     data += [
-        *_published(panel, scene.published),
+        *published_dots(panel, scene.published),
         *_baseline(panel, scene.baseline),
         _stairs(panel, kinds.front),
     ]
@@ -201,7 +201,8 @@ def _stairs(panel: Panel, front: Sequence[Row]) -> Trace:
     }
 
 
-def _published(panel: Panel, published: Published | None) -> list[Trace]:
+def published_dots(panel: Panel, published: Published | None) -> list[Trace]:
+    """The papers' own points; nothing without a paper."""
     points, xs, ys = papers(panel, published)
     if not points or published is None:
         return []

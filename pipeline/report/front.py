@@ -176,14 +176,19 @@ def draw(
 
 def _draw_others(panel: Panel, ax: Axes, scene: Scene) -> None:
     """What is not of the study's own trials: the papers' points and the float model."""
-    _, xs, ys = papers(panel, scene.published)
+    draw_published(panel, ax, scene.published)
+    if scene.baseline:
+        ax.scatter(*panel.spots([scene.baseline]), s=130, marker="*", color=LIGHT["c3"], zorder=3, label="float model",
+                   edgecolors=LIGHT["ink"], linewidths=0.6)  # fmt: skip
+
+
+def draw_published(panel: Panel, ax: Axes, published: Published | None) -> None:
+    """The papers' own points, for paper."""
+    _, xs, ys = papers(panel, published)
     if xs:
         ax.scatter(
             xs, ys, s=26, marker="D", facecolors="none", edgecolors=LIGHT["published"], label="published"
         )
-    if scene.baseline:
-        ax.scatter(*panel.spots([scene.baseline]), s=130, marker="*", color=LIGHT["c3"], zorder=3, label="float model",
-                   edgecolors=LIGHT["ink"], linewidths=0.6)  # fmt: skip
 
 
 def _draw_panel(panel: Panel, ax: Axes, kinds: Kinds) -> None:

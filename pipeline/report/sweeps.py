@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.charts import Chart, Trace, layout
+from pipeline.report.charts import Chart, Trace, layout, published_dots
 from pipeline.report.context import Context
 from pipeline.report.figures import LINES, SYMBOLS, canvas, colour
-from pipeline.report.front import Panel, Scene, hover, panels, paper_value
+from pipeline.report.front import Panel, Scene, draw_published, hover, panels, paper_value
 from pipeline.report.palette import DASHES, LIGHT, role
 from pipeline.report.points import value
 from pipeline.report.published import Published
@@ -245,6 +245,7 @@ def draw_front_by_method(scene: Scene) -> Figure | None:
         ax.plot(
             *panel.stairs(rows), color=ink, linestyle=LINES[index % len(LINES)], linewidth=1.8, label=method
         )
+    draw_published(panel, ax, scene.published)
     if panel.x.log:
         ax.set_xscale("log")
     ax.set_xlabel(panel.x.title)
@@ -275,6 +276,7 @@ def front_by_method(scene: Scene) -> list[Chart]:
         faint = [1.0 if spot in members else 0.4 for spot in zip(x, y, strict=True)]
         symbol = MARKERS[index % len(MARKERS)]
         data.append(_dots(rows, x, y, ink, symbol, method, scene.chosen, faint))
+    data += published_dots(panel, scene.published)
     words = "The front of each method alone: " + ", ".join(of)
     title = "What each method reaches alone"
     return [Chart("front-methods", data, layout(panel.x, panel.y), title=title, words=words)]

@@ -80,6 +80,20 @@ def test_page_and_paper_show_the_same_and_every_trial_can_be_opened() -> None:
     assert draw_front_by_method(scene()) is not None
 
 
+def test_the_fronts_of_methods_have_the_papers_points_beside_them() -> None:
+    with_paper = scene("dvs_gesture_schaefer_2023")
+    (chart,) = (chart for chart in sweep_charts(with_paper) if chart.name == "front-methods")
+    *_, last = chart.data
+    assert last["name"] == "published"
+    assert len(last["x"]) == 40, "the joint networks: the paper tells no energies of the others"  # type: ignore[arg-type]
+    figure = draw_front_by_method(with_paper)
+    assert figure is not None
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert "published" in [text.get_text() for text in legend.get_texts()]
+    assert "published" not in [trace["name"] for chart in sweep_charts(scene()) for trace in chart.data]
+
+
 def test_a_study_without_widths_methods_or_finished_trials_has_none_of_it() -> None:
     bare = [replace(each, params={"net.hidden": 10 * each.number}) for each in ROWS]
     for rows in (bare, []):
