@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md and docs/cluster.md, from docs/results/benchmarks/*.json; measures nothing.
+"""The tables of docs/speed.md, cluster.md and cost-model.md, from docs/results; measures nothing.
 
     python benchmarks/speed_docs.py
 
@@ -179,9 +179,22 @@ def sizing() -> list[str]:
 
 
 CLUSTER = Path("docs/cluster.md")
+
+
+def published() -> list[str]:
+    """The model's energies beside the published ones."""
+    records = json.loads((RESULTS.parent / "hardware_claims.json").read_text(encoding="utf-8"))
+    found = next(record["extra"] for record in records if "rank_correlation" in record["extra"])
+    return [
+        f"rank correlation {found['rank_correlation']:.3f}, median error {100 * found['median_relative_error']:.1f} % "
+        f"after one global scale of {found['scale']:.2f}."
+    ]
+
+
 BLOCKS: dict[str, tuple[Path, Callable[[], list[str]]]] = {
     "stdp": (PAGE, stdp), "bptt": (PAGE, bptt), "integers": (PAGE, integers), "around": (PAGE, around),
     "load": (CLUSTER, load), "sizing": (CLUSTER, sizing),
+    "published": (Path("docs/cost-model.md"), published),
 }  # fmt: skip
 
 

@@ -45,7 +45,8 @@ from pipeline.report.files import write_whole
 from pipeline.statements import CLAIMS
 from pipeline.types import require
 
-FOLDERS = (Path("docs/results"), Path("outputs/claims"))
+FOLDERS = (Path(__file__).parent / "results", Path("docs/results"), Path("outputs/claims"))
+"""Records as they are published (in an installed package beside this file, in a checkout under docs), and one's own."""
 BEGIN = "<!-- claims: written by `python -m pipeline.claims --update README.md` -->"
 END = "<!-- claims end -->"
 WHOLE = Path("docs/claims.md")
@@ -370,7 +371,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="write one line per claim between the markers of FILE, and all records into docs/claims.md beside it",
     )
-    where = "folders with records (default: docs/results outputs/claims)"
+    where = "folders with records (default: those of the package or of docs/results, and outputs/claims)"
     parser.add_argument(
         "--from", dest="folders", type=Path, nargs="+", default=FOLDERS, metavar="FOLDER", help=where
     )

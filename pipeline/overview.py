@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,12 @@ ONE_POINT = ("~study.space", "+study.space={}", "study.trials=1", "study.warm_st
 log = logging.getLogger(__name__)
 SENSITIVITY_S = 20.0
 """About as long may the sensitivity per layer take."""
+ENOUGH = 3
+"""Trials that a pace is taken from."""
+SCALES = ("study.trials", "data.limit", "learner.epochs")
+"""Keys that the time of a study grows with in proportion, nearly."""
+MEASURED = re.compile(r"(?:about )?(\d+) (minute|hour)s? for \d+ trials")
+"""A header's time that is one of the whole study."""
 TYPED = "typed"
 """Attribute of a study: the words of the command that made it."""
 
@@ -41,11 +49,14 @@ def remember(study: optuna.Study, arguments: Sequence[str] | None = None) -> Non
         study.set_user_attr(TYPED, list(sys.argv[1:] if arguments is None else arguments))
 
 
-def expectation(job: Job, data: Dataset, arguments: Sequence[str] | None = None) -> list[str]:
+def expectation(
+    job: Job, data: Dataset, arguments: Sequence[str] | None = None, rows: Sequence[Row] = ()
+) -> list[str]:
     """What a study will work on and how long it takes, said before it starts.
 
-    The time is the one in the experiment's header, measured (or computed, as it says) for that file as it stands; how
-    long this very study takes is said as soon as its first trials have ended.
+    The time is that of the study's own earlier trials (`rows`) where it is resumed, else the one in the experiment's
+    header (measured or computed, as it says), scaled to this study's trials, images and epochs where they differ. How
+    long it really takes is said as soon as its first trials have ended.
     """
     given = sys.argv[1:] if arguments is None else arguments
     sizes = ", ".join(f"{len(data.split(name)):,} {name}" for name in ("train", "validation", "test"))
@@ -54,14 +65,45 @@ def expectation(job: Job, data: Dataset, arguments: Sequence[str] | None = None)
     lines = [f"data: {data.name}, {sizes} samples, {steps}, {stored / 1e6:,.1f} MB in memory"]
     small, large = size_of(job, {}), size_of(job, job.study.baseline)
     lines.append(f"float model: {large}" + (f" (as the config stands: {small})" if small != large else ""))
+    time = _pace(job, rows) or _headed(job, given)
+    return [*lines, f"time: {time}"] if time else lines
+
+
+def _pace(job: Job, rows: Sequence[Row]) -> str:
+    """The time left at the mean time of the trials so far; empty where there are too few."""
+    took = [row.duration_s for row in rows if row.state != "running"]
+    left = job.study.trials - len(took)
+    if len(took) < ENOUGH or left <= 0 or not sum(took):
+        return ""
+    mean = sum(took) / len(took)
+    total = units.duration(mean * left / min(job.workers, left))
+    return f"about {total} for the {left} trials left, at {mean:.2g} s each as so far; then the front's seeds"
+
+
+def _headed(job: Job, given: Sequence[str]) -> str:
+    """The time in the header of the experiment that the command names, scaled by what the command changes of it."""
     named = [word.partition("=")[2] for word in given if word.lstrip("+").startswith("experiment=")]
     time = config.header(named[-1], "Time", given) if named else ""
-    if time:
-        changed = [
-            w for w in given if "=" in w and not w.lstrip("+").startswith(("experiment=", "hydra.", "out="))
-        ]
-        lines.append(f"time: {time}" + (" (as the file stands, without your changes)" if changed else ""))
-    return lines
+    free = ("experiment=", "hydra.", "out=", "name=", "tracking", "storage=")
+    changed = [word for word in given if "=" in word and not word.lstrip("+").startswith(free)]
+    if not time or not changed:
+        return time
+    kept = [word for word in given if word.lstrip("+").startswith(("experiment=", "hydra."))]
+    before, now = config.flatten(config.plain(config.compose_job(kept))), config.flatten(job.config)
+    if (
+        "data.limit" in now and before["data.limit"] is None is not now["data.limit"]
+    ):  # the header's is all there is
+        before["data.limit"] = len(job.experiment({"data.limit": None}).data.load(job.seed).train)
+    scales = [key for key in SCALES if before.get(key) and now.get(key) and before[key] != now[key]]
+    found = MEASURED.match(time)
+    others = [w for w in changed if w.partition("=")[0] not in SCALES]
+    if found is None or not scales:
+        return f"{time} (as the file stands, without your changes)"
+    ratios = [cast(float, now[key]) / cast(float, before[key]) for key in scales]
+    seconds = float(found[1]) * {"minute": 60, "hour": 3600}[found[2]] * math.prod(ratios)
+    by = ", ".join(f"{key} {now[key]} of {before[key]}" for key in scales)
+    rest = ", your other changes not counted" if others else ""
+    return f"about {units.duration(seconds)}, by {by}, from {time.partition(';')[0]!r}{rest}"
 
 
 def size_of(job: Job, params: Mapping[str, object]) -> str:

@@ -156,7 +156,10 @@ def _tell(console: Console, here: Job, data: Dataset, study: optuna.Study) -> No
             f"{here.name}: {again}{here.study.trials - done} trials, {here.workers} worker(s), {here.folder}",
             highlight=False,
         )
-        for line in [*expectation(here, data), *provable.expectation(here)]:
+        for line in [
+            *expectation(here, data, rows=results.rows(study, here.study)),
+            *provable.expectation(here),
+        ]:
             console.print(line, highlight=False, markup=False)
 
 

@@ -1,4 +1,7 @@
-"""No test speaks to another machine: sockets to loopback only here (pytest-socket), a dead proxy in subprocesses."""
+"""No test speaks to another machine: sockets to loopback only here (pytest-socket), a dead proxy in subprocesses.
+
+But for the slow one that installs the benchmarks' opponents.
+"""
 
 import os
 from pathlib import Path

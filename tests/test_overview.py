@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import config, job, overview
+from pipeline.types import Row
 
 
 def test_the_command_of_a_row_composes_to_the_same_trial_and_nothing_more():
@@ -35,9 +36,50 @@ def test_sizes_and_time_are_said_before_a_study_starts():
     # 128 hidden neurons: 64 * 128 + 128 * 10 weights of 32 bits, and membranes, constants and the input map beside them
     assert model.startswith("float model: 9,472 weights, 37.6 KiB")
     assert time == "time: about 1 minute for 40 trials on two cores"
-    changed = overview.expectation(here, data, [*given, "study.trials=400"])[2]
-    assert changed.endswith("(as the file stands, without your changes)")
+    changed = overview.expectation(here, data, [*given, "net.beta=0.8"])[2]
+    assert changed == f"{time} (as the file stands, without your changes)"
     assert len(overview.expectation(here, data, ["name=mine"])) == 2
+
+
+def told(*words, rows=()):
+    given = ["+experiment=quickstart", *words]
+    here = job.build(config.plain(config.compose_job(given)))
+    return overview.expectation(here, here.experiment({}).data.load(here.seed), given, rows)[-1]
+
+
+def test_the_headers_time_is_scaled_by_what_the_command_changes():
+    # a minute for 40 trials: 400 take ten; half of the epochs, half of that
+    assert told("study.trials=400") == (
+        "time: about 10 minutes, by study.trials 400 of 40, from 'about 1 minute for 40 trials on two cores'"
+    )
+    epochs = config.plain(config.compose_job(["+experiment=quickstart"]))["learner"]["epochs"]
+    both = told("study.trials=400", f"learner.epochs={2 * epochs}", "net.beta=0.8")
+    assert both.startswith(
+        f"time: about 20 minutes, by study.trials 400 of 40, learner.epochs {2 * epochs} of {epochs}"
+    )
+    assert both.endswith("your other changes not counted")
+    assert told("study.trials=10", "name=few").startswith("time: about 15 seconds, by study.trials 10 of 40")
+
+
+def test_a_resumed_study_tells_the_time_from_its_own_trials():
+    rows = [Row(n, "complete", {}, {}, duration_s=20.0) for n in range(9)]
+    rows.append(Row(9, "cached", {}, {}, duration_s=0.0))
+    # 180 s for 10 trials: 18 s each, 30 left on two workers
+    assert told(rows=rows) == (
+        "time: about 4 minutes for the 30 trials left, at 18 s each as so far; then the front's seeds"
+    )
+    assert told(rows=rows[:2]) == "time: about 1 minute for 40 trials on two cores"
+
+
+def test_images_count_as_well_even_where_the_file_takes_all(real_data):
+    given = ["+experiment=mnist", "data.limit=5500", "study.trials=20"]
+    here = job.build(config.plain(config.compose_job(given)))
+    time = overview.expectation(here, here.experiment({}).data.load(here.seed), given)[-1]
+    full = len(here.experiment({"data.limit": None}).data.load(here.seed).train)
+    minutes = 10 * 5500 / full * 20 / 40
+    assert time.startswith(
+        f"time: about {round(60 * minutes)} seconds, by study.trials 20 of 40, data.limit 5500 of {full}"
+    )
 
 
 def test_every_experiment_says_how_long_it_takes():

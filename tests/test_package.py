@@ -12,7 +12,7 @@ import pytest
 from pipeline.tracker import within_reach
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("pipeline", "conf", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("pipeline", "conf", "docs/results", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ def test_everything_that_is_imported_or_read_is_inside(wheel):
     kinds = ("*.py", "*.css", "*.js", "*.json", "*.c", "*.h")
     wanted = {p.relative_to(ROOT).as_posix() for kind in kinds for p in (ROOT / "pipeline").rglob(kind)}
     wanted |= {f"pipeline/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "conf").rglob("*.yaml")}
+    wanted |= {f"pipeline/results/{p.name}" for p in (ROOT / "docs" / "results").glob("*_claims.json")}
     assert not {name for name in wanted - inside if "__pycache__" not in name}
     assert "pipeline/py.typed" in inside
 
@@ -64,6 +65,20 @@ def test_the_command_is_there_and_runs_far_from_the_source(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "name: quickstart" in done.stdout
+    claims = subprocess.run(
+        [sys.executable, "-m", "pipeline.claims"],
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert claims.returncode == 0, claims.stderr
+    said = (ROOT / "README.md").read_text(encoding="utf-8")
+    tally = next(line for line in said.splitlines() if line[0:1].isdigit() and " claims: " in line)
+    assert tally.split(".")[0] in " ".join(claims.stdout.split()), (
+        "an installed package shows the same records"
+    )
 
 
 @pytest.mark.slow

@@ -115,6 +115,15 @@ class Axis:
         return [value / self.factor for value in values]
 
 
+def duration(seconds: float) -> str:
+    """``40 seconds``, ``12 minutes``, ``3.5 hours``: a forecast, so no finer than that."""
+    for unit, size in (("second", 1), ("minute", 60)):
+        count = max(1, round(seconds / size))
+        if count < 100 - 10 * (unit == "second"):
+            return f"{count} {unit}{'s' * (count != 1)}"
+    return f"{seconds / 3600:.2g} hours"
+
+
 def axis(metric: str, values: Iterable[float], log_above: float = 20.0) -> Axis:
     """The axis for these numbers: one unit for all (that of the geometric middle), log when they span much.
 

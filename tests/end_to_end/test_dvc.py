@@ -121,6 +121,13 @@ def test_a_changed_accelerator_prices_again_and_trains_nothing(reproduced):
     dvc(folder, "repro")
 
 
+@pytest.mark.parametrize("target", ["gesture", "benchmarks/dvc.yaml:tinysnn"])
+def test_the_long_targets_that_the_readme_shows_are_ready_to_run(target, reproduced):
+    assert f"dvc repro {target} " in (ROOT / "README.md").read_text(encoding="utf-8")
+    folder, _ = reproduced
+    assert ran(dvc(folder, "repro", "--dry", target))
+
+
 def test_an_experiment_with_another_parameter(reproduced):
     folder, _ = reproduced
     done = ran(dvc(folder, "exp", "run", "--set-param", "trials=42"))

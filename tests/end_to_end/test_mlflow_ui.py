@@ -88,14 +88,14 @@ def search(address, wanted):
     return number, [run["info"] for run in found.get("runs", [])]
 
 
-@pytest.fixture(scope="module")
-def page(server):
+@pytest.fixture(scope="module", params=[(1500, 950), (1024, 768)], ids=["desk", "laptop"])
+def page(server, request):
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed (extra 'browser')"
     )
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1500, "height": 950})
+        opened = browser.new_page(viewport=dict(zip(("width", "height"), request.param, strict=True)))
         opened.set_default_timeout(PATIENCE_MS)
         yield opened
         browser.close()
@@ -103,7 +103,7 @@ def page(server):
 
 def shot(page, study, name):
     """Kept for people to look at; a blank page is a small file."""
-    path = study / f"{name}.png"
+    path = study / f"{name}-{page.viewport_size['width']}.png"
     page.screenshot(path=path)
     assert path.stat().st_size > 30_000
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report.units import NOTHING, axis, label, show
+from pipeline.report.units import NOTHING, axis, duration, label, show
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,18 @@ def test_what_is_shown_reads_back_within_half_a_percent(number: float, metric: s
     text, _, unit = show(metric, number).partition(" ")
     factor = next(factor for factor, sign in scales(metric) if sign == unit)
     assert float(text.replace(",", "")) * factor == pytest.approx(number, rel=0.006)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.2, "1 second"),
+        (40, "40 seconds"),
+        (89, "89 seconds"),
+        (90, "2 minutes"),
+        (3600, "60 minutes"),
+        (9000, "2.5 hours"),
+    ],
+)
+def test_a_forecast_is_no_finer_than_it_can_be(seconds, said):
+    assert duration(seconds) == said
