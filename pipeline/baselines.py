@@ -8,9 +8,10 @@
   its energy as multiply-accumulates on the same accelerator; it sees the mean of the input over time. Of an STDP
   network: one hidden layer of as many neurons, trained with labels on the images themselves
 
-Each is a config of its own, trained, compressed and priced as a trial. A study does this for its knee where
-`study.compare` is true. This command does it for any member, once; the report shows what it finds as rows when the
-study's own command, which only reports then, is run again.
+Each is a config of its own, trained, compressed and priced as a trial, with as many seeds as the members of the front
+have (`study.finalists`): means, and intervals over seeds. A study does this for its knee where `study.compare` is true.
+This command does it for any member, once; the report shows what it finds as rows when the study's own command, which
+only reports then, is run again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import cast
 
 from rich.console import Console
@@ -118,7 +120,7 @@ def ann(plain: Plain) -> Plain:
 def line(name: str, plain: Plain, floats: Path) -> Line:
     """Both accuracies and the price of one config, trained as a trial; `ended` instead where training ended early.
 
-    `floats`: the study's folder of float models, of which random pruning starts from the member's own.
+    `floats`: the study's folder of float models, of which random pruning starts from the member's own of that seed.
     """
     built = config.build_experiment(plain)
     try:
@@ -132,17 +134,47 @@ def line(name: str, plain: Plain, floats: Path) -> Line:
     return {"name": name, **{column: metrics[column] for column in COLUMNS}}
 
 
+def over_seeds(runs: Sequence[Line]) -> Line:
+    """Means of one baseline's runs, with ``test_accuracy_interval`` and the like where several were finished.
+
+    ``seeds`` says how many were; with none, the first tells how it ended.
+    """
+    good = [run for run in runs if "ended" not in run]
+    if len(good) < 2:
+        return {**(good or runs)[0], "seeds": len(good)}
+    found: Line = {"name": good[0]["name"], "seeds": len(good)}
+    for column in COLUMNS:
+        values = [cast(float, run[column]) for run in good]
+        found |= {column: mean(values), f"{column}_interval": finalists.interval(values)}
+    return found
+
+
+def of_member(row: Row) -> Line:
+    """The member's own line: means and intervals where it was run over seeds."""
+    found: Line = {"name": f"trial {row.number}", "seeds": int(row.metrics.get("finalist_seeds", 1))}
+    for column in COLUMNS:
+        if column in row.metrics:
+            found[column] = row.metrics.get(f"{column}_mean", row.metrics[column])
+        if f"{column}_interval" in row.metrics:
+            found[f"{column}_interval"] = row.metrics[f"{column}_interval"]
+    return found
+
+
 def beside(job: Job, row: Row) -> list[Line]:
-    """The member first, then its baselines; done once and kept in the study's folder."""
+    """The member first, then its baselines over the finalists' seeds; done once and kept in the study's folder."""
     path = job.folder / "baselines" / f"trial-{row.number:05d}.json"
     if path.exists():
         try:
             return cast(list[Line], json.loads(path.read_text(encoding="utf-8")))
         except json.JSONDecodeError:
             path.unlink()  # cut off while it was written
-    member: Line = {"name": f"trial {row.number}", **{c: row.metrics[c] for c in COLUMNS if c in row.metrics}}
-    made = opponents(job.params_config(row.params), row.metrics["memory_bits"])
-    found = [member, *(line(name, plain, job.folder / "float") for name, plain in made.items())]
+    plain, seeds = job.params_config(row.params), range(job.seed, job.seed + job.study.finalists)
+    made = [opponents({**plain, "seed": seed}, row.metrics["memory_bits"]) for seed in seeds]
+    floats = job.folder / "float"
+    found = [
+        of_member(row),
+        *(over_seeds([line(name, each[name], floats) for each in made]) for name in made[0]),
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found

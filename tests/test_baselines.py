@@ -87,6 +87,44 @@ def test_a_relu_of_eight_bits_by_hand():
     assert x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
 
 
+def test_baselines_are_run_with_the_seeds_of_the_front_and_told_as_means(tmp_path):
+    """Two seeds: another float model and other masks each, and the member's own line is its mean over them too."""
+    words = ["+experiment=quickstart", "workers=1", "tracking=silent", "study.trials=1", "study.compare=true"]
+    words += [
+        "learner.epochs=2",
+        "study.warm_start=[]",
+        "data.timesteps=5",
+        "study.baseline={}",
+        "name=small",
+    ]
+    words += ["study.finalists=2", "compression.prune_weights.sparsity=0.8"]
+    words += ["~study.space", "+study.space={}", f"out={tmp_path}"]
+    assert run.main(words) == 0
+    member, *others = json.loads((tmp_path / "small" / "baselines" / "trial-00000.json").read_text())
+    assert [line["name"] for line in others] == ["float SNN, as small", "random pruning", "quantized ANN"]
+    assert all(line["seeds"] == 2 for line in (member, *others))
+    front = json.loads((tmp_path / "small" / "summary.json").read_text())["front"]
+    metrics = front[0].get("metrics", front[0])
+    assert member["validation_accuracy"] == metrics["validation_accuracy_mean"]
+    assert any(line["test_accuracy_interval"] > 0 for line in others), "the seeds must make a difference"
+
+
+def test_means_leave_out_what_ended_and_say_how_many_are_left():
+    values = dict.fromkeys(baselines.COLUMNS, 1.0)
+    runs = [
+        {"name": "a", **values},
+        {"name": "a", "ended": "x"},
+        {"name": "a", **values, "test_accuracy": 0.5},
+    ]
+    found = baselines.over_seeds(runs)
+    assert (found["seeds"], found["test_accuracy"]) == (2, 0.75)
+    assert found["test_accuracy_interval"] == pytest.approx(
+        12.706 * 0.25, rel=1e-3
+    )  # t(0.975, 1 degree) x s / sqrt 2
+    assert baselines.over_seeds(runs[:2]) == {**runs[0], "seeds": 1}
+    assert baselines.over_seeds(runs[1:2]) == {"name": "a", "ended": "x", "seeds": 0}
+
+
 def test_a_study_that_compares_shows_rows_in_its_report(tmp_path, capsys):
     words = ["+experiment=quickstart", "workers=1", "tracking=silent", "study.trials=1", "study.compare=true"]
     words += [

@@ -1,5 +1,7 @@
 """The integer engine for STDP networks: a `StdpProgram` run event by event, and held against its network."""
 
+# ruff: noqa: ARG001  (an intrinsic names what its caller passes; the code is generated from values)
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.compiled import njit, quick, random_bits
+from pipeline.compiled import generated, njit, quick, random_bits
 from pipeline.export.kernels import add_linear, to_codes
 from pipeline.export.program import NotExact
 from pipeline.export.proof import Proof, first_difference
@@ -19,10 +21,12 @@ from pipeline.export.stdp_program import (
     LAYER,
     RANDOM,
     WINNERS,
+    Constants,
     StdpProgram,
     check_stdp,
     constants,
     guaranteed,
+    reach,
 )
 from pipeline.types import Batch, Decode
 
@@ -43,15 +47,29 @@ def _choose(rng, winner, fired, count, u, bars):  # type: ignore[no-untyped-def]
     return chosen
 
 
+@generated
+def _shifted(context, code, places):  # type: ignore[no-untyped-def]
+    """code >> places in the type of `code`; numba's own shift takes all integers to 64 bits, and vectors with them."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.ashr(*args)
+
+    return code(code, code), generate
+
+
 @quick
-def _update(acc, u, free, pushing, bars, t, before, decay, lift, push, lowest, down, half, low, high):  # type: ignore[no-untyped-def]
-    """Membranes u [n] one step on, in place; whether one reached its bar. No branch, so that it runs in vectors."""
+def _update(acc, u, free, pushing, bars, t, before, decay, scale, push, lowest, down, half, low, high):  # type: ignore[no-untyped-def]
+    """Membranes u [n] one step on, in place; whether one reached its bar. No branch, so that it runs in vectors.
+
+    All but acc and pushing are of the type of u, in which no term overflows (`reach`).
+    """
+    number = u.dtype.type
     reached = False
     for j in range(u.shape[0]):
-        awake = -np.int64(free[j] <= t)  # all bits, or none while the neuron rests
-        drive = (np.int64(acc[j]) << lift) - push * (before - np.int64(pushing[j]))
-        v = decay * u[j] + (drive & awake)
-        v = (max(v, lowest) + half) >> down
+        awake = -number(free[j] <= t)  # all bits, or none while the neuron rests
+        drive = number(number(acc[j]) * scale) - number(push * number(before - number(pushing[j])))
+        v = number(number(decay * u[j]) + number(number(drive) & number(awake)))
+        v = _shifted(number(max(v, lowest) + half), down)
         v = min(max(v, low), high)
         u[j] = v
         reached |= v >= bars[j]
@@ -60,24 +78,26 @@ def _update(acc, u, free, pushing, bars, t, before, decay, lift, push, lowest, d
 
 @njit(cache=True, nogil=True)
 def _run(  # type: ignore[no-untyped-def]
-    x, w, bars, decay, lift, push, lowest, reset, down, half, low, high, refractory, winner, inhibitory, raster,
+    x, w, bars, decay, scale, push, lowest, reset, down, half, low, high, refractory, winner, inhibitory, raster,
 ):  # fmt: skip
     """x [B, T, pixels] uint8 of 0 and 1 -> raster [B, T, n] uint8, zeros before; sample b draws as number b of a batch.
 
-    inhibitory: refractory steps of the inhibitory layer, -1 for direct inhibition.
+    inhibitory: refractory steps of the inhibitory layer, -1 for direct inhibition. bars [n] and the numbers from decay
+    to high are of the integer type that the update is computed in.
     """
-    n = raster.shape[2]
-    neurons = np.zeros(n, np.int32), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    n, kind = raster.shape[2], bars.dtype
+    neurons = np.zeros(n, np.int32), np.zeros(n, kind), np.zeros(n, kind), np.zeros(n, np.int64)
     lists = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
     memory = neurons, lists, np.zeros(n, np.uint8), np.zeros(x.shape[2] + 1, np.int32), np.zeros(1, np.uint64)
-    of = bars, decay, lift, push, lowest, reset, down, half, low, high, refractory, winner, inhibitory
+    of = bars, decay, scale, push, lowest, reset, down, half, low, high, refractory, winner, inhibitory
     _samples(x, w, of, raster, memory)
 
 
 @quick
 def _samples(x, w, of, raster, memory):  # type: ignore[no-untyped-def]
     """`_run` with memory to work in."""
-    bars, decay, lift, push, lowest, reset, down, half, low, high, refractory, winner, inhibitory = of
+    bars, decay, scale, push, lowest, reset, down, half, low, high, refractory, winner, inhibitory = of
+    number = bars.dtype.type
     (acc, u, free, awake), (fired, spoken, spoken_before, pushers), pushing, events, rng = memory
     samples, steps, n = raster.shape
     zero = np.int64(0)
@@ -96,8 +116,9 @@ def _samples(x, w, of, raster, memory):  # type: ignore[no-untyped-def]
             for i in range(said):
                 spoken_before[i] = spoken[i]
             said_before, said = said, zero
+            now, pushed = number(t), number(before)
             if _update(
-                acc, u, free, pushing, bars, t, before, decay, lift, push, lowest, down, half, low, high
+                acc, u, free, pushing, bars, now, pushed, decay, scale, push, lowest, down, half, low, high
             ):
                 count = 0
                 for j in range(n):
@@ -131,13 +152,24 @@ def _samples(x, w, of, raster, memory):  # type: ignore[no-untyped-def]
                 pushing[pushers[i]] = 1
 
 
+def _fits(program: StdpProgram, made: Constants) -> bool:
+    """Whether every number of the update fits 32 bits, with one to spare."""
+    numbers = (reach(program), int(np.abs(made.bars).max(initial=0)), made.lowest, 1 << made.lift)
+    return max(numbers) < 1 << 30 and program.timesteps + program.refractory < 1 << 30
+
+
 class StdpEngine:
     """Runs a program; with `decode`, it names classes too."""
 
     def __init__(self, program: StdpProgram, decode: Decode | None = None) -> None:
         self.program, self.decode = check_stdp(program), decode
         self._weight = np.ascontiguousarray(program.weight.codes.T.astype(np.int16))
-        self._constants = constants(program)
+        made = constants(program)
+        kind = np.int32 if _fits(program, made) else np.int64
+        lowest = max(made.lowest, int(np.iinfo(kind).min))
+        numbers = (made.decay, 1 << made.lift, made.push, lowest, made.reset, made.down, made.half)
+        ends = (program.low, program.high)
+        self._constants = made.bars.astype(kind), *(kind(number) for number in (*numbers, *ends))
 
     def codes(self, x: Tensor) -> np.ndarray:
         """[T, B, ...] spikes -> uint8 [B, T, pixels].
@@ -153,13 +185,12 @@ class StdpEngine:
 
     def spikes(self, codes: np.ndarray) -> np.ndarray:
         """uint8 [B, T or 1, pixels] of 0 and 1 -> output spikes [B, T, n] uint8, samples numbered as one batch."""
-        made, given = self._constants, self.program
+        given = self.program
         x = np.broadcast_to(codes, (len(codes), given.timesteps, codes.shape[2]))
         raster = np.zeros((len(x), given.timesteps, given.neurons), np.uint8)
-        _run(
-            np.require(x, np.uint8, ("C", "W")), self._weight, *made[:-2], made.down, made.half, given.low, given.high,
-            given.refractory, WINNERS.index(given.winner), -1 if given.inhibitory is None else given.inhibitory, raster,
-        )  # fmt: skip
+        resting = -1 if given.inhibitory is None else given.inhibitory
+        after = given.refractory, WINNERS.index(given.winner), resting, raster
+        _run(np.require(x, np.uint8, ("C", "W")), self._weight, *self._constants, *after)  # type: ignore[call-arg]
         return raster
 
     def run(self, x: Tensor) -> Tensor:

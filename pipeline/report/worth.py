@@ -20,18 +20,24 @@ COLUMNS = {
 WORDS = (
     "A member beside three networks of its size, trained and priced in the same way: a smaller float SNN in the same "
     "memory, the same network with weights pruned by chance, and a quantized ANN of the same shape and weight bits, "
-    "whose energy is multiply-accumulates of one pass."
+    "whose energy is multiply-accumulates of one pass. With several seeds: means, and 95 % intervals over them."
 )
 
 
 def _cells(line: Line) -> list[str]:
     if "ended" in line:
         return [NOTHING] * len(COLUMNS)
-    values = (line.get(metric) for metric in COLUMNS.values())
-    return [
-        show(metric, float(value)) if isinstance(value, int | float) else NOTHING
-        for metric, value in zip(COLUMNS.values(), values, strict=True)
-    ]
+    return [_cell(line, metric) for metric in COLUMNS.values()]
+
+
+def _cell(line: Line, metric: str) -> str:
+    """A mean, with the half width of its interval over seeds where it has one that is not 0."""
+    value, half = line.get(metric), line.get(f"{metric}_interval")
+    if not isinstance(value, int | float):
+        return NOTHING
+    if not isinstance(half, int | float) or half == 0:
+        return show(metric, float(value))
+    return f"{show(metric, float(value))} ±{show(metric, float(half))}"
 
 
 def worth_table(lines: Sequence[Line]) -> Table:

@@ -184,3 +184,24 @@ def test_stress_is_measured_on_the_networks_own_decoding():
     assert found["robust_drop_1"] == float((engine.labels(codes) == 0).mean()), (
         "without events no neuron fires"
     )
+
+
+@pytest.mark.parametrize("inhibition", ["direct", "layer"])
+def test_32_and_64_bits_compute_alike(inhibition, monkeypatch):
+    """Small numbers take half the vector registers; a floor that is out of reach of 32 bits is none to them."""
+    program = lowered(network(inhibition=inhibition))
+    narrow = StdpEngine(program)
+    monkeypatch.setattr("pipeline.export.stdp_integer._fits", lambda program, made: False)
+    wide = StdpEngine(program)
+    assert [engine._constants[0].dtype.itemsize for engine in (narrow, wide)] == [4, 8]
+    codes = wide.codes(next(batches()).x)
+    ours = narrow.spikes(codes)
+    assert ours.sum() > 100
+    assert (ours == wide.spikes(codes)).all()
+
+
+def test_numbers_beyond_32_bits_are_computed_in_64():
+    program = dataclasses.replace(lowered(network()), bits=30, low=-(1 << 29), high=(1 << 29) - 1)
+    engine = StdpEngine(program)
+    assert engine._constants[0].dtype.itemsize == 8
+    assert engine.spikes(engine.codes(next(batches()).x)).sum() > 100

@@ -66,4 +66,17 @@ def test_baselines_stand_below_their_member_and_say_why_one_is_missing():
     assert "stopped: &lt;silent&gt;" in page
     assert "1 KiB" in page
     assert worth_table(lines).row_count == 2
+    over = worth_html(
+        [
+            {
+                "name": "a",
+                "test_accuracy": 0.9,
+                "test_accuracy_interval": 0.02,
+                "memory_bits_interval": 0.0,
+                "memory_bits": 8192.0,
+            }
+        ]
+    )
+    assert "±" in over
+    assert over.count("±") == 1, "an interval of 0 is not shown"
     assert worth_html([]) == ""
