@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import fspinn_docs
 import gesture_docs
 import gesture_layers
 import gesture_records
@@ -61,6 +62,11 @@ def test_the_parts_of_an_energy_are_all_of_it():
     found = gesture_layers.energy()
     for name, pieces in gesture_layers.parts(found).items():
         assert sum(pieces.values()) == pytest.approx(found["networks"][name]["energy_pj"] / 1e6)
+
+
+def test_fspinn():
+    page = fspinn_docs.PAGE.read_text(encoding="utf-8")
+    assert fspinn_docs.page(page, *fspinn_docs.read()) == page, f"run {fspinn_docs.COMMAND}"
 
 
 def test_exploration():

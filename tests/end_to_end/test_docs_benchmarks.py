@@ -28,6 +28,7 @@ SMALL = {
     "search.py": ["--seconds", "2", "--seeds", "1"],
     "bookkeeping.py": ["--trials", "3"],
     "fspinn_claims.py": ["--minutes", "0"],
+    "fspinn_docs.py": [],
     "tinysnn_claims.py": ["--minutes", "0"],
     "hardware_claims.py": [],
     "speed_docs.py": [],
