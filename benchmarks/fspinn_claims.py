@@ -55,7 +55,8 @@ def cells() -> list[Cell | Shrink]:
     made += [Cell(mnist, 400, v, s, images=FEW_IMAGES) for s in MORE_SEEDS for v in ("k_one", "k_adaptive")]
     made += [Cell(mnist, 400, v, s) for s in MORE_SEEDS for v in ("direct", "fspinn")]
     made += [Cell(mnist, 100, v, s) for s in SEEDS for v in ("baseline", "fspinn", "fspinn8")]
-    return made + [Cell(w, 4900, v, s) for s in SEEDS[1:] for w in both for v in priced]
+    made += [Cell(w, 4900, v, s) for s in SEEDS[1:] for w in both for v in priced]
+    return made + [Shrink(w, 4900, s) for s in SEEDS[1:] for w in both]
 
 
 def told(cells: Cells) -> dict[str, object]:

@@ -134,22 +134,30 @@ def _memory(cells: Cells) -> list[dict[str, object]]:
     big, small = memory(784, 4900, True, 5, {}), memory(784, 4900, False, 5, {"weight": BITS})
     dense, stored = big.dense_bits / small.dense_bits, big.stored_bits / small.stored_bits
     said = f"{dense:.2f}x of dense matrices, {stored:.2f}x of the bits that a device stores"
-    found = [
-        _shrunk(*name.split("/")[1:3], cell)
-        for name, cell in cells.items()
-        if name.startswith("shrink/") and "smaller" in cell
-    ]
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for name, cell in cells.items():
+        if name.startswith("shrink/") and "smaller" in cell:
+            groups.setdefault((name.split("/")[1], name.split("/")[2]), []).append(cell)
+    found = [_shrunk(which, neurons, seeds) for (which, neurons), seeds in groups.items()]
     note = {"note": "the smallest within 1 point of the float baseline, by search: " + "; ".join(found)}
     made = record("F2", "784 inputs, n = 4900", {0: dense}, said, **(note if found else {}))
     return [{**made, "seeds": [], "n": 1}]
 
 
-def _shrunk(which: str, neurons: str, cell: Mapping[str, Any]) -> str:
-    accuracy, before = (100 * float(cell[f"{side}test_likelihood"]) for side in ("", "baseline_"))
+def _shrunk(which: str, neurons: str, seeds: Sequence[Mapping[str, Any]]) -> str:
+    """One search for each seed, their mean."""
+
+    def mean(name: str, scale: float = 1.0) -> str:
+        return text([scale * float(cell[name]) for cell in seeds])
+
+    bits, count = (
+        "/".join(str(cell["bits"]) for cell in seeds),
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
+    )
     return (
-        f"{which} n = {neurons} {cell['smaller']:.1f}x of the stored bits ({cell['smaller_dense']:.1f}x of dense "
-        f"matrices) with {cell['bits']}-bit weights of which {100 * cell['zeros']:.0f} % are zero, test "
-        f"{accuracy:.2f} % against {before:.2f} %"
+        f"{which} n = {neurons}, {count}: {mean('smaller')}x of the stored bits ({mean('smaller_dense')}x of dense "
+        f"matrices) with {bits}-bit weights of which {mean('zeros', 100)} % are zero, "
+        f"test {mean('baseline_test_likelihood', 100)} -> {mean('test_likelihood', 100)} %"
     )
 
 
