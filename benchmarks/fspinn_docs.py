@@ -230,6 +230,9 @@ def draw(kept: Kept) -> Figure:
         left.plot(list(line), means, dashes, marker=marker, color=colour, label=f"theta_plus {theta:g} mV")
     left.set(xscale="log", xlabel="inhibition, mV (log)", ylabel="validation accuracy, %",
              title="MNIST, 400 neurons, 8 bits")  # fmt: skip
+    strengths = sorted({w for line in curves(kept).values() for w in line})
+    left.set_xticks(strengths, [f"{w:g}" for w in strengths])
+    left.minorticks_off()
     left.legend(fontsize=8)
     for (colour, marker, dashes), (which, title) in zip(STYLES, TITLES.items(), strict=False):
         for i, study in enumerate(group(kept, "fspinn_knobs", which)):
@@ -243,7 +246,7 @@ def draw(kept: Kept) -> Figure:
     right.axhline(-POINTS, color="grey", linestyle=":")
     right.axvline(3.5, color="grey", linestyle="--", label="published: 3.5 times less")
     right.set(xlabel="times less training energy than the float baseline", title="Fronts, a line per seed")
-    right.set(ylabel="validation accuracy less float, points", ylim=(-15, None))
+    right.set(ylabel="validation accuracy less float, points", ylim=(-5, None))
     right.legend(fontsize=8)
     return figure
 
