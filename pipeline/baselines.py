@@ -168,7 +168,7 @@ def beside(job: Job, row: Row) -> list[Line]:
             return cast(list[Line], json.loads(path.read_text(encoding="utf-8")))
         except json.JSONDecodeError:
             path.unlink()  # cut off while it was written
-    plain, seeds = job.params_config(row.params), range(job.seed, job.seed + job.study.finalists)
+    plain, seeds = job.params_config(row.params), range(job.seed, job.seed + max(job.study.finalists, 1))
     made = [opponents({**plain, "seed": seed}, row.metrics["memory_bits"]) for seed in seeds]
     floats = job.folder / "float"
     found = [

@@ -109,6 +109,20 @@ def test_baselines_are_run_with_the_seeds_of_the_front_and_told_as_means(tmp_pat
     assert any(line["test_accuracy_interval"] > 0 for line in others), "the seeds must make a difference"
 
 
+def test_a_study_without_finalists_compares_with_its_own_seed(tmp_path):
+    words = ["+experiment=quickstart", "workers=1", "tracking=silent", "study.trials=1", "study.compare=true"]
+    words += [
+        "learner.epochs=1",
+        "study.warm_start=[]",
+        "data.timesteps=5",
+        "study.baseline={}",
+        "name=small",
+    ]
+    assert run.main([*words, "study.finalists=0", f"out={tmp_path}"]) == 0
+    _, *others = json.loads((tmp_path / "small" / "baselines" / "trial-00000.json").read_text())
+    assert [line["seeds"] for line in others] == [1, 1, 1]
+
+
 def test_means_leave_out_what_ended_and_say_how_many_are_left():
     values = dict.fromkeys(baselines.COLUMNS, 1.0)
     runs = [
