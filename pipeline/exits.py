@@ -7,6 +7,7 @@ and ends with 1.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,8 @@ from pipeline.types import DataError
 
 OK, BAD_CONFIG, BAD_DATA, NO_RESULT, NO_ROOM, INTERRUPTED = 0, 2, 3, 4, 5, 130
 """1 is an unforeseen error."""
+UNREAD = 1
+"""Whoever read the output has enough (``| head``): nothing is said, and the code is the one that rich ends with."""
 
 MEANING = {
     OK: "there is a front",
@@ -44,6 +47,9 @@ def spoken(command: Main) -> Callable[..., int]:
             return _said(f"data error: {error}", BAD_DATA)
         except optuna.exceptions.StorageInternalError as error:
             return _said(refused(error), NO_ROOM)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+            return UNREAD
         except OSError as error:
             if error.filename is None and error.errno is None:
                 raise  # a library's own, not the disk's

@@ -1,6 +1,9 @@
 """Every command ends a full disk, a broken database and an interrupt with a sentence and a code, no traceback."""
 
 import errno
+import os
+import subprocess
+import sys
 
 import optuna
 import pytest
@@ -76,3 +79,18 @@ def test_a_folder_that_cannot_be_made_is_code_5(stage, tmp_path, monkeypatch, ca
     (tmp_path / "file").write_text("in the way")
     assert stages.main([stage, "+experiment=quickstart", f"out={tmp_path / 'file'}"]) == 5
     assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """``python -m pipeline.claims | head``: nobody reads on, which is neither a full disk nor a traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.claims"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
