@@ -36,7 +36,7 @@ SMALLER = {
     "fspinn_knobs": STDP,
     "fspinn_inhibition": STDP,
     "fspinn_growth": STDP,
-    "tinysnn_mnist": STDP,
+    "tinysnn_mnist": [*STDP, "study.trials=6"],
     "nmnist_pareto": ["learner.epochs=1", "plan.epochs=2"],
     "gesture_pareto": ["data=synthetic_gesture", "net=tcja_small", "data.framing.size=32", *PEOPLE],
     "gesture_simulated": PEOPLE,
