@@ -19,7 +19,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.study.spec import Study
-from pipeline.study.storage import PATIENCE_S, WORKER, Storage
+from pipeline.study.storage import PATIENCE_S, WORKER, Storage, away
 from pipeline.study.storage import RECORD as RECORD
 from pipeline.types import DataError
 
@@ -34,7 +34,8 @@ STUDY_LOCK = 0x534E4E  # one advisory lock per PostgreSQL server: only for makin
 def connect(url: str, patience_s: float = PATIENCE_S, made: bool = False) -> Storage:
     """An RDB storage on SQLite or PostgreSQL; the tables are made where there are none, unless they are `made`.
 
-    A server that is starting or has no free connection is waited for, `patience_s` seconds at most.
+    A server that is starting or has no free connection is waited for, `patience_s` seconds at most; one that refuses
+    the connection only by who joins a study (`made`): it was there.
 
     Raises:
         DataError: the database cannot be opened, or its driver is not installed.
@@ -53,7 +54,8 @@ def connect(url: str, patience_s: float = PATIENCE_S, made: bool = False) -> Sto
         except (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError) as error:
             cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
             reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
-            busy = any(word in reason for word in BUSY)
+            # A study that is there had a server: who joins it while that restarts waits, as those inside do.
+            busy = any(word in reason for word in BUSY) or (made and away(error))
             if not busy or time.monotonic() - begin > patience_s:
                 raise DataError(f"the study database {shown(url)} cannot be opened: {reason}") from error
         time.sleep(pause * random.uniform(0.5, 1.5))

@@ -15,6 +15,7 @@ from pipeline.nursery import Nursery
 from pipeline.study import database, results
 from pipeline.study.search import Outcome, Worker
 from pipeline.study.spec import Study
+from pipeline.types import DataError
 
 ROOT = Path(__file__).parent.parent.parent
 SPEC = Study(trials=30, objectives=("error", "price"), space={"x": {"low": 0.0, "high": 1.0}})
@@ -48,9 +49,29 @@ def priced(params, report, number):
 
 
 def serve(url, name, index):
-    study = optuna.load_study(storage=database.connect(url), study_name=name)
+    study = optuna.load_study(storage=database.connect(url, made=True), study_name=name)  # as workers do
     study.sampler = optuna.samplers.RandomSampler(seed=index)
     Worker(SPEC, study, priced, key).run()
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_joins_while_the_server_restarts_waits_for_it(postgres):
+    """Whoever makes a study hears at once that nobody listens there; who joins one waits."""
+    study = database.create(database.connect(postgres.url), "joined", SPEC, {"config": 1})
+    postgres.stop()
+    with Nursery() as nursery:
+        try:
+            with pytest.raises(DataError, match="cannot be opened"):
+                database.connect(postgres.url)
+            worker = nursery.start(serve, postgres.url, "joined", 0)
+            time.sleep(3)
+            assert nursery.ended() == []
+        finally:
+            postgres.start()
+        while not (ended := nursery.ended()):
+            time.sleep(0.1)
+    assert ended == [(worker, 0)]
+    assert database.finished(study) == SPEC.trials
 
 
 @pytest.mark.timeout(300)
