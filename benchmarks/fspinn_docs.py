@@ -117,7 +117,9 @@ def inhibition(kept: Kept) -> list[str]:
         [f"{theta:g} mV", *(spread(line[w], 100) if w in line else "" for w in strengths)]
         for theta, line in found.items()
     ]
-    return table(("theta_plus", *(f"{w:g} mV" for w in strengths)), lines)
+    seeds = min((len(v) for line in found.values() for v in line.values()), default=0)
+    said = f"Validation accuracy in %, {seeds} seed{'s' if seeds != 1 else ''}:"
+    return [said, "", *table(("theta_plus", *(f"{w:g} mV" for w in strengths)), lines)]
 
 
 def chosen(study: Mapping[str, Any], points: float) -> Mapping[str, Any] | None:

@@ -15,6 +15,13 @@ def plain_of(*overrides):
     return config.plain(config.compose(list(overrides)))
 
 
+COMPARED = [
+    "+experiment=quickstart", "workers=1", "tracking=silent", "study.trials=1", "study.compare=true",
+    "learner.epochs=2", "study.warm_start=[]", "data.timesteps=5", "study.baseline={}", "name=small",
+]  # fmt: skip
+"""A study of one trial that ends with baselines."""
+
+
 @pytest.fixture(scope="module")
 def plain():
     overrides = ["+experiment=quickstart", "learner.epochs=1", "compression.prune_weights.sparsity=0.75"]
@@ -89,17 +96,8 @@ def test_a_relu_of_eight_bits_by_hand():
 
 def test_baselines_are_run_with_the_seeds_of_the_front_and_told_as_means(tmp_path):
     """Two seeds: another float model and other masks each, and the member's own line is its mean over them too."""
-    words = ["+experiment=quickstart", "workers=1", "tracking=silent", "study.trials=1", "study.compare=true"]
-    words += [
-        "learner.epochs=2",
-        "study.warm_start=[]",
-        "data.timesteps=5",
-        "study.baseline={}",
-        "name=small",
-    ]
-    words += ["study.finalists=2", "compression.prune_weights.sparsity=0.8"]
-    words += ["~study.space", "+study.space={}", f"out={tmp_path}"]
-    assert run.main(words) == 0
+    words = ["study.finalists=2", "compression.prune_weights.sparsity=0.8", "~study.space", "+study.space={}"]
+    assert run.main([*COMPARED, *words, f"out={tmp_path}"]) == 0
     member, *others = json.loads((tmp_path / "small" / "baselines" / "trial-00000.json").read_text())
     assert [line["name"] for line in others] == ["float SNN, as small", "random pruning", "quantized ANN"]
     assert all(line["seeds"] == 2 for line in (member, *others))
@@ -110,15 +108,7 @@ def test_baselines_are_run_with_the_seeds_of_the_front_and_told_as_means(tmp_pat
 
 
 def test_a_study_without_finalists_compares_with_its_own_seed(tmp_path):
-    words = ["+experiment=quickstart", "workers=1", "tracking=silent", "study.trials=1", "study.compare=true"]
-    words += [
-        "learner.epochs=1",
-        "study.warm_start=[]",
-        "data.timesteps=5",
-        "study.baseline={}",
-        "name=small",
-    ]
-    assert run.main([*words, "study.finalists=0", f"out={tmp_path}"]) == 0
+    assert run.main([*COMPARED, "study.finalists=0", f"out={tmp_path}"]) == 0
     _, *others = json.loads((tmp_path / "small" / "baselines" / "trial-00000.json").read_text())
     assert [line["seeds"] for line in others] == [1, 1, 1]
 
@@ -140,15 +130,7 @@ def test_means_leave_out_what_ended_and_say_how_many_are_left():
 
 
 def test_a_study_that_compares_shows_rows_in_its_report(tmp_path, capsys):
-    words = ["+experiment=quickstart", "workers=1", "tracking=silent", "study.trials=1", "study.compare=true"]
-    words += [
-        "learner.epochs=2",
-        "study.warm_start=[]",
-        "data.timesteps=5",
-        "study.baseline={}",
-        "name=small",
-    ]
-    assert run.main([*words, f"out={tmp_path}"]) == 0
+    assert run.main([*COMPARED, f"out={tmp_path}"]) == 0
     folder = tmp_path / "small"
     lines = json.loads((folder / "baselines" / "trial-00000.json").read_text())
     assert [line["name"] for line in lines][:2] == ["trial 0", "float SNN, as small"]

@@ -55,30 +55,19 @@ def test_the_command_is_there_and_runs_far_from_the_source(wheel, tmp_path):
         "from pipeline.run import main; sys.exit(main(['+experiment=quickstart', '--cfg', 'job']))"
     )
     variables = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "name: quickstart" in done.stdout
-    claims = subprocess.run(
-        [sys.executable, "-m", "pipeline.claims"],
-        cwd=tmp_path,
-        env=variables,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert claims.returncode == 0, claims.stderr
+
+    def ran(*words):
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "name: quickstart" in ran("-c", script)
+    claims = ran("-m", "pipeline.claims")
     said = (ROOT / "README.md").read_text(encoding="utf-8")
     tally = next(line for line in said.splitlines() if line[0:1].isdigit() and " claims: " in line)
-    assert tally.split(".")[0] in " ".join(claims.stdout.split()), (
-        "an installed package shows the same records"
-    )
+    assert tally.split(".")[0] in " ".join(claims.split()), "an installed package shows the same records"
 
 
 @pytest.mark.slow
