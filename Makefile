@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS = 1
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[events,export,reproduce,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[events,export,reproduce,dev]'
 	@touch $(READY)
 
 demo: $(READY)

@@ -104,9 +104,8 @@ def cells(data: str) -> list[Cell]:
         ]
 
     def longer(s: int) -> list[Cell]:
-        return [
-            Cell(data, s, "longer", b, p) for b, p in ((TERNARY, 0.0), (FULL, 0.0), (FULL, 0.9), (FULL, 0.8))
-        ]
+        points = ((TERNARY, 0.0), (FULL, 0.0), (FULL, 0.9), (FULL, 0.8), (TERNARY, 0.8))
+        return [Cell(data, s, "longer", bits, p) for bits, p in points]
 
     def rest(s: int) -> list[Cell]:
         return [Cell(data, s, m, b, p) for p in LEVELS for b in WIDTHS for m in ("joint", "cumulative")]

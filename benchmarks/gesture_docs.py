@@ -14,7 +14,7 @@ from statistics import mean, stdev
 import gesture_layers
 from docs_block import put
 from gesture_claims import RESULTS
-from gesture_records import FULL, LEVELS, WIDTHS, Book
+from gesture_records import FULL, LEVELS, SEEDS, WIDTHS, Book, Cell
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,13 +24,16 @@ from pipeline.report.palette import LIGHT
 from pipeline.report.published import Point, load
 
 COMMAND = "python benchmarks/gesture_docs.py"
+NONE = "Not measured here yet."
 PAGE, PICTURE = Path("docs/gestures.md"), Path("docs/gestures.png")
-TITLES = {"gesture": "simulated gestures", "nmnist": "N-MNIST"}
+TITLES = {"gesture": "simulated gestures", "nmnist": "N-MNIST", "dvs_gesture": "DVS Gesture"}
 METHODS = ("ptq", "isolated", "cumulative", "joint", "longer")
 NAMES = {
     "ptq": "post-training", "isolated": "fine-tuned, widths alone", "longer": "four times the epochs"
 }  # fmt: skip
 PUBLISHED = "dvs_gesture_schaefer_2023"
+GRIDS = ("joint", "cumulative")
+"""Methods that are run at every width and every level of zeros."""
 UJ = 1e-6  # of a pJ
 Spot = tuple[float, list[float]]
 """A place on an axis and the accuracies (%) of its seeds."""
@@ -75,6 +78,11 @@ def _asked(book: Book, result: dict[str, object]) -> float:
     return float(next(key for key, found in book.found.items() if found is result).split("/")[-1])
 
 
+def present(book: Book) -> dict[str, str]:
+    """The data sets of which there are networks to show."""
+    return {data: title for data, title in TITLES.items() if book.accuracy(data, "isolated", FULL)}
+
+
 def draw(book: Book) -> Figure:
     """A row of three pictures per data set: accuracy over widths, over zeros, and the front of each method."""
     words = (
@@ -82,10 +90,11 @@ def draw(book: Book) -> Figure:
         "(a network 16 times as large, 50 epochs of fine-tuning, the best epoch on the test split). Right: the front "
         "of each method, its other networks faint, energy on eyeriss_45nm as a multiple of that of the 8 bit network."
     )
-    figure, axes = canvas(3, len(TITLES), (4.3, 3.4), words)
+    titles = present(book)
+    figure, axes = canvas(3, len(titles), (4.3, 3.4), words)
     papers = load(PUBLISHED)
     points = papers.points if papers else ()
-    for row, (data, title) in enumerate(TITLES.items()):
+    for row, (data, title) in enumerate(titles.items()):
         bits, zeros, energy = axes[3 * row : 3 * row + 3]
         _curves(bits, over_bits(book, data))
         _paper(bits, [(p.bits, p) for p in points if p.series == "joint" and p.sparsity == 0])
@@ -169,61 +178,129 @@ def told(values: Sequence[float], digits: int = 1) -> str:
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
 
 
+def cells(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, the heads first."""
+    rows = ["| " + " | ".join(line) + " |" for line in lines]
+    return [rows[0], "|---" * len(lines[0]) + "|", *rows[1:]]
+
+
 def table(book: Book, data: str) -> list[str]:
-    """A line per network."""
-    heads = ("method", "bits", "zeros asked for", "zeros", "test accuracy, %", "energy, µJ", "seeds")
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    """A line per network outside the grids."""
+    lines = [("method", "bits", "zeros asked for", "zeros", "test accuracy, %", "energy, µJ", "seeds")]
     plain = book.accuracy(data, "float")
     if plain:
         energies = [UJ * pj for pj in book.energy(data, "float").values()]
-        lines.append(f"| float | 32 | | | {told([*plain.values()])} | {told(energies)} | {len(plain)} |")
+        lines.append(("float", "32", "", "", told([*plain.values()]), told(energies), str(len(plain))))
     for method, bits, level, accuracies, energies in networks(book, data):
+        if method in GRIDS:
+            continue
         zeros = book.values(lambda result: 100 * float(result["sparsity"]), data, method, bits, level)
         lines.append(
-            f"| {NAMES.get(method, method)} | {bits} | {100 * level:g} % | {mean(zeros.values()):.1f} % "
-            f"| {told(accuracies)} | {told(energies)} | {len(accuracies)} |"
-        )
-    return lines
+            (NAMES[method], str(bits), f"{100 * level:g} %", f"{mean(zeros.values()):.1f} %", told(accuracies),
+             told(energies), str(len(accuracies)))
+        )  # fmt: skip
+    return cells(lines) if len(lines) > 1 else [NONE]
+
+
+def grids(book: Book, data: str) -> list[str]:
+    """Accuracy of every width and level of zeros, a table per method; then energy, which no method changes."""
+    if not book.accuracy(data, "isolated", FULL):
+        return [NONE]
+    heads = ["bits", "none", *(f"{100 * level:g} %" for level in LEVELS)]
+    lines = []
+    for method in GRIDS:
+        lines += [f"Test accuracy, %, {method}, over zeros asked for ({_seeds(book, data, method)}):", ""]
+        rows = [
+            [str(bits), *(_said(book, _cell(data, method, bits, p)) for p in (0.0, *LEVELS))]
+            for bits in WIDTHS
+        ]
+        lines += [*cells([heads, *rows]), ""]
+    unit = mean(book.energy(data, "isolated", FULL).values())
+    lines += [
+        f"Energy of an inference, joint, as a multiple of {FULL} bit, none pruned ({UJ * unit:.1f} µJ):",
+        "",
+    ]
+    rows = []
+    for bits in WIDTHS:
+        found = [book.energy(*_cell(data, GRIDS[0], bits, p)).values() for p in (0.0, *LEVELS)]
+        rows.append([str(bits), *(f"{mean(each) / unit:.3f}" if each else "" for each in found)])
+    return [*lines, *cells([heads, *rows])]
+
+
+def _cell(data: str, method: str, bits: int, level: float) -> tuple[str, str, int, float]:
+    """Without zeros both methods are the network that is quantized alone."""
+    return (data, method if level else "isolated", bits, level)
+
+
+def _ended(book: Book, cell: tuple[str, str, int, float]) -> list[str]:
+    """The states of the seeds that ended without a network: ``silent``."""
+    data, *rest = cell
+    found = [book.found.get(Cell(data, seed, *rest).key, {}) for seed in SEEDS]  # type: ignore[arg-type]
+    return [
+        result["ended"].partition(": ")[0].removeprefix("stopped:") for result in found if "ended" in result
+    ]
+
+
+def _said(book: Book, cell: tuple[str, str, int, float]) -> str:
+    """``95.0 ± 1.4, 1 silent``: the accuracies of the seeds, and how many never fire again."""
+    ended, values = _ended(book, cell), [*book.accuracy(*cell).values()]
+    if not values:
+        return ended[0] if ended else ""
+    return told(values) + (f", {len(ended)} {ended[0]}" if ended else "")
+
+
+def _seeds(book: Book, data: str, method: str) -> str:
+    """``3 seeds``, or ``1 to 3 seeds`` where cells have different numbers of them."""
+    places = [_cell(data, method, b, p) for b in WIDTHS for p in LEVELS]
+    counts = [count for at in places if (count := len(book.accuracy(*at)) + len(_ended(book, at)))]
+    few, many = min(counts, default=0), max(counts, default=0)
+    return f"{few} to {many} seeds" if few < many else f"{many} seed{'s' if many != 1 else ''}"
 
 
 def layers(book: Book, data: str) -> list[str]:
     """Weights left per layer, of the masks alone (8 bit) and of ternary weights alone."""
     shown = gesture_layers.zeros(book, data)
-    names = list(next(iter(shown.values()))) if shown else []
-    lines = ["| weights left, % | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for title, found in shown.items():
-        lines.append(f"| {title} | " + " | ".join(f"{100 * (1 - found[name]):.1f}" for name in names) + " |")
-    return lines
+    if not shown:
+        return [NONE]
+    names = list(next(iter(shown.values())))
+    rows = [[title, *(f"{100 * (1 - found[name]):.1f}" for name in names)] for title, found in shown.items()]
+    return cells([["weights left, %", *names], *rows])
 
 
 def counted() -> list[str]:
     """What prices depend on the data that is counted: a line per kind of data, mean over the seeds."""
-    rows = [row["data"] for row in gesture_layers.energy()["densities"]]
+    rows = [row["data"] for row in gesture_layers.densities()]
     layers = list(rows[0]["validation"]["density"])
-    heads = [
-        "counted on",
-        "recordings",
-        "energy, µJ",
-        "worst, µJ",
-        *(f"inputs of {layer}, % not 0" for layer in layers),
+    lines = [
+        ["counted on", "recordings", "energy, µJ", "worst, µJ", *(f"inputs of {x}, % not 0" for x in layers)]
     ]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name in rows[0]:
         found = [row[name] for row in rows]
-        cells = [told([UJ * each[key] for each in found], 2) for key in ("energy_pj", "worst_energy_pj")]
-        cells += [told([100 * each["density"][layer] for each in found], 2) for layer in layers]
-        lines.append(f"| {name} | {found[0]['samples']} | " + " | ".join(cells) + " |")
-    return lines
+        energies = [told([UJ * each[key] for each in found], 2) for key in ("energy_pj", "worst_energy_pj")]
+        shares = [told([100 * each["density"][layer] for each in found], 2) for layer in layers]
+        lines.append([name, str(found[0]["samples"]), *energies, *shares])
+    return cells(lines)
+
+
+def blocks(book: Book) -> dict[str, list[str]]:
+    """What the page shows between its markers, by the markers' names."""
+    made = {"counted": counted()}
+    for data in TITLES:
+        made |= {
+            data: table(book, data),
+            f"{data}-grids": grids(book, data),
+            f"{data}-layers": layers(book, data),
+        }
+    return made
 
 
 def main() -> None:
     book, page = Book(RESULTS), PAGE.read_text()
     draw(book).savefig(PICTURE, dpi=DPI, metadata={"Software": None})
-    for data in TITLES:
-        page = put(page, data, COMMAND, table(book, data))
-        page = put(page, f"{data}-layers", COMMAND, layers(book, data))
-    page = put(page, "counted", COMMAND, counted())
-    gesture_layers.draw(book, TITLES).savefig(gesture_layers.PICTURE, dpi=DPI, metadata={"Software": None})
+    for name, lines in blocks(book).items():
+        page = put(page, name, COMMAND, lines)
+    picture = gesture_layers.draw(book, present(book))
+    picture.savefig(gesture_layers.PICTURE, dpi=DPI, metadata={"Software": None})
     write_whole(PAGE, page)
     print(page)
 

@@ -1,11 +1,10 @@
-"""Where the energy of N-MNIST networks goes, part by part, and how much it depends on the data that is counted.
+"""How much the energy of an N-MNIST network depends on the data that is counted.
 
     python benchmarks/gesture_energy.py [--seeds 3]
 
 Counts what the float network of +experiment=nmnist_pareto does (trained once per seed, or that of
 benchmarks/gesture_claims.py) over all training recordings, over as many as the experiment's config draws, and over the
-validation recordings; then prices `NETWORKS`, fine-tuned as the cells of benchmarks/gesture_claims.py are, of the first
-seed. Writes outputs/benchmarks/gesture_energy.json; docs/results/benchmarks holds the one that is shown.
+validation recordings. Writes outputs/benchmarks/gesture_energy.json; docs/results/benchmarks holds the one shown.
 """
 
 from __future__ import annotations
@@ -16,23 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gesture_claims import FLOATS, OVERRIDES, run, told
-from gesture_records import FULL, TERNARY, Cell
+from gesture_claims import FLOATS, OVERRIDES, told
 
 from pipeline import config, experiment
 from pipeline.hardware.counting import Counting
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
 
 OFF = {"compression.quantize_weights.bits": 32, "compression.prune_weights.sparsity": 0.0}
-
-
-NETWORKS = {
-    "8 bit": ("isolated", FULL, 0.0),
-    "8 bit, 80 % pruned": ("joint", FULL, 0.8),
-    "ternary": ("isolated", TERNARY, 0.0),
-    "ternary, 80 % pruned": ("joint", TERNARY, 0.8),
-}
-"""Method, bits and zeros asked for."""
 
 
 def measure(seed: int) -> dict[str, Any]:
@@ -77,14 +66,9 @@ def main() -> None:
                 f"\rseed {seed}, {name}: {row['energy_pj'] / 1e6:.2f} uJ, "
                 f"worst {row['worst_energy_pj'] / 1e6:.2f}; {dense}"
             )
-    networks = {}
-    for name, (method, bits, sparsity) in NETWORKS.items():
-        found = run(Cell("nmnist", 0, method, bits, sparsity))
-        networks[name] = {"energy_pj": found["energy_pj"], "parts": found["parts"]}
-        print(f"\r{name}: {found['energy_pj'] / 1e6:.2f} uJ")
     out = Path("outputs/benchmarks/gesture_energy.json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"densities": rows, "networks": networks}, indent=1) + "\n", encoding="utf-8")
+    out.write_text(json.dumps({"densities": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

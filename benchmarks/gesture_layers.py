@@ -1,4 +1,4 @@
-"""docs/gestures-layers.png: where the energy of N-MNIST networks goes, and the zeros of each layer; measures nothing.
+"""docs/gestures-layers.png: where the energy of the networks goes, and the zeros of each layer; measures nothing.
 
 Drawn by benchmarks/gesture_docs.py from docs/results.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from gesture_records import FULL, SEEDS, STEEP, Book
+from gesture_records import FULL, SEEDS, STEEP, TERNARY, Book
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,26 +22,33 @@ PICTURE = Path("docs/gestures-layers.png")
 UJ = 1e-6  # of a pJ
 SHOWN = (
     (f"{100 * STEEP:g} % pruned, {FULL} bit", ("joint", FULL, STEEP)),
-    ("ternary, none pruned", ("isolated", 2)),
+    ("ternary, none pruned", ("isolated", TERNARY)),
 )
 """Networks whose zeros are shown layer by layer: of the masks alone, and of ternary weights alone."""
+BARS = {
+    f"{FULL} bit": ("isolated", FULL),
+    f"{FULL} bit, 80 % pruned": ("joint", FULL, 0.8),
+    "ternary": ("isolated", TERNARY),
+    "ternary, 80 % pruned": ("joint", TERNARY, 0.8),
+}
+"""Networks whose energy is shown part by part."""
 Parts = dict[str, dict[str, float]]
 """Network -> part of the machine -> uJ of an inference, all layers together."""
 
 
-def energy() -> Any:
-    """What benchmarks/gesture_energy.py wrote."""
-    return json.loads(ENERGY.read_text(encoding="utf-8"))
+def densities() -> Any:
+    """What benchmarks/gesture_energy.py wrote: a row per seed."""
+    return json.loads(ENERGY.read_text(encoding="utf-8"))["densities"]
 
 
-def parts(found: Any) -> Parts:
-    """By network, the parts that take most of all first."""
+def parts(book: Book, data: str) -> Parts:
+    """By network, mean over the seeds whose cells keep parts; the parts that take most of all first."""
     sums: Parts = {}
-    for name, network in found["networks"].items():
-        for pieces in network["parts"].values():
-            for part, amount in pieces.items():
-                sums.setdefault(name, {}).setdefault(part, 0.0)
-                sums[name][part] += UJ * amount
+    for name, cell in BARS.items():
+        by_seed: list[Any] = [*book.values(lambda result: result["parts"], data, *cell).values()]
+        for part in sorted({part for layers in by_seed for pieces in layers.values() for part in pieces}):
+            pieces = [sum(layer.get(part, 0.0) for layer in layers.values()) for layers in by_seed]
+            sums.setdefault(name, {})[part] = UJ * mean(pieces)
     order = sorted(
         {part for each in sums.values() for part in each},
         key=lambda p: -sum(s.get(p, 0) for s in sums.values()),
@@ -67,21 +74,21 @@ def depth(layer: str) -> tuple[bool, str, bool, str]:
 
 
 def draw(book: Book, titles: dict[str, str]) -> Figure:
-    """Bars of energy by part, then of zeros by layer for each data set."""
+    """A row per data set: bars of energy by part, then of zeros by layer."""
     words = (
-        "Left: energy of an inference on eyeriss_45nm, N-MNIST, one seed; the share of the DRAM in the networks on "
-        "simulated gestures stands in claim H10. Others: share of zero weights in each layer, mean over seeds."
+        "Left: energy of an inference on eyeriss_45nm, all layers together. Right: share of zero weights in each "
+        "layer. Means over the seeds that were run."
     )
-    figure, axes = canvas(1 + len(titles), 1, (4.6, 4.0), words)
-    _energy(axes[0], parts(energy()))
-    for ax, (data, title) in zip(axes[1:], titles.items(), strict=True):
-        _zeros(ax, zeros(book, data), title)
+    figure, axes = canvas(2, len(titles), (5.6, 4.0), words)
+    for row, (data, title) in enumerate(titles.items()):
+        _energy(axes[2 * row], parts(book, data), title)
+        _zeros(axes[2 * row + 1], zeros(book, data), title)
     return figure
 
 
-def _energy(ax: Axes, found: Parts) -> None:
+def _energy(ax: Axes, found: Parts, title: str) -> None:
     names, bottom = list(found), [0.0] * len(found)
-    for at, part in enumerate(next(iter(found.values()))):
+    for at, part in enumerate(next(iter(found.values()), {})):
         heights = [found[name][part] for name in names]
         ax.bar(
             range(len(names)), heights, 0.7, bottom=bottom, label=part, color=colour(at), edgecolor="white",
@@ -89,10 +96,11 @@ def _energy(ax: Axes, found: Parts) -> None:
         )  # fmt: skip
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     ax.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=8)
-    ax.set_ylabel("N-MNIST: energy of an inference (µJ)")
-    ax.set_ylim(0, 1.45 * max(bottom))
+    ax.set_ylabel(f"{title}: energy of an inference (µJ)")
+    ax.set_ylim(0, 1.45 * max(bottom, default=1.0))
     ax.grid(visible=False, axis="x")
-    ax.legend(fontsize=7.5, frameon=False, loc="upper right", ncols=2)
+    if found:
+        ax.legend(fontsize=7.5, frameon=False, loc="upper right", ncols=2)
 
 
 def _zeros(ax: Axes, found: dict[str, dict[str, float]], title: str) -> None:

@@ -386,7 +386,7 @@ def _print(records: Sequence[Record], form: str | None) -> None:
     elif form == "rules":
         sys.stdout.writelines(f"{claim.id:4s}{claim.statement}: {claim.rule}\n" for claim in CLAIMS)
     else:
-        Console().print(table(records))
+        Console(width=None if sys.stdout.isatty() else 200).print(table(records))
 
 
 if __name__ == "__main__":

@@ -92,15 +92,19 @@ def test_every_claim_by_hand(book_of: ModuleType, tmp_path: Path) -> None:
 
 
 def test_longer_fine_tuning_is_judged_for_itself(book_of: ModuleType, tmp_path: Path) -> None:
-    """8 bit 97 %, ternary 96.5 %, 80 % zeros 96.8 %: H1 loses 0.5 and H2 0.2 points, beside the others."""
+    """8 bit 97 %, ternary 96.5 %, 80 % zeros 96.8 %: H1 loses 0.5 and H2 0.2 points, beside the others. Pruned to
+    80 %, ternary still reaches 92 % with 7.2 instead of 9 pJ: H7 saves 20 %; the second seed, at 89 %, is no use."""
     book = filled(book_of, tmp_path)
     for seed in (0, 1):
-        for bits, sparsity, accuracy in ((8, 0.0, 0.97), (2, 0.0, 0.965), (8, 0.8, 0.968)):
+        for bits, sparsity, accuracy, energy in (
+            (8, 0.0, 0.97, 9.0), (2, 0.0, 0.965, 9.0), (8, 0.8, 0.968, 9.0), (2, 0.8, (0.92, 0.89)[seed], 7.2)
+        ):  # fmt: skip
             made = book_of.Cell("gesture", seed, "longer", bits, sparsity)
-            book.add(made, {"data": "gesture", "seed": seed, "method": "longer", **cell(accuracy, 9.0)})
+            book.add(made, {"data": "gesture", "seed": seed, "method": "longer", **cell(accuracy, energy)})
     found = [record for record in book_of.records(book, "gesture") if "four times" in record.data]
-    assert [record.id for record in found] == ["H1", "H2"]
-    assert [record.value for record in found] == pytest.approx([0.5, 0.2])
+    assert [record.id for record in found] == ["H1", "H2", "H7"]
+    assert [record.value for record in found] == pytest.approx([0.5, 0.2, 20.0])
+    assert found[2].seeds == (0,)
 
 
 def test_cells_that_ended_without_a_network_count_nowhere(book_of: ModuleType, tmp_path: Path) -> None:
