@@ -222,8 +222,8 @@ def growth(kept: Kept, cells: Mapping[str, Any]) -> list[str]:
                     f"{words} {show(best['params'][k])}" for k, words in KNOBS.items()
                     if k in best["params"] and k != "learner.assignment"
                 )  # fmt: skip
-                said = f"{title}, {study['neurons']:,} neurons, best of {len(rows)} trials"
-                said += f" with labels by {how.replace('_', ' ')}"
+                many = f"best of {len(rows)} trials" if len(rows) > 1 else "one trial"
+                said = f"{title}, {study['neurons']:,} neurons, {many} with labels by {how.replace('_', ' ')}"
                 lines.append(
                     [said, str(study["seed"]), f"{100 * best['validation_accuracy']:.2f}", test, knob]
                 )
