@@ -14,6 +14,7 @@ from gesture_records import FULL, SEEDS, STEEP, TERNARY, Book
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.hardware.cost import PARTS
 from pipeline.report.figures import canvas, colour
 from pipeline.report.palette import HATCHES
 
@@ -42,18 +43,17 @@ def densities() -> Any:
 
 
 def parts(book: Book, data: str) -> Parts:
-    """By network, mean over the seeds whose cells keep parts; the parts that take most of all first."""
+    """By network, mean over the seeds whose cells keep parts; every part of the machine, in one order everywhere."""
     sums: Parts = {}
     for name, cell in BARS.items():
         by_seed: list[Any] = [*book.values(lambda result: result["parts"], data, *cell).values()]
-        for part in sorted({part for layers in by_seed for pieces in layers.values() for part in pieces}):
-            pieces = [sum(layer.get(part, 0.0) for layer in layers.values()) for layers in by_seed]
-            sums.setdefault(name, {})[part] = UJ * mean(pieces)
-    order = sorted(
-        {part for each in sums.values() for part in each},
-        key=lambda p: -sum(s.get(p, 0) for s in sums.values()),
-    )
-    return {name: {part: each.get(part, 0.0) for part in order} for name, each in sums.items()}
+        if by_seed:
+            sums[name] = {
+                part: UJ
+                * mean(sum(pieces.get(part, 0.0) for pieces in layers.values()) for layers in by_seed)
+                for part in PARTS
+            }
+    return sums
 
 
 def zeros(book: Book, data: str) -> dict[str, dict[str, float]]:
