@@ -1,4 +1,4 @@
-"""A block of a page that a benchmark writes, between two markers."""
+"""What pages are made of that benchmarks write: a block between two markers, a table."""
 
 from __future__ import annotations
 
@@ -16,3 +16,12 @@ def put(page: str, name: str, command: str, lines: Sequence[str]) -> str:
         raise SystemExit(f"the page needs the lines\n{begin}\n{end}\nonce.")
     before, _, rest = page.partition(begin)
     return "\n".join([before + begin, *lines, end]) + rest.partition(end)[2]
+
+
+def lined(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    return [
+        "| " + " | ".join(heads) + " |",
+        "|---" * len(heads) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from docs_block import put
+from docs_block import lined, put
 from fspinn_records import IMAGES, SEEDS, key, record, text
 from matplotlib.figure import Figure
-from speed_docs import table
 from tinysnn_records import spread
 
 from pipeline import finalists
@@ -95,7 +94,7 @@ def writes(cells: Mapping[str, Any]) -> list[str]:
         "data", "neurons", "updates", "weights read", "written at input spikes", "written at output spikes",
         "written by normalisation", "written in whole rows and columns", "training, µJ", "so counted, µJ",
     )  # fmt: skip
-    return table(heads, lines)
+    return lined(heads, lines)
 
 
 def curves(kept: Kept) -> dict[float, dict[float, list[float]]]:
@@ -119,7 +118,7 @@ def inhibition(kept: Kept) -> list[str]:
     ]
     seeds = min((len(v) for line in found.values() for v in line.values()), default=0)
     said = f"Validation accuracy in %, {seeds} seed{'s' if seeds != 1 else ''}:"
-    return [said, "", *table(("theta_plus", *(f"{w:g} mV" for w in strengths)), lines)]
+    return [said, "", *lined(("theta_plus", *(f"{w:g} mV" for w in strengths)), lines)]
 
 
 def chosen(study: Mapping[str, Any], points: float) -> Mapping[str, Any] | None:
@@ -140,7 +139,7 @@ def knobs(kept: Kept) -> list[str]:
         "data", "seed", "trials", "cheapest", "validation, float → chosen", "test", "training energy",
         "in whole rows and columns", "inference energy", "the chosen knobs",
     )  # fmt: skip
-    return table(heads, lines)
+    return lined(heads, lines)
 
 
 def _picked(study: Mapping[str, Any], points: float) -> list[str]:
@@ -227,7 +226,7 @@ def growth(kept: Kept, cells: Mapping[str, Any]) -> list[str]:
                 lines.append(
                     [said, str(study["seed"]), f"{100 * best['validation_accuracy']:.2f}", test, knob]
                 )
-    return table(("network", "seed", "validation, %", "test, %", "knobs"), lines)
+    return lined(("network", "seed", "validation, %", "test, %", "knobs"), lines)
 
 
 def draw(kept: Kept) -> Figure:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import gesture_layers
-from docs_block import put
+from docs_block import lined, put
 from gesture_claims import RESULTS
 from gesture_records import FULL, LEVELS, SEEDS, WIDTHS, Book, Cell
 from matplotlib.axes import Axes
@@ -178,15 +178,10 @@ def told(values: Sequence[float], digits: int = 1) -> str:
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
 
 
-def cells(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, the heads first."""
-    rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return [rows[0], "|---" * len(lines[0]) + "|", *rows[1:]]
-
-
 def table(book: Book, data: str) -> list[str]:
     """A line per network outside the grids."""
-    lines = [("method", "bits", "zeros asked for", "zeros", "test accuracy, %", "energy, µJ", "seeds")]
+    heads = ("method", "bits", "zeros asked for", "zeros", "test accuracy, %", "energy, µJ", "seeds")
+    lines = []
     plain = book.accuracy(data, "float")
     if plain:
         energies = [UJ * pj for pj in book.energy(data, "float").values()]
@@ -199,11 +194,11 @@ def table(book: Book, data: str) -> list[str]:
             (NAMES[method], str(bits), f"{100 * level:g} %", f"{mean(zeros.values()):.1f} %", told(accuracies),
              told(energies), str(len(accuracies)))
         )  # fmt: skip
-    return cells(lines) if len(lines) > 1 else [NONE]
+    return lined(heads, lines) if lines else [NONE]
 
 
 def grids(book: Book, data: str) -> list[str]:
-    """Accuracy of every width and level of zeros, a table per method; then energy, which no method changes."""
+    """Accuracy by width and level of zeros, a table per method; then the energy of joint (the other's is close)."""
     if not book.accuracy(data, "isolated", FULL):
         return [NONE]
     heads = ["bits", "none", *(f"{100 * level:g} %" for level in LEVELS)]
@@ -214,7 +209,7 @@ def grids(book: Book, data: str) -> list[str]:
             [str(bits), *(_said(book, _cell(data, method, bits, p)) for p in (0.0, *LEVELS))]
             for bits in WIDTHS
         ]
-        lines += [*cells([heads, *rows]), ""]
+        lines += [*lined(heads, rows), ""]
     unit = mean(book.energy(data, "isolated", FULL).values())
     lines += [
         f"Energy of an inference, joint, as a multiple of {FULL} bit, none pruned ({UJ * unit:.1f} µJ):",
@@ -224,7 +219,7 @@ def grids(book: Book, data: str) -> list[str]:
     for bits in WIDTHS:
         found = [book.energy(*_cell(data, GRIDS[0], bits, p)).values() for p in (0.0, *LEVELS)]
         rows.append([str(bits), *(f"{mean(each) / unit:.3f}" if each else "" for each in found)])
-    return [*lines, *cells([heads, *rows])]
+    return [*lines, *lined(heads, rows)]
 
 
 def _cell(data: str, method: str, bits: int, level: float) -> tuple[str, str, int, float]:
@@ -264,22 +259,22 @@ def layers(book: Book, data: str) -> list[str]:
         return [NONE]
     names = list(next(iter(shown.values())))
     rows = [[title, *(f"{100 * (1 - found[name]):.1f}" for name in names)] for title, found in shown.items()]
-    return cells([["weights left, %", *names], *rows])
+    return lined(["weights left, %", *names], rows)
 
 
 def counted() -> list[str]:
     """What prices depend on the data that is counted: a line per kind of data, mean over the seeds."""
     rows = [row["data"] for row in gesture_layers.densities()]
     layers = list(rows[0]["validation"]["density"])
-    lines = [
-        ["counted on", "recordings", "energy, µJ", "worst, µJ", *(f"inputs of {x}, % not 0" for x in layers)]
-    ]
+    heads = ["counted on", "recordings", "energy, µJ", "worst, µJ"]
+    heads += [f"inputs of {layer}, % not 0" for layer in layers]
+    lines = []
     for name in rows[0]:
         found = [row[name] for row in rows]
         energies = [told([UJ * each[key] for each in found], 2) for key in ("energy_pj", "worst_energy_pj")]
         shares = [told([100 * each["density"][layer] for each in found], 2) for layer in layers]
         lines.append([name, str(found[0]["samples"]), *energies, *shares])
-    return cells(lines)
+    return lined(heads, lines)
 
 
 def blocks(book: Book) -> dict[str, list[str]]:

@@ -8,11 +8,11 @@ Each benchmark writes outputs/benchmarks/NAME.json; copy one to docs/results/ben
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docs_block import put
+from docs_block import lined, put
 
 from pipeline.report.files import write_whole
 
@@ -22,14 +22,6 @@ RESULTS, PAGE = Path("docs/results/benchmarks"), Path("docs/speed.md")
 
 def read(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(heads) + " |",
-        "|---" * len(heads) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
 
 
 def stdp() -> list[str]:
@@ -51,7 +43,7 @@ def stdp() -> list[str]:
         "neurons", "", "images/s", "times BindsNET, one by one", "times BindsNET, 32 at once", "of the byte limit",
         "MNIST epoch", "same spike counts",
     )  # fmt: skip
-    return table(heads, rows)
+    return lined(heads, rows)
 
 
 def bptt() -> list[str]:
@@ -68,7 +60,7 @@ def bptt() -> list[str]:
         "network", "ms a step", "times snnTorch's loop", "times SpikingJelly", "masks and 4-bit weights add",
         "of the matrix-product limit",
     )  # fmt: skip
-    return table(heads, rows)
+    return lined(heads, rows)
 
 
 def integers() -> list[str]:
@@ -88,7 +80,7 @@ def integers() -> list[str]:
         "times, handed integers",
         "same spikes",
     )
-    return table(heads, rows)
+    return lined(heads, rows)
 
 
 def around() -> list[str]:
@@ -122,7 +114,7 @@ def around() -> list[str]:
         ],
         ["pricing it on a machine", f"{min(prices):.1f} to {max(prices):.1f} ms", "benchmarks/cost.py"],
     ]  # fmt: skip
-    return table(("what", "measured", "command"), rows)
+    return lined(("what", "measured", "command"), rows)
 
 
 def load() -> list[str]:
@@ -138,7 +130,7 @@ def load() -> list[str]:
         for kind, name in kinds.items()
         for found in read(f"bookkeeping-load-{name}-postgresql")["results"]
     ]  # fmt: skip
-    return table(
+    return lined(
         ("suggestions", "workers", "trials/s", "processor time per trial in the workers", "trials done"), rows
     )
 
@@ -175,7 +167,7 @@ def sizing() -> list[str]:
             f"{looked / links:.0%} of a gigabit link: this breaks first**",
         ],
     ]
-    return table(("", ""), rows)
+    return lined(("", ""), rows)
 
 
 CLUSTER = Path("docs/cluster.md")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from docs_block import put
+from docs_block import lined, put
 from tinysnn_records import Searched, searches, spread
 
 from pipeline.report.figures import DPI
@@ -61,13 +61,11 @@ def significance_lines(cells: Cells) -> list[str]:
     for name, (table, seeds) in lost(cells).items():
         bits = sorted({b for line in table.values() for b in line})
         lines += [f"{name}, mean over {seeds} seed{'s' if seeds > 1 else ''}:", ""]
-        lines += [
-            "| points lost at | " + " | ".join(f"{b} bit" for b in bits) + " |",
-            "|---" * (len(bits) + 1) + "|",
+        rows = [
+            [group, *(f"{100 * line[b]:.2f}" if b in line else "" for b in bits)]
+            for group, line in table.items()
         ]
-        for group, line in table.items():
-            shown = [f"{100 * line[b]:.2f}" if b in line else "" for b in bits]
-            lines.append(f"| {group} | " + " | ".join(shown) + " |")
+        lines += lined(["points lost at", *(f"{b} bit" for b in bits)], rows)
         lines.append("")
     return lines[:-1]
 
@@ -75,7 +73,7 @@ def significance_lines(cells: Cells) -> list[str]:
 def search_lines(cells: Cells) -> list[str]:
     """What the two searches found on each network where both were run: means over seeds, 95 % intervals."""
     heads = ["network", "search", "seeds", "evaluations", "minutes", "smallest over the floor", "hypervolume"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    rows = []
     groups: dict[tuple[str, str], list[Searched]] = {}
     for found in searches(cells):
         groups.setdefault((network(found.network), found.name), []).append(found)
@@ -83,11 +81,19 @@ def search_lines(cells: Cells) -> list[str]:
         evaluations, minutes = (
             float(np.mean([getattr(s, k) for s in seeds])) for k in ("evaluations", "minutes")
         )
-        lines.append(
-            f"| {title} | {name} | {len(seeds)} | {evaluations:.0f} | {minutes:.1f} | "
-            f"{spread([s.times for s in seeds])}x below float | {spread([s.hypervolume for s in seeds], 100)} % |"
+        size, volume = spread([s.times for s in seeds]), spread([s.hypervolume for s in seeds], 100)
+        rows.append(
+            [
+                title,
+                name,
+                f"{len(seeds)}",
+                f"{evaluations:.0f}",
+                f"{minutes:.1f}",
+                f"{size}x below float",
+                f"{volume} %",
+            ]
         )
-    return lines
+    return lined(heads, rows)
 
 
 def main() -> None:
