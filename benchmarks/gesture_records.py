@@ -22,9 +22,8 @@ TERNARY, FULL = 2, 8
 WIDTHS, LEVELS = (2, 3, 4, 6, 8), (0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
 SAYS = {
     "nmnist": "N-MNIST, 683 train, 196 test recordings, 12C5-32C5 (substitute)",
-    "gesture": "simulated gestures, 1,100 train, 330 test recordings, 32x32, narrow TCJA, pretrained once (substitute)",
-    "dvs_gesture": "DVS128 Gesture, tonic's 1,077 and 264 recordings, four training users validate, TCJA as published, "
-    "pretrained once",
+    "gesture": "simulated gestures, 1,100 train, 330 test recordings, 32x32, narrow TCJA (substitute)",
+    "dvs_gesture": "DVS128 Gesture, tonic's 1,077 and 264 recordings, four training users validate, TCJA as published",
 }
 PUBLISHED = "dvs_gesture"
 """The recordings that the paper used; everything else says that it is not them."""
@@ -92,7 +91,7 @@ class Book:
         return self.values(lambda result: 100 * float(result["test_accuracy"]), *cell)
 
     def energy(self, *cell: Any) -> dict[int, float]:
-        """seed -> pJ per inference, mean over the validation split."""
+        """seed -> pJ per inference, mean over the recordings that activity is counted on."""
         return self.values(lambda result: float(result["energy_pj"]), *cell)
 
 
