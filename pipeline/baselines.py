@@ -20,21 +20,24 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import cast
 
+import optuna
 from rich.console import Console
 
 from pipeline import config, experiment, finalists
 from pipeline.config import ConfigError, Plain
 from pipeline.exits import BAD_DATA, spoken
-from pipeline.job import Job
+from pipeline.job import Job, build
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
+from pipeline.report.files import write_whole
+from pipeline.report.progress import counted
 from pipeline.report.worth import worth_table
 from pipeline.select import open_study
-from pipeline.study import results, select
+from pipeline.study import database, results, select
 from pipeline.study.select import Pick
 from pipeline.types import DataError, Row, TrialEnded
 
@@ -160,23 +163,62 @@ def of_member(row: Row) -> Line:
     return found
 
 
-def beside(job: Job, row: Row) -> list[Line]:
-    """The member first, then its baselines over the finalists' seeds; done once and kept in the study's folder."""
+def beside(
+    job: Job,
+    study: optuna.Study,
+    row: Row,
+    progress: Callable[[int, int], None],
+    each: finalists.Each | None = None,
+) -> list[Line]:
+    """The member first, then its baselines over the finalists' seeds; done once and kept in the study's folder.
+
+    `each` (a crew's) does the trainings side by side. A finished one is kept in the study and never done again.
+    """
     path = job.folder / "baselines" / f"trial-{row.number:05d}.json"
     if path.exists():
         try:
             return cast(list[Line], json.loads(path.read_text(encoding="utf-8")))
         except json.JSONDecodeError:
             path.unlink()  # cut off while it was written
-    plain, seeds = job.params_config(row.params), range(job.seed, job.seed + max(job.study.finalists, 1))
-    made = [opponents({**plain, "seed": seed}, row.metrics["memory_bits"]) for seed in seeds]
-    floats = job.folder / "float"
-    found = [
-        of_member(row),
-        *(over_seeds([line(name, each[name], floats) for each in made]) for name in made[0]),
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    names = tuple(opponents(job.params_config(row.params), row.metrics["memory_bits"]))
+    pairs = [(name, job.seed + i) for name in names for i in range(max(job.study.finalists, 1))]
+
+    def missing() -> list[tuple[str, int]]:
+        stored = study.user_attrs
+        return [(name, seed) for name, seed in pairs if _key(row, name, seed) not in stored]
+
+    wanted = [(job.config, row.number, name, seed) for name, seed in missing()]
+    if each is not None and len(wanted) > 1:
+        each(train, wanted, lambda: progress(len(pairs) - len(missing()), len(pairs)))
+    runs: dict[str, list[Line]] = {name: [] for name in names}
+    for done, (name, seed) in enumerate(pairs):
+        progress(done, len(pairs))
+        runs[name].append(_run(job, study, row, name, seed))
+    progress(len(pairs), len(pairs))
+    found = [of_member(row), *map(over_seeds, runs.values())]
+    write_whole(path, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def train(plain: Plain, number: int, name: str, seed: int) -> None:
+    """One baseline of a member under one seed, in a process of its own; the result is in the study."""
+    job = build(plain)
+    study = optuna.load_study(storage=database.connect(job.storage), study_name=job.name)
+    _run(job, study, results.row(study.get_trials(deepcopy=False)[number], job.study), name, seed)
+
+
+def _key(row: Row, name: str, seed: int) -> str:
+    return f"baseline:{row.number}:{name}:{seed}"
+
+
+def _run(job: Job, study: optuna.Study, row: Row, name: str, seed: int) -> Line:
+    key = _key(row, name, seed)
+    stored = study.user_attrs.get(key)
+    if stored is not None:
+        return cast(Line, json.loads(stored))
+    plain = {**job.params_config(row.params), "seed": seed}
+    found = line(name, opponents(plain, row.metrics["memory_bits"])[name], job.folder / "float")
+    study.set_user_attr(key, json.dumps(found))
     return found
 
 
@@ -191,14 +233,21 @@ def known(folder: Path) -> list[Line]:
     return found
 
 
-def at_knee(job: Job, front: Sequence[Row], picks: Mapping[str, Pick]) -> None:
+def at_knee(
+    job: Job,
+    study: optuna.Study,
+    front: Sequence[Row],
+    picks: Mapping[str, Pick],
+    progress: Callable[[int, int], None],
+    each: finalists.Each | None = None,
+) -> None:
     """Train the baselines of the knee, or of the first pick there is."""
     chosen = [
         pick.number for pick in (picks.get("knee"), *picks.values()) if pick and pick.number is not None
     ]
     for row in front:
         if chosen and row.number == chosen[0]:
-            beside(job, row)
+            beside(job, study, row, progress, each)
 
 
 @spoken
@@ -221,7 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         row = next((row for row in rows if row.number == number and row.state == "complete"), None)
         if row is None:
             raise DataError(f"trial {number} is no finished trial of {job.name}.")
-        found = beside(job, row)
+        with counted(f"baselines of trial {number}", Console(stderr=True)) as progress:
+            found = beside(job, study, row, progress)
     except (DataError, ConfigError, KeyError) as error:
         print(f"baselines: {error}", file=sys.stderr)
         return BAD_DATA

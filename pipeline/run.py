@@ -212,8 +212,8 @@ def _finish(
     front = [row for row in rows if row.on_front]
     picks = select.picks(front, reference, here.selectors)
     if here.study.compare:
-        with console.status("training baselines of the knee's size"):
-            baselines.at_knee(here, front, picks)
+        with counted("baselines of the knee's size", console) as progress:
+            baselines.at_knee(here, study, front, picks, progress, crew.each)
     about = context(here, data, study, rows, reference, tracker.look)
     chosen = {name: pick.number for name, pick in picks.items() if pick.number is not None}
     written = write(rows, here.study.objectives, chosen, here.folder, about)

@@ -107,6 +107,44 @@ def test_baselines_are_run_with_the_seeds_of_the_front_and_told_as_means(tmp_pat
     assert any(line["test_accuracy_interval"] > 0 for line in others), "the seeds must make a difference"
 
 
+def test_two_workers_share_the_baselines_and_find_what_one_finds(tmp_path):
+    """The study's processes train them side by side; the numbers are those of a single process."""
+    words = ["study.finalists=2", "~study.space", "+study.space={}", "compression.prune_weights.sparsity=0.8"]
+    found = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        assert run.main([*COMPARED, *words, f"workers={workers}", f"out={out}"]) == 0
+        found.append(json.loads((out / "small" / "baselines" / "trial-00000.json").read_text()))
+    assert found[0] == found[1]
+
+
+def test_baselines_that_were_interrupted_go_on_where_they_were(tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the third of six trainings: the first two are kept, and only four are done by the second run."""
+    words = [*COMPARED, "study.finalists=2", "compression.prune_weights.sparsity=0.8"]
+    words += ["~study.space", "+study.space={}", f"out={tmp_path}"]
+    trained, really = [], baselines.line
+
+    def interrupted(name, *rest):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(name)
+        return really(name, *rest)
+
+    monkeypatch.setattr(baselines, "line", interrupted)
+    assert run.main(words) == 130
+    assert "Resume with: python -m pipeline.run" in capsys.readouterr().out
+    assert trained == ["float SNN, as small"] * 2
+
+    def counted(name, *rest):
+        trained.append(name)
+        return really(name, *rest)
+
+    monkeypatch.setattr(baselines, "line", counted)
+    assert run.main(words) == 0
+    assert trained[2:] == ["random pruning"] * 2 + ["quantized ANN"] * 2
+    assert "Beside baselines of its size" in capsys.readouterr().out
+
+
 def test_a_study_without_finalists_compares_with_its_own_seed(tmp_path):
     assert run.main([*COMPARED, "study.finalists=0", f"out={tmp_path}"]) == 0
     _, *others = json.loads((tmp_path / "small" / "baselines" / "trial-00000.json").read_text())
