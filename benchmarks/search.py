@@ -31,7 +31,7 @@ from typing import Any
 
 import optuna
 import torch
-from docs_block import put
+from docs_block import lined, put
 
 from pipeline import config, experiment, job, launch
 from pipeline.nursery import Nursery
@@ -197,31 +197,32 @@ def ratios(rows: Sequence[Mapping[str, object]], seconds: float) -> dict[str, ob
 def table(found: Mapping[str, Any]) -> list[str]:
     """Trials, seconds to the target and final hypervolume of each side and seed, and the ratios."""
     seconds = found["seconds"]
-    rows = ["| seed | side | trials | to 95 % of the best | final hypervolume |", "|---|---|---|---|---|"]
+    rows = []
     for cell in found["cells"]:
         for kind in SIDES:
             reach = cell[f"{kind}_s"]
             said = f"not in {seconds:g} s" if reach is None else f"{reach:.1f} s"
             share = f"{100 * cell[f'{kind}_final']:.0f} % of the best"
-            rows.append(f"| {cell['seed']} | {SAID[kind]} | {cell[f'{kind}_trials']} | {said} | {share} |")
+            rows.append([str(cell["seed"]), SAID[kind], str(cell[f"{kind}_trials"]), said, share])
+    lines = lined(("seed", "side", "trials", "to 95 % of the best", "final hypervolume"), rows)
     ratio = {k: found[f"ratio_{k}"] for k in SIDES[1:]}
     own = {k: found[f"ratio_{k}_own"] for k in SIDES[1:]}
-    rows += [
+    lines += [
         "",
         "Median over the seeds, our time over theirs; who does not arrive counts with all its seconds:",
     ]
     for kind in SIDES[1:]:
-        rows.append(
+        lines.append(
             f"{ratio[kind]:.2f} of {SAID[kind]}'s time; to 95 % of what {SAID[kind]} itself reaches, {own[kind]:.2f}."
         )
     for kind in SIDES[1:]:
         if found[f"reached_{kind}"] < len(found["cells"]):
             arrived = found[f"reached_{kind}"] or "none"
-            rows.append(
+            lines.append(
                 f"{SAID[kind]} arrived in {arrived} of {len(found['cells'])} seeds: the first ratio is at most that."
             )
     load = found["load_average"]
-    return [*rows, f"{found['cores']} cores, two processes each side, load average {load} at the end."]
+    return [*lines, f"{found['cores']} cores, two processes each side, load average {load} at the end."]
 
 
 def _number(value: object, otherwise: float) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from docs_block import put
+from docs_block import lined, put
 
 from pipeline.data.compare import picture, profile, real_clips, table
 from pipeline.data.dvs import LIGHTS
@@ -48,7 +48,7 @@ def recordings(label: int) -> list[np.ndarray]:
 def summary(real: Clips, simulated: Mapping[int, Sequence[np.ndarray]]) -> list[str]:
     """A line per quantity: medians over gestures, their ratio, and how many clips are among the people of theirs."""
     heads = ("quantity", "real", "simulated", "ratio", "clips within what the six people span")
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    rows = []
     clips = {label: vars(profile(events)) for label, events in real.items()}
     people = {label: [vars(profile(each)) for each in simulated[label]] for label in clips}
     for name, words in NAMES.items():
@@ -60,8 +60,8 @@ def summary(real: Clips, simulated: Mapping[int, Sequence[np.ndarray]]) -> list[
             <= max(each[name] for each in people[label])
             for label, clip in clips.items()
         )
-        lines.append(f"| {words} | {one:.3g} | {other:.3g} | {other / one:.2f} | {inside} of {len(clips)} |")
-    return lines
+        rows.append([words, f"{one:.3g}", f"{other:.3g}", f"{other / one:.2f}", f"{inside} of {len(clips)}"])
+    return lined(heads, rows)
 
 
 def main() -> None:
