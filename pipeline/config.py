@@ -13,7 +13,8 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.experiment import Experiment
 from pipeline.export.program import Accumulator
+from pipeline.fields import wanted
 
 _INSTALLED, _CHECKOUT = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
@@ -69,7 +71,8 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra_compose("config", overrides=list(overrides))
-    except (HydraException, ConfigCompositionException, OmegaConfBaseException) as error:
+    # A group set to null is a bare ValueError of Hydra.
+    except (HydraException, ConfigCompositionException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(explain(error)) from error
 
 
@@ -109,6 +112,9 @@ def compose_job(overrides: Sequence[str]) -> DictConfig:
             near = get_close_matches(name, there, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"there is no experiment {name!r}.{hint} There are: {', '.join(there)}.")
+    for key, value in (o.partition("=")[::2] for o in overrides):
+        if value in ("", "null") and (there_are := members(key, overrides)):
+            raise ConfigError(f"{key} must be one of {', '.join(there_are)}, but got {value or 'nothing'}.")
     if not any(o.startswith(("name=", "+name=")) for o in overrides) and not chosen:
         raise ConfigError(f"choose +experiment=NAME, one of: {', '.join(there)}.")
     try:
@@ -211,6 +217,7 @@ def _call(target: str, fields: Mapping[str, object], key: str) -> object:
             raise ConfigError(
                 f"unknown key {key}.{given}.{hint} The keys of {key} are: {', '.join(allowed)}."
             )
+    refuse_misfits(factory, fields, f"{key}.")
     try:
         return factory(**fields)
     except ConfigError:
@@ -221,14 +228,27 @@ def _call(target: str, fields: Mapping[str, object], key: str) -> object:
         raise ConfigError(f"{key}: {error}") from error
 
 
+def refuse_misfits(factory: Callable[..., object], fields: Mapping[str, object], prefix: str = "") -> None:
+    """Raise ``ConfigError("learner.epochs must be a whole number, but got 'x'.")`` for what `factory` does not take."""
+    for name, value in fields.items():
+        rule = wanted(factory, name, value)
+        if rule is not None:
+            raise ConfigError(f"{prefix}{name} must be {rule}, but got {textwrap.shorten(repr(value), 120)}.")
+
+
 def build_experiment(config: Mapping[str, object]) -> Experiment:
     """The frozen objects of one trial.
 
     Raises:
         ConfigError: a value out of range, an unknown or a missing key; the message starts with the key.
     """
+    refuse_misfits(Experiment, {"seed": config["seed"]})  # before the parts that repeat it
     parts = {key: instantiate(node, key) for key, node in decisive(config).items()}
-    return Experiment(**parts)  # type: ignore[arg-type]
+    refuse_misfits(Experiment, parts)
+    try:
+        return Experiment(**parts)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def build_accumulator(config: Mapping[str, object]) -> Accumulator:

@@ -48,6 +48,7 @@ from pipeline.types import (
     SplitName,
     TrialEnded,
     Widths,
+    require,
 )
 
 DECODES = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (RateDecode, LabelDecode)}
@@ -68,6 +69,9 @@ class Experiment:
     seed: int
     counting: Counting = field(default_factory=Counting)
     """The samples that energy and latency are prices of."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", "be in [0, 2**32)", self.seed)
 
 
 class Trained(NamedTuple):

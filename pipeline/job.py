@@ -127,29 +127,35 @@ def build(plain: Plain) -> Job:
     Raises:
         ConfigError: the key, the rule and what came.
     """
-    name = str(plain["name"])
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"name must be letters, digits, '.', '_' or '-', but got {name!r}.")
-    workers = plain["workers"]
-    if not isinstance(workers, int) or workers < 1:
-        raise ConfigError(f"workers must be >= 1, but got {workers!r}.")
-    if plain.get("proof", PROOFS[0]) not in PROOFS:
-        raise ConfigError(f"proof must be one of {PROOFS}, but got {plain['proof']!r}.")
-    space = cast(Plain, cast(Plain, plain["study"])["space"])
-    study_config = cast(Plain, plain["study"]) | {"space": settled(space, config.flatten(plain))}
-    study = cast(Study, config.instantiate(study_config, "study"))
+    config.refuse_misfits(Experiment, {"seed": plain["seed"]})  # before the parts that repeat it
+    study = dict(cast(Plain, plain["study"]))
+    if isinstance(study["space"], Mapping):  # else the study says what it must be
+        study["space"] = settled(study["space"], config.flatten(plain))
+    parts: Plain = {
+        "name": str(plain["name"]),
+        "workers": plain["workers"],
+        "storage": plain["storage"],
+        "study": config.instantiate(study, "study"),
+        "sampler": config.instantiate(plain["sampler"], "sampler"),
+        "stopper": config.instantiate(plain["stopper"], "stopper"),
+    }
+    config.refuse_misfits(Job, parts)
+    out = plain["out"]
+    if not isinstance(out, str):
+        raise ConfigError(f"out must be text, but got {out!r}.")
     job = Job(
         config=plain,
-        name=name,
-        workers=workers,
-        folder=Path(str(plain["out"])) / name,
-        storage=str(plain["storage"]),
-        study=study,
-        sampler=cast(Samplers, config.instantiate(plain["sampler"], "sampler")),
-        stopper=cast(Stopper, config.instantiate(plain["stopper"], "stopper")),
-        selectors=cast(Mapping[str, Selector], study.selectors),
+        folder=Path(out) / str(plain["name"]),
+        selectors=cast(Mapping[str, Selector], cast(Study, parts["study"]).selectors),
         accumulator=config.build_accumulator(plain),
+        **parts,  # type: ignore[arg-type]
     )
+    if not NAME.fullmatch(job.name):
+        raise ConfigError(f"name must be letters, digits, '.', '_' or '-', but got {job.name!r}.")
+    if job.workers < 1:
+        raise ConfigError(f"workers must be >= 1, but got {job.workers!r}.")
+    if plain.get("proof", PROOFS[0]) not in PROOFS:
+        raise ConfigError(f"proof must be one of {', '.join(PROOFS)}, but got {plain['proof']!r}.")
     config.build_experiment(plain)
     _check_space(job)
     return job

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import optuna
 import torch
@@ -47,6 +47,7 @@ class Crew(Protocol):
         ...
 
 
+@runtime_checkable
 class Launcher(Protocol):
     """A config of where workers run."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -131,18 +131,21 @@ class Dataset:
             yield Batch(self.encode(x, generator), y)
 
 
+@runtime_checkable
 class DataSpec(Protocol):
     """A config of data: knows where the samples are and cuts validation from train."""
 
     def load(self, seed: int) -> Dataset: ...
 
 
+@runtime_checkable
 class NetSpec(Protocol):
     """A config of a network; `build` is a pure function of its arguments."""
 
     def build(self, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module: ...
 
 
+@runtime_checkable
 class Learner(Protocol):
     """Trains in place and says how output spikes become labels (labels come from training data only)."""
 

@@ -78,7 +78,7 @@ def test_what_does_not_exist_is_named_with_what_does(overrides, said):
         ("name=../up", "name must be letters"),
         ("+net.hiden=3", "unknown key net.hiden. Did you mean 'hidden'?"),
         ("accumulator.bits=33", "accumulator.bits must be in [2, 32], but got 33."),
-        ("accumulator.bits=16.5", "accumulator.bits must be in [2, 32], but got 16.5."),
+        ("accumulator.bits=16.5", "accumulator.bits must be a whole number, but got 16.5."),
         ("accumulator.overflow=trap", "accumulator.overflow must be in [saturate, wrap], but got 'trap'."),
         ("+accumulator.bit=8", "unknown key accumulator.bit. Did you mean 'bits'?"),
         ("accumulator=8", "accumulator must have the keys bits and overflow, but got 8."),

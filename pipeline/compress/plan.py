@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ Refit = Callable[[int | None, Callable[[float], None]], Decode]
 """``refit(epochs, on_progress)``: train on, with on_progress(share done) after each epoch; 0 only decodes."""
 
 
+@runtime_checkable
 class Compression(Protocol):
     """One step of a compression config, a frozen dataclass; all state lives in the net."""
 

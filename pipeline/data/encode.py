@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ MOST_STEPS = 1000
 """More time steps than any data set here needs; a larger number is a slip of the keyboard."""
 
 
+@runtime_checkable
 class Encoding(Protocol):
     """What a data set needs of its encoding: a dataclass with `timesteps`, called with samples."""
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -34,6 +34,7 @@ from pipeline.types import Dominated, Metrics, Report, Row, TrialEnded
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Samplers(Protocol):
     """A config of an Optuna sampler; one whose search ends by itself also has ``ended(study)``, as `ended` says."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pipeline.study import pareto
 from pipeline.types import Row, require
@@ -20,6 +20,7 @@ class Pick:
     why: str
 
 
+@runtime_checkable
 class Selector(Protocol):
     """Chooses among the members of a front; sees validation metrics only, never the test split."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pipeline.study import pareto
 from pipeline.types import Dominated, Metrics, TrialEnded, require
 
 
+@runtime_checkable
 class Stopper(Protocol):
     """Looks at one trial's metrics at a rung and at its rivals' metrics at the same rung."""
 
