@@ -255,10 +255,15 @@ def check(experiment: Experiment) -> Dataset:
 
     Raises:
         DataError: files are missing or damaged.
-        ValueError: a compression step names what the net lacks.
+        ValueError: a compression step names what the net lacks; the net does not fit the memory.
     """
     data = experiment.data.load(experiment.seed)
-    net = experiment.net.build(data.shape, data.classes, experiment.seed)
+    try:
+        net = experiment.net.build(data.shape, data.classes, experiment.seed)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error):
+            raise ValueError(f"net has more weights than there is memory for ({error}).") from error
+        raise
     for name, step in experiment.compression.items():
         try:
             step.check(net)

@@ -6,6 +6,7 @@ pydantic judges, strictly: a text is no number, 1.5 no whole number, true no 1. 
 from __future__ import annotations
 
 import inspect
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -16,7 +17,7 @@ from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from pydantic_core import SchemaError
 
-_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 _ONE = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null",
 }  # fmt: skip
@@ -28,6 +29,8 @@ def wanted(factory: Callable[..., object], name: str, value: object) -> str | No
 
     A list comes as a tuple (`config.instantiate`). Which of several names is right (`Literal`) the object itself tells.
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        return "finite"
     hint, check = _fields(factory).get(name, (None, None))
     if check is None or _fits(check, value) or (isinstance(value, tuple) and _fits(check, list(value))):
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +20,7 @@ from pipeline.study.select import Selector
 from pipeline.study.space import Axis, settled
 from pipeline.study.spec import Study
 from pipeline.study.stopping import Stopper
-from pipeline.types import DataError, Report
+from pipeline.types import METRICS, DataError, Report
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PROOFS = ("told", "required")
@@ -131,6 +132,8 @@ def build(plain: Plain) -> Job:
     study = dict(cast(Plain, plain["study"]))
     if isinstance(study["space"], Mapping):  # else the study says what it must be
         study["space"] = settled(study["space"], config.flatten(plain))
+    if isinstance(plain["name"], bool) or not isinstance(plain["name"], str | int):
+        raise ConfigError(f"name must be text, but got {plain['name']!r}.")
     parts: Plain = {
         "name": str(plain["name"]),
         "workers": plain["workers"],
@@ -145,7 +148,7 @@ def build(plain: Plain) -> Job:
         raise ConfigError(f"out must be text, but got {out!r}.")
     job = Job(
         config=plain,
-        folder=Path(out) / str(plain["name"]),
+        folder=Path(out) / str(parts["name"]),
         selectors=cast(Mapping[str, Selector], cast(Study, parts["study"]).selectors),
         accumulator=config.build_accumulator(plain),
         **parts,  # type: ignore[arg-type]
@@ -157,8 +160,34 @@ def build(plain: Plain) -> Job:
     if plain.get("proof", PROOFS[0]) not in PROOFS:
         raise ConfigError(f"proof must be one of {', '.join(PROOFS)}, but got {plain['proof']!r}.")
     config.build_experiment(plain)
+    _check_metrics(job)
     _check_space(job)
     return job
+
+
+def _check_metrics(job: Job) -> None:
+    """Every metric that a study, a selector or a stopper asks for is one that trials have."""
+    asked = {
+        f"study.{name}": tuple(getattr(job.study, name)) for name in ("objectives", "constraints", "floors")
+    }
+    asked["stopper.objectives"] = tuple(getattr(job.stopper, "objectives", ()))
+    for name, selector in job.selectors.items():
+        for field_name in ("objectives", "price", "bounds"):
+            given = getattr(selector, field_name, ())
+            asked[f"study.selectors.{name}.{field_name}"] = (
+                (given,) if isinstance(given, str) else tuple(given)
+            )
+    for key, metrics in asked.items():
+        there = (*METRICS, "loss") if key.startswith("stopper") else METRICS
+        for metric in metrics:
+            if metric not in there:
+                near = get_close_matches(metric, there, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"{key} must be of {', '.join(there)}, but got {metric!r}.{hint}")
+    if "validation_accuracy" in job.study.objectives:
+        raise ConfigError(
+            "study.objectives are minimised: give validation_error in place of 'validation_accuracy'."
+        )
 
 
 def _check_space(job: Job) -> None:

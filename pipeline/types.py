@@ -18,6 +18,12 @@ import torch
 from torch import Tensor, nn
 
 Metrics = Mapping[str, float]
+METRICS = (
+    "validation_error", "validation_accuracy", "validation_samples", "memory_bits", "energy_pj", "latency_us",
+    "worst_energy_pj", "worst_latency_us", "sparsity", "firing_rate", "dense_memory_bits", "energy_training_pj",
+    "dense_energy_training_pj",
+)  # fmt: skip
+"""All that an evaluation finds; the last three of some networks only."""
 PART = "part_of_epoch"
 """A report with this metric, in (0, 1), comes from inside an epoch: for rules that stop by images, not for curves."""
 STORED = "stored"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import config, job
+from pipeline import config, experiment, job
 from pipeline.config import ConfigError
 from pipeline.fields import wanted
+from pipeline.types import METRICS
 
 
 @runtime_checkable
@@ -91,7 +93,8 @@ def test_what_does_not_and_what_it_must_be(name: str, value: object, rule: str) 
 def test_scalars_fit_as_python_itself_would_say(value: Any) -> None:
     number = isinstance(value, int) and not isinstance(value, bool)
     assert (wanted(Aviary, "birds", value) is None) is number
-    assert (wanted(Aviary, "height_m", value) is None) is (number or isinstance(value, float))
+    finite = isinstance(value, float) and math.isfinite(value)
+    assert (wanted(Aviary, "height_m", value) is None) is (number or finite)
     assert (wanted(Aviary, "open", value) is None) is isinstance(value, bool)
     assert (wanted(Aviary, "keeper", value) is None) is (value is None or isinstance(value, str))
 
@@ -138,6 +141,13 @@ SLIPS = {
     "workers=many": "workers must be a whole number, but got 'many'.",
     "out=null": "out must be text, but got None.",
     "storage=3": "storage must be text, but got 3.",
+    "name=null": "name must be text, but got None.",
+    "net.threshold=nan": "net.threshold must be finite, but got nan.",
+    "study.objectives=[validation_eror,energy_pj]": "study.objectives must be of validation_error, ",
+    "study.objectives=[validation_accuracy]": "study.objectives are minimised: give validation_error in place of",
+    "study.selectors.knee.objectives=[energy]": "study.selectors.knee.objectives must be of validation_error, ",
+    "+study.constraints={memory: 3}": "study.constraints must be of validation_error, ",
+    "+study.floors={error: 0.1}": "study.floors must be of validation_error, ",
     "accelerator=null": "accelerator must be one of embedded_45nm, eyeriss_45nm",
     "data.framing.size=[32,32]": "data.framing.size must be a whole number or null, but got (32, 32).",
 }
@@ -149,3 +159,39 @@ def test_a_slip_of_the_command_line_is_one_sentence_with_its_key(word: str, mess
     with pytest.raises(ConfigError) as refused:
         job.build(config.plain(config.compose_job(["+experiment=nmnist_pareto", word])))
     assert str(refused.value).startswith(message)
+
+
+JUNK = (None, "abc", -1, 1.5, True, math.nan, math.inf, 10**12, ["abc"], {"a": 1})
+ELSEWHERE = ("tracking.", "launcher.")
+"""Checked where they are opened (`pipeline.run`), still before trial 0."""
+
+
+@pytest.mark.parametrize(
+    "words", [["quickstart"], ["fspinn_mnist"], ["gesture_pareto", "accelerator=loihi"]], ids="-".join
+)
+def test_whatever_a_config_says_is_taken_or_refused_with_its_key(words: list[str]) -> None:
+    """Every leaf of a config with every kind of junk: a job or a sentence that names the key, never a traceback."""
+    name, *more = words
+    whole = config.plain(config.compose_job([f"+experiment={name}", *more]))
+    refused = []
+    for key in config.flatten(whole):
+        for value in JUNK:
+            try:
+                job.build(config.override(whole, {key: value}))
+            except ConfigError as error:
+                refused.append((key, str(error)))
+                continue
+            odd = isinstance(value, float) and not math.isfinite(value)
+            assert not odd or key.startswith(ELSEWHERE), f"{key}={value} was taken"
+    assert len(refused) > 400
+    lost = [(key, said) for key, said in refused if not any(part in said for part in key.split("."))]
+    assert not lost
+
+
+def test_metrics_of_trials_are_those_that_studies_may_ask_for() -> None:
+    """Of a network that learns without labels, which has them all."""
+    few = ["data=digits", "data/encoding=poisson", "data.timesteps=20", "net.neurons=20"]
+    words = ["+experiment=fspinn_mnist", *few, "plan.scheme=in_training", "learner.label_samples=null"]
+    built = config.build_experiment(config.plain(config.compose_job(words)))
+    found = experiment.evaluate(built, lambda *_: None).metrics
+    assert set(found) == set(METRICS)

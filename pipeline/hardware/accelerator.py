@@ -113,8 +113,8 @@ class Arithmetic:
     """Energy of an operation whose clock is gated, as a share of the operation."""
 
     def __post_init__(self) -> None:
-        for name in ("add_int8_pj", "add_int32_pj", "multiply_int8_pj", "multiply_int32_pj"):
-            require(getattr(self, name) >= 0, name, "be >= 0", getattr(self, name))
+        for item in fields(self):
+            require(getattr(self, item.name) >= 0, item.name, "be >= 0", getattr(self, item.name))
         require(self.add_int32_pj >= self.add_int8_pj, "add_int32_pj", "be >= add_int8_pj", self.add_int32_pj)
         require(0 <= self.gated_share <= 1, "gated_share", "be in [0, 1]", self.gated_share)
 
@@ -169,6 +169,10 @@ class Area:
     add_int32_um2: float
     multiply_int8_um2: float
     multiply_int32_um2: float
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            require(getattr(self, item.name) >= 0, item.name, "be >= 0", getattr(self, item.name))
 
     def lane_um2(self, add_bits: int, a_bits: int, b_bits: int, multiplies: bool) -> float:
         """One adder, and one multiplier where inputs are counts; the laws over width are those of `Arithmetic`."""
@@ -267,6 +271,11 @@ class Accelerator:
             require(getattr(self, key) > 0, key, "be > 0", getattr(self, key))
         require(self.run_bits is None or 1 <= self.run_bits <= 16, "run_bits", "be in [1, 16]", self.run_bits)
         require(self.psum_bits is None or self.psum_bits >= 1, "psum_bits", "be >= 1", self.psum_bits)
+        word = self.map_word_bits
+        require(
+            word in (None, "weight") or (isinstance(word, int) and word >= 1),
+            "map_word_bits", "be >= 1, weight or null", word,
+        )  # fmt: skip
         require(self.update_adds >= 0, "update_adds", "be >= 0", self.update_adds)
         require(self.update_multiplies >= 0, "update_multiplies", "be >= 0", self.update_multiplies)
 

@@ -90,8 +90,9 @@ class Tcja(LeakyConstants):
         super().__post_init__()
         for name in ("timesteps", "hidden", "group", "kernel"):
             require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
-        for name in ("plain_blocks", "attention_blocks", "chunk"):
-            require(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
+        for name in ("plain_blocks", "attention_blocks"):
+            require(0 <= getattr(self, name) <= 16, name, "be in [0, 16]", getattr(self, name))
+        require(self.chunk >= 0, "chunk", "be at least 0", self.chunk)
         require(
             self.plain_blocks + self.attention_blocks > 0, "plain_blocks", "be above 0 without attention", 0
         )

@@ -47,6 +47,11 @@ def connect(url: str, patience_s: float = PATIENCE_S, made: bool = False) -> Sto
         try:
             with contextlib.nullcontext() if made else alone(url):
                 return Storage(url, identity(), patience_s, made)
+        except sqlalchemy.exc.ArgumentError as error:  # not shown: it may hold a password
+            raise DataError(
+                "storage must be a database address, as sqlite:////folder/study.db or postgresql://user@host/name: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
         except ImportError as error:
             raise DataError(
                 f"{shown(url)} needs a driver: pip install 'snn-pipeline[cluster]' ({error})"
