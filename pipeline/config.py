@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.experiment import Experiment
 from pipeline.export.program import Accumulator
-from pipeline.fields import wanted
+from pipeline.fields import misfit
 
 _INSTALLED, _CHECKOUT = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
@@ -231,9 +231,10 @@ def _call(target: str, fields: Mapping[str, object], key: str) -> object:
 def refuse_misfits(factory: Callable[..., object], fields: Mapping[str, object], prefix: str = "") -> None:
     """Raise ``ConfigError("learner.epochs must be a whole number, but got 'x'.")`` for what `factory` does not take."""
     for name, value in fields.items():
-        rule = wanted(factory, name, value)
-        if rule is not None:
-            raise ConfigError(f"{prefix}{name} must be {rule}, but got {textwrap.shorten(repr(value), 120)}.")
+        found = misfit(factory, name, value)
+        if found is not None:
+            got = textwrap.shorten(repr(found.value), 120)
+            raise ConfigError(f"{prefix}{name}{found.key} must be {found.rule}, but got {got}.")
 
 
 def build_experiment(config: Mapping[str, object]) -> Experiment:

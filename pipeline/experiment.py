@@ -264,6 +264,8 @@ def check(experiment: Experiment) -> Dataset:
         if isinstance(error, MemoryError) or "allocate" in str(error):
             raise ValueError(f"net has more weights than there is memory for ({error}).") from error
         raise
+    except ValueError as error:
+        raise ValueError(f"net.{error}") from error
     for name, step in experiment.compression.items():
         try:
             step.check(net)

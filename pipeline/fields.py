@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, InstanceOf, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
@@ -24,25 +24,41 @@ _ONE = {
 _MANY: dict[object, str] = {int: "whole numbers", float: "numbers", str: "names"}
 
 
-def wanted(factory: Callable[..., object], name: str, value: object) -> str | None:
-    """What the argument `name` of `factory` must be, where `value` is not; None where it fits, or nobody can tell.
+class Misfit(NamedTuple):
+    """``.key`` of the value that is wrong (of a mapping; else nothing), what it must be, and what it is."""
+
+    key: str
+    rule: str
+    value: object
+
+
+def misfit(factory: Callable[..., object], name: str, value: object) -> Misfit | None:
+    """Why the argument `name` of `factory` cannot be `value`; None where it can, or nobody can tell.
 
     A list comes as a tuple (`config.instantiate`). Which of several names is right (`Literal`) the object itself tells.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        return "finite"
+        return Misfit("", "finite", value)
     hint, check = _fields(factory).get(name, (None, None))
-    if check is None or _fits(check, value) or (isinstance(value, tuple) and _fits(check, list(value))):
+    if check is None:
         return None
-    return said(hint)
+    wrong = _wrong(check, value)
+    if wrong is None or (isinstance(value, tuple) and _wrong(check, list(value)) is None):
+        return None
+    if isinstance(value, Mapping) and len(inside := get_args(hint)) == 2 and wrong and wrong[0] in value:
+        return Misfit(f".{wrong[0]}", said(inside[1]), value[wrong[0]])
+    return Misfit("", said(hint), value)
 
 
-def _fits(check: TypeAdapter[Any], value: object) -> bool:
+def _wrong(check: TypeAdapter[Any], value: object) -> tuple[int | str, ...] | None:
+    """Where in `value` the first thing is that does not fit; None where all does."""
     try:
         check.validate_python(value)
     except ValidationError as error:
-        return isinstance(value, str) and {each["type"] for each in error.errors()} == {"literal_error"}
-    return True
+        found = error.errors()
+        named = isinstance(value, str) and {each["type"] for each in found} == {"literal_error"}
+        return None if named else found[0]["loc"]
+    return None
 
 
 @cache

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline import config, experiment, job
 from pipeline.config import ConfigError
-from pipeline.fields import wanted
+from pipeline.fields import Misfit, misfit
 from pipeline.types import METRICS
 
 
@@ -71,7 +71,7 @@ WRONG = [
     ("days", (1, "b"), "a list of whole numbers"),
     ("names", "abc", "a list of names"),
     ("visits", ("a",), "a list of whole numbers"),
-    ("food", {"corn": "much"}, "a mapping whose values are each a number"),
+    ("food", 3, "a mapping whose values are each a number"),
     ("facts", 3, "a mapping"),
     ("size", 2.5, "a whole number or a list of whole numbers"),
     ("first", "robin", "a Bird (a mapping with _target_) or null"),
@@ -81,22 +81,22 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value"), FITS)
 def test_what_fits(name: str, value: object) -> None:
-    assert wanted(Aviary, name, value) is None
+    assert misfit(Aviary, name, value) is None
 
 
 @pytest.mark.parametrize(("name", "value", "rule"), WRONG)
 def test_what_does_not_and_what_it_must_be(name: str, value: object, rule: str) -> None:
-    assert wanted(Aviary, name, value) == rule
+    assert misfit(Aviary, name, value) == Misfit("", rule, value)
 
 
 @given(value=st.one_of(st.integers(), st.floats(), st.booleans(), st.text(), st.none()))
 def test_scalars_fit_as_python_itself_would_say(value: Any) -> None:
     number = isinstance(value, int) and not isinstance(value, bool)
-    assert (wanted(Aviary, "birds", value) is None) is number
+    assert (misfit(Aviary, "birds", value) is None) is number
     finite = isinstance(value, float) and math.isfinite(value)
-    assert (wanted(Aviary, "height_m", value) is None) is (number or finite)
-    assert (wanted(Aviary, "open", value) is None) is isinstance(value, bool)
-    assert (wanted(Aviary, "keeper", value) is None) is (value is None or isinstance(value, str))
+    assert (misfit(Aviary, "height_m", value) is None) is (number or finite)
+    assert (misfit(Aviary, "open", value) is None) is isinstance(value, bool)
+    assert (misfit(Aviary, "keeper", value) is None) is (value is None or isinstance(value, str))
 
 
 def test_functions_and_plain_classes_have_annotations_too() -> None:
@@ -107,8 +107,12 @@ def test_functions_and_plain_classes_have_annotations_too() -> None:
     def build(bars: int) -> object:
         return Cage(bars)
 
-    assert wanted(Cage, "bars", "x") == wanted(build, "bars", "x") == "a whole number"
-    assert wanted(lambda bars: bars, "bars", "x") is None
+    assert misfit(Cage, "bars", "x") == misfit(build, "bars", "x") == Misfit("", "a whole number", "x")
+    assert misfit(lambda bars: bars, "bars", "x") is None
+
+
+def test_of_a_mapping_the_value_that_is_wrong_is_named() -> None:
+    assert misfit(Aviary, "food", {"seed": 2, "corn": "much"}) == Misfit(".corn", "a number", "much")
 
 
 TARGET = re.compile(r"_target_: *([\w.]+)")
@@ -121,7 +125,7 @@ def test_every_field_of_every_config_is_checked(target: str) -> None:
     module, _, name = target.rpartition(".")
     factory = getattr(importlib.import_module(module), name)
     for argument in inspect.signature(factory).parameters:
-        assert wanted(factory, argument, object()), argument
+        assert misfit(factory, argument, object()), argument
 
 
 SLIPS = {
@@ -134,7 +138,7 @@ SLIPS = {
     "study.space=abc": "study.space must be a mapping, but got 'abc'.",
     "study.trials=null": "study.trials must be a whole number, but got None.",
     "study.warm_start=[3]": "study.warm_start must be a list of mappings, but got (3,).",
-    "+compression.new=3": "compression must be a mapping whose values are each a Compression",
+    "+compression.new=3": "compression.new must be a Compression (a mapping with _target_), but got 3.",
     "seed=x": "seed must be a whole number, but got 'x'.",
     "seed=1.5": "seed must be a whole number, but got 1.5.",
     "seed=-1": "seed must be in [0, 2**32), but got -1.",
