@@ -168,10 +168,14 @@ def test_a_slip_of_the_command_line_is_one_sentence_with_its_key(word: str, mess
 JUNK = (None, "abc", -1, 1.5, True, math.nan, math.inf, 10**12, ["abc"], {"a": 1})
 ELSEWHERE = ("tracking.", "launcher.")
 """Checked where they are opened (`pipeline.run`), still before trial 0."""
+NO_SPACE = ["~study.space", "+study.space={}", "~study.baseline", "+study.baseline={}", "study.warm_start=[]"]
+"""Every end of a space is built with every job; one space with junk is enough."""
 
 
 @pytest.mark.parametrize(
-    "words", [["quickstart"], ["fspinn_mnist"], ["gesture_pareto", "accelerator=loihi"]], ids="-".join
+    "words",
+    [["quickstart"], ["fspinn_mnist", *NO_SPACE], ["gesture_pareto", "accelerator=loihi", *NO_SPACE]],
+    ids=["quickstart", "fspinn_mnist", "gesture_pareto"],
 )
 def test_whatever_a_config_says_is_taken_or_refused_with_its_key(words: list[str]) -> None:
     """Every leaf of a config with every kind of junk: a job or a sentence that names the key, never a traceback."""
