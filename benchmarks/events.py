@@ -2,10 +2,10 @@
 
     PIPELINE_DATA=... python benchmarks/events.py [--gestures N] [--train EPOCHS]
 
-Prints tables and writes outputs/benchmarks/events.json. Ratios come from one interleaved run. `--gestures` adds the
-simulated gestures to part 4, under N lightings of all 29 users (2: 638 recordings, 5: 1,595; minutes). `--train` adds
-part 5: a small convolutional network of snnTorch neurons, so many epochs on the same recordings, tested once on people
-it never saw.
+Prints tables and writes outputs/benchmarks/events.json, part by part; docs/results/benchmarks holds the one shown.
+Ratios come from one interleaved run. `--gestures` adds the simulated gestures to part 4, under N lightings of all 29
+users (2: 638 recordings, 5: 1,595; minutes). `--train` adds part 5: a small convolutional network of snnTorch neurons,
+so many epochs on the same recordings, tested once on people it never saw.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ from pipeline.data.events import Nmnist
 from pipeline.data.framing import Framing
 from pipeline.data.recordings import EVENT
 from pipeline.data.synthetic import Simulation, SyntheticGesture
+from pipeline.report.files import write_whole
 from pipeline.types import Dataset, Split
 
 ROUNDS = 5
+RESULTS = Path("outputs/benchmarks/events.json")
 
 
 def seconds_of(calls: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
@@ -238,6 +240,11 @@ def spiking(data: Dataset, epochs: int) -> dict[str, float]:
     }
 
 
+def keep(result: dict[str, Any]) -> None:
+    """Write what there is so far: the last part takes half an hour."""
+    write_whole(RESULTS, json.dumps(result, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gestures", type=int, default=0, help="lightings of simulated gestures for part 4")
@@ -250,6 +257,7 @@ def main() -> None:
     result: dict[str, Any] = {}
     clip = structured(real_clips(Path(root))[4])
     result["framing"] = framing(clip)
+    keep(result)
     print(f"1. One real clip of {len(clip):,} events to 20 frames of 128x128 (tonic's results are equal)")
     for name, row in result["framing"].items():
         ours, theirs = row["events_per_s"] / 1e6, row["tonic_events_per_s"] / 1e6
@@ -260,6 +268,7 @@ def main() -> None:
     result["simulation"] = {"seconds_per_recording": taken, "times_real": simulation.seconds / taken}
     print(f"2. Simulated recording of {simulation.seconds} s: {taken:.2f} s")
     result["nmnist"] = row = loading(root)
+    keep(result)
     speed, size = row["events_per_s"] / 1e6, row["megabytes"]
     print(
         f"3. N-MNIST, {row['recordings']} recordings: built in {row['build_s']:.2f} s "
@@ -279,19 +288,18 @@ def main() -> None:
             20, Framing(size=32), augment=augment, scale=0.25, simulation=Simulation(lightings=given.gestures)
         )
         result["linear"]["synthetic_gesture"] = linear_readout(spec.load(0))
+    keep(result)
     print("4. Linear readout of summed frames, test accuracy (settings chosen on validation)")
     for name, accuracy in result["linear"].items():
         print(f"   {name:18} {accuracy['test']:.1%}")
     if given.gestures and given.train:
         result["spiking"] = trained = spiking(spec.load(0), given.train)
+        keep(result)
         print(
             f"5. Small spiking network, {trained['recordings']} recordings, {given.train} epochs in "
             f"{trained['train_s']:.0f} s"
         )
         print(f"   synthetic_gesture  {trained['test']:.1%}")
-    out = Path("outputs/benchmarks/events.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The same comparison, of any settings of the simulator: python -m pipeline.data.s
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ from statistics import median
 
 import numpy as np
 from docs_block import lined, put
+from gesture_claims import RESULTS
+from gesture_docs import told
+from gesture_records import FULL, Book
 
 from pipeline.data.compare import picture, profile, real_clips, table
 from pipeline.data.dvs import LIGHTS
@@ -23,6 +27,7 @@ from pipeline.report.files import write_whole
 
 COMMAND = "python benchmarks/simulator_docs.py"
 PAGE, PICTURE = Path("docs/simulator.md"), Path("docs/simulator.png")
+EVENTS = Path("docs/results/benchmarks/events.json")
 PEOPLE = 6
 NAMES = {
     "rate_khz": "event rate, events per ms",
@@ -64,6 +69,28 @@ def summary(real: Clips, simulated: Mapping[int, Sequence[np.ndarray]]) -> list[
     return lined(heads, rows)
 
 
+def difficulty() -> list[str]:
+    """Test accuracies of what sees no time and of what does, from benchmarks/events.py and gesture_claims.py."""
+    found = json.loads(EVENTS.read_text(encoding="utf-8"))
+    book, small = Book(RESULTS), found["spiking"]
+    linear = [f"{100 * found['linear'][data]['test']:.1f}" for data in ("synthetic_gesture", "nmnist")]
+    rows = [
+        ["best linear readout (ridge, logistic) of the frames' sum", *linear],
+        [
+            f"three convolutions and a hidden layer, {small['epochs']} epochs, one seed",
+            f"{100 * small['test']:.1f}",
+            "",
+        ],
+    ]
+    for words, *cell in (
+        ("the studies' float network", "float", 32),
+        (f"the same in {FULL} bit, after four times the epochs of fine-tuning", "longer", FULL),
+    ):
+        spiking = [book.accuracy(data, *cell, 0.0) for data in ("gesture", "nmnist")]
+        rows.append([f"{words}, {len(spiking[0])} seeds", *(told([*each.values()]) for each in spiking)])
+    return lined(("test accuracy, %", "simulated gestures", "N-MNIST"), rows)
+
+
 def main() -> None:
     root = os.environ.get("PIPELINE_DATA")
     if not root:
@@ -73,6 +100,7 @@ def main() -> None:
     picture(real, simulated, PICTURE)
     page = PAGE.read_text(encoding="utf-8")
     page = put(page, "simulator", COMMAND, summary(real, simulated))
+    page = put(page, "simulator-difficulty", COMMAND, difficulty())
     page = put(page, "simulator-gestures", COMMAND, table(real, simulated).splitlines())
     write_whole(PAGE, page)
     print(page)

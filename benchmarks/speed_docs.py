@@ -88,6 +88,8 @@ def around() -> list[str]:
     kept, free, cost = read("bookkeeping-sqlite")["results"][0], read("noop"), read("cost")
     loads = read("bookkeeping-load-random-postgresql")["results"]
     shares, prices = cost["measure_share"].values(), cost["price_ms"].values()
+    events = read("events")
+    framed, stored = events["framing"], events["nmnist"]
     rows = [
         ["records of a trial (Optuna and MLflow, SQLite)", f"{kept['sum_ms']:.0f} ms", "benchmarks/bookkeeping.py"],
         [
@@ -100,6 +102,16 @@ def around() -> list[str]:
             "reading a batch, of a training step: digits / event frames / the same, changed at random",
             " / ".join(f"{share:.1%}" for share in read("bptt")["loading_share"].values()),
             "benchmarks/bptt.py",
+        ],
+        [
+            "events to frames, millions/s (times tonic): by count / by time / denoised",
+            " / ".join(f"{row['events_per_s'] / 1e6:.0f} ({row['ratio']:.0f})" for row in framed.values()),
+            "benchmarks/events.py",
+        ],
+        [
+            f"{stored['recordings']:,} recordings of N-MNIST to stored frames; opened again",
+            f"{stored['build_s']:.1f} s, {stored['megabytes']:.0f} MB; {stored['open_s']:.2f} s",
+            "benchmarks/events.py",
         ],
         [
             "a trial on a cached float model, beside one that trains it",

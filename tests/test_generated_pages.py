@@ -140,6 +140,15 @@ def test_the_simulator_as_its_page_says():
     assert simulator_docs.PICTURE.stat().st_size > 100_000
 
 
+def test_how_hard_simulated_gestures_are_as_the_page_says():
+    page = simulator_docs.PAGE.read_text(encoding="utf-8")
+    made = simulator_docs.difficulty()
+    assert put(page, "simulator-difficulty", simulator_docs.COMMAND, made) == page
+    linear, *spiking = [float(line.split("|")[2].split("±")[0]) for line in made[2:]]
+    assert linear < 60 < 90 < min(spiking)
+    assert max(spiking) > 95
+
+
 @NO_CLIPS
 @pytest.mark.slow
 def test_the_whole_page_of_the_simulator():
