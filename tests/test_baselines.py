@@ -94,34 +94,40 @@ def test_a_relu_of_eight_bits_by_hand():
     assert x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
 
 
-def test_baselines_are_run_with_the_seeds_of_the_front_and_told_as_means(tmp_path):
+SEEDED = [
+    "study.finalists=2", "compression.prune_weights.sparsity=0.8", "~study.space", "+study.space={}"
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory):
+    """The folder of a small study whose finalists, and so its baselines, have two seeds, by one process."""
+    out = tmp_path_factory.mktemp("seeded")
+    assert run.main([*COMPARED, *SEEDED, f"out={out}"]) == 0
+    return out / "small"
+
+
+def test_baselines_are_run_with_the_seeds_of_the_front_and_told_as_means(seeded):
     """Two seeds: another float model and other masks each, and the member's own line is its mean over them too."""
-    words = ["study.finalists=2", "compression.prune_weights.sparsity=0.8", "~study.space", "+study.space={}"]
-    assert run.main([*COMPARED, *words, f"out={tmp_path}"]) == 0
-    member, *others = json.loads((tmp_path / "small" / "baselines" / "trial-00000.json").read_text())
+    member, *others = json.loads((seeded / "baselines" / "trial-00000.json").read_text())
     assert [line["name"] for line in others] == ["float SNN, as small", "random pruning", "quantized ANN"]
     assert all(line["seeds"] == 2 for line in (member, *others))
-    front = json.loads((tmp_path / "small" / "summary.json").read_text())["front"]
+    front = json.loads((seeded / "summary.json").read_text())["front"]
     metrics = front[0].get("metrics", front[0])
     assert member["validation_accuracy"] == metrics["validation_accuracy_mean"]
     assert any(line["test_accuracy_interval"] > 0 for line in others), "the seeds must make a difference"
 
 
-def test_two_workers_share_the_baselines_and_find_what_one_finds(tmp_path):
+def test_two_workers_share_the_baselines_and_find_what_one_finds(seeded, tmp_path):
     """The study's processes train them side by side; the numbers are those of a single process."""
-    words = ["study.finalists=2", "~study.space", "+study.space={}", "compression.prune_weights.sparsity=0.8"]
-    found = []
-    for workers in (1, 2):
-        out = tmp_path / str(workers)
-        assert run.main([*COMPARED, *words, f"workers={workers}", f"out={out}"]) == 0
-        found.append(json.loads((out / "small" / "baselines" / "trial-00000.json").read_text()))
-    assert found[0] == found[1]
+    assert run.main([*COMPARED, *SEEDED, "workers=2", f"out={tmp_path}"]) == 0
+    found = [folder / "baselines" / "trial-00000.json" for folder in (seeded, tmp_path / "small")]
+    assert found[0].read_text() == found[1].read_text()
 
 
 def test_baselines_that_were_interrupted_go_on_where_they_were(tmp_path, monkeypatch, capsys):
     """Ctrl-C in the third of six trainings: the first two are kept, and only four are done by the second run."""
-    words = [*COMPARED, "study.finalists=2", "compression.prune_weights.sparsity=0.8"]
-    words += ["~study.space", "+study.space={}", f"out={tmp_path}"]
+    words = [*COMPARED, *SEEDED, f"out={tmp_path}"]
     trained, really = [], baselines.line
 
     def interrupted(name, *rest):

@@ -23,6 +23,7 @@ SMALL = {
     "bptt.py": ["--rounds", "1", "--only", "small conv"],
     "integer.py": ["--images", "16", "--rounds", "1", "--only", "fc 128"],
     "cost.py": ["--rounds", "1"],
+    "events.py": [],
     "train_once.py": [],
     "noop.py": ["--trials", "4", "--mean", "0.05"],
     "search.py": ["--seconds", "2", "--seeds", "1"],
@@ -38,7 +39,7 @@ SMALL = {
 """What makes a benchmark small; claims' cells take hours: their command starts none and prints what is recorded."""
 ELSEWHERE = {"postgres.py", "counters.py", "gesture_claims.py", "gesture_energy.py", "simulator_docs.py"}
 """A server's, the opponents' environment's, and those of recordings that are not everywhere or take minutes."""
-RECORDED = {"stdp.py"}
+RECORDED = {"stdp.py", "events.py"}
 AS_SHOWN = ("--table", "--memory")
 
 
