@@ -241,7 +241,7 @@ def spiking(data: Dataset, epochs: int) -> dict[str, float]:
 
 
 def keep(result: dict[str, Any]) -> None:
-    """Write what there is so far: the last part takes half an hour."""
+    """Write what there is so far: the last part takes minutes."""
     write_whole(RESULTS, json.dumps(result, indent=1) + "\n")
 
 
