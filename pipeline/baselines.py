@@ -31,13 +31,13 @@ from rich.console import Console
 from pipeline import config, experiment, finalists
 from pipeline.config import ConfigError, Plain
 from pipeline.exits import BAD_DATA, spoken
-from pipeline.job import Job, build
+from pipeline.job import Job
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
 from pipeline.report.files import write_whole
 from pipeline.report.progress import counted
 from pipeline.report.worth import worth_table
 from pipeline.select import open_study
-from pipeline.study import database, results, select
+from pipeline.study import results, select
 from pipeline.study.select import Pick
 from pipeline.types import DataError, Row, TrialEnded
 
@@ -202,8 +202,7 @@ def beside(
 
 def train(plain: Plain, number: int, name: str, seed: int) -> None:
     """One baseline of a member under one seed, in a process of its own; the result is in the study."""
-    job = build(plain)
-    study = optuna.load_study(storage=database.connect(job.storage), study_name=job.name)
+    job, study = finalists.opened(plain)
     _run(job, study, results.row(study.get_trials(deepcopy=False)[number], job.study), name, seed)
 
 

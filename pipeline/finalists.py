@@ -52,17 +52,18 @@ def baseline(job: Job, study: optuna.Study) -> Row | None:
 
 def train_baseline(plain: Plain) -> None:
     """`baseline` in a process of its own, beside the search."""
-    baseline(*_opened(plain))
+    baseline(*opened(plain))
 
 
 def rerun(plain: Plain, number: int, seed: int) -> None:
     """One member under one seed, in a process of its own; the result is in the study."""
-    job, study = _opened(plain)
+    job, study = opened(plain)
     member = results.row(study.get_trials(deepcopy=False)[number], job.study)
     _run(job, study, member, seed)
 
 
-def _opened(plain: Plain) -> tuple[Job, optuna.Study]:
+def opened(plain: Plain) -> tuple[Job, optuna.Study]:
+    """The job and its study in a process of its own."""
     job = build(plain)
     return job, optuna.load_study(storage=database.connect(job.storage), study_name=job.name)
 
