@@ -8,6 +8,7 @@ is written at once; a run that is cut off goes on where it was.
     python benchmarks/gesture_claims.py --data gesture      the simulator (minutes per cell)
     python benchmarks/gesture_claims.py --data dvs_gesture  the recordings themselves, sizes as published: see below
     python benchmarks/gesture_claims.py --minutes 20        start no cell after 20 minutes
+    python benchmarks/gesture_claims.py --only gesture/2    cells whose key starts so; several processes share the rest
     python benchmarks/gesture_claims.py --table             the records of what is there
     python benchmarks/gesture_claims.py --results FILE      cells to another file, and no records
 
@@ -22,13 +23,16 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from filelock import FileLock, Timeout
 from gesture_records import FULL, LEVELS, SEEDS, TERNARY, WIDTHS, Book, Cell, records
 from rich.console import Console
 from rich.table import Table
@@ -191,31 +195,51 @@ def whole(result: Mapping[str, Any] | None) -> bool:
     return result is not None and ("ended" in result or {"dense_energy_pj", "dram_share"} <= set(result))
 
 
+@contextmanager
+def claimed(cell: Cell) -> Iterator[bool]:
+    """Whether no other process of this machine is at this cell; held until the end, and given up by the dead."""
+    lock = FileLock(Path(tempfile.gettempdir()) / f"cell-{cell.key.replace('/', '-')}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", choices=sorted(OVERRIDES), default="nmnist")
     parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--only", default="", help="cells whose key starts so, as gesture/2/joint")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     if given.data != "dvs_gesture":
         torch.set_num_threads(1)  # minutes of one core are what these cells tell
     book, begin, console = Book(given.results), time.monotonic(), Console()
-    for cell in [] if given.table else cells(given.data):
-        if whole(book.found.get(cell.key)):
-            continue
+    todo = [] if given.table else [cell for cell in cells(given.data) if cell.key.startswith(given.only)]
+    for cell in todo:
         if time.monotonic() - begin > 60 * given.minutes:
             break
-        try:
-            book.add(cell, run(cell))
-        except DataError as error:
-            print(error, file=sys.stderr)
-            return NO_DATA
+        with claimed(cell) as mine:
+            book.look()
+            if not mine or whole(book.found.get(cell.key)):
+                continue
+            try:
+                book.add(cell, run(cell))
+            except DataError as error:
+                print(error, file=sys.stderr)
+                return NO_DATA
         result = book.found[cell.key]
         said = result.get("ended") or f"test {result['test_accuracy']:.1%}"
         console.print(f"{cell.key}: {said}, {result['cpu_s']} s")
+    book.look()
     found = [record for data in OVERRIDES for record in records(book, data)]
     if given.results == RESULTS:
         write(CLAIMS, found)

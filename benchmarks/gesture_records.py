@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -12,6 +13,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from filelock import FileLock
 from scipy.stats import kendalltau
 from scipy.stats import t as student
 
@@ -56,14 +58,22 @@ class Book:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        self.found: dict[str, dict[str, Any]] = {}
+        self.look()
+
+    def look(self) -> None:
+        """Read what is in the file now: other processes may have written."""
+        self.found = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def add(self, cell: Cell, result: dict[str, Any]) -> None:
-        self.found[cell.key] = result
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.found, indent=1, sort_keys=True) + "\n")
-        os.replace(part, self.path)
+        """Keep a result; cells that another process has finished meanwhile are kept too."""
+        with FileLock(Path(tempfile.gettempdir()) / f"{self.path.stem}.lock"):
+            self.look()
+            self.found[cell.key] = result
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_suffix(".part")
+            part.write_text(json.dumps(self.found, indent=1, sort_keys=True) + "\n")
+            os.replace(part, self.path)
 
     def of(self, data: str, seed: int | None = None) -> list[dict[str, Any]]:
         """Finished cells of one data set (and seed) that ended with a network."""
