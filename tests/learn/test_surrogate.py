@@ -1,5 +1,6 @@
 """Surrogate-gradient training: it learns, repeats, works with compressed weights and ends trials by name."""
 
+import math
 import os
 import time
 from dataclasses import replace
@@ -210,6 +211,36 @@ def test_gpu_takes_the_step_that_the_cpu_takes_through_masks_and_quantizers():
         torch.backends.cudnn.allow_tf32 = allowed
     for expected, there in zip(*found, strict=True):
         torch.testing.assert_close(there, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Tcja(
+            timesteps=4, channels=8, hidden=16, plain_blocks=1, attention_blocks=1, dropout=0.0, threshold=0.5
+        ),
+        FeedForward(hidden=64, init_gain=2.0),
+    ],
+    ids=["tcja", "feedforward"],
+)
+def test_half_precision_takes_nearly_the_step_of_single_precision(spec):
+    """What `amp` switches on, on the CPU's own half precision: the path of a GPU, though not its arithmetic."""
+    x = (torch.rand(4, 6, 2, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    y, steps = torch.arange(6), []
+    for half in (False, True):
+        net = spec.build((2, 16, 16), 11, 0)
+        for step in (PruneWeights(0.2), QuantizeWeights(8, scheme="duq")):
+            step.attach(net)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss, _ = Surrogate()._loss(net.train(), Batch(x, y), 11)
+        loss.backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+        steps.append((loss.item(), gradient))
+    (loss, gradient), (half_loss, half_gradient) = steps
+    assert loss != pytest.approx(math.log(11), abs=1e-6)  # spikes reach the end
+    assert half_loss == pytest.approx(loss, rel=0.05)
+    assert torch.nn.functional.cosine_similarity(half_gradient, gradient, dim=0) > 0.9
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
 
 
 @pytest.mark.slow
