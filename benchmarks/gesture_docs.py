@@ -178,22 +178,36 @@ def told(values: Sequence[float], digits: int = 1) -> str:
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
 
 
+PRICES = {
+    "energy, µJ": ("energy_pj", UJ, 1),
+    "worst, µJ": ("worst_energy_pj", UJ, 1),
+    "latency, ms": ("latency_us", 1e-3, 2),
+    "memory, KiB": ("memory_bits", 1 / 8 / 1024, 1),
+}
+"""Column -> metric of a cell, its unit, digits. The worst-case latency is the mean one: see `table`."""
+
+
 def table(book: Book, data: str) -> list[str]:
     """A line per network outside the grids."""
-    heads = ("method", "bits", "zeros asked for", "zeros", "test accuracy, %", "energy, µJ", "seeds")
+    heads = ("method", "bits", "zeros asked for", "zeros", "test accuracy, %", *PRICES, "seeds")
+
+    def priced(*cell: object) -> list[str]:
+        return [
+            told([unit * value for value in book.values(lambda r, m=metric: float(r[m]), data, *cell).values()], digits)
+            for metric, unit, digits in PRICES.values()
+        ]  # fmt: skip
+
     lines = []
-    plain = book.accuracy(data, "float")
+    plain = [*book.accuracy(data, "float").values()]
     if plain:
-        energies = [UJ * pj for pj in book.energy(data, "float").values()]
-        lines.append(("float", "32", "", "", told([*plain.values()]), told(energies), str(len(plain))))
-    for method, bits, level, accuracies, energies in networks(book, data):
+        lines.append(["float", "32", "", "", told(plain), *priced("float"), str(len(plain))])
+    for method, bits, level, accuracies, _ in networks(book, data):
         if method in GRIDS:
             continue
         zeros = book.values(lambda result: 100 * float(result["sparsity"]), data, method, bits, level)
-        lines.append(
-            (NAMES[method], str(bits), f"{100 * level:g} %", f"{mean(zeros.values()):.1f} %", told(accuracies),
-             told(energies), str(len(accuracies)))
-        )  # fmt: skip
+        shares = [f"{100 * level:g} %", f"{mean(zeros.values()):.1f} %"]
+        prices = priced(method, bits, level)
+        lines.append([NAMES[method], str(bits), *shares, told(accuracies), *prices, str(len(accuracies))])
     return lined(heads, lines) if lines else [NONE]
 
 

@@ -74,10 +74,11 @@ def difficulty() -> list[str]:
     found = json.loads(EVENTS.read_text(encoding="utf-8"))
     book, small = Book(RESULTS), found["spiking"]
     linear = [f"{100 * found['linear'][data]['test']:.1f}" for data in ("synthetic_gesture", "nmnist")]
+    seeds = "one seed" if len(small["test"]) == 1 else f"{len(small['test'])} seeds"
     rows = [
         ["best linear readout (ridge, logistic) of the frames' sum", *linear],
         [
-            f"three convolutions and a hidden layer, {small['epochs']} epochs, {len(small['test'])} seeds",
+            f"three convolutions and a hidden layer, {small['epochs']} epochs, {seeds}",
             told([100 * each for each in small["test"]]),
             "",
         ],

@@ -23,7 +23,6 @@ from pipeline.report.progress import StudyProgress, counted
 from pipeline.report.tables import front_table
 from pipeline.report.units import show
 from pipeline.report.worth import worth_table
-from pipeline.report.writing import write
 from pipeline.study import database, results, search, select
 from pipeline.tracker import Tracker, within_reach
 from pipeline.types import DataError, Dataset, Row
@@ -216,6 +215,9 @@ def _finish(
             baselines.at_knee(here, study, front, picks, progress, crew.each)
     about = context(here, data, study, rows, reference, tracker.look)
     chosen = {name: pick.number for name, pick in picks.items() if pick.number is not None}
+    # Its pictures' library takes half a second to load: not in workers, and not where a config is refused.
+    from pipeline.report.writing import write
+
     written = write(rows, here.study.objectives, chosen, here.folder, about)
     tracker.finish(rows, ending(here, rows, chosen, about, written))
     console.print(front_table(rows, chosen))

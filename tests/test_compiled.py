@@ -50,6 +50,7 @@ def test_a_change_in_another_file_is_compiled_again(tmp_path, imported, called, 
     assert ran(tmp_path) == (16, 0)  # 2 * (3 + 5)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_an_older_processor_counts_alike():
     """Without AVX: no instruction for lists of places, for pairs of rows, or for a part of a vector."""

@@ -198,6 +198,7 @@ def test_whatever_a_config_says_is_taken_or_refused_with_its_key(words: list[str
     assert not lost
 
 
+@pytest.mark.slow
 def test_metrics_of_trials_are_those_that_studies_may_ask_for() -> None:
     """Of a network that learns without labels, which has them all."""
     few = ["data=digits", "data/encoding=poisson", "data.timesteps=20", "net.neurons=20"]

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.timeout(400)  # each runs the whole command several times
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupt_ends_cleanly_says_how_to_resume_and_loses_nothing(tmp_path, how, start, run):
     process = start(tmp_path, "tracking=silent", "study.trials=400")
     database = tmp_path / "quickstart" / "study.db"

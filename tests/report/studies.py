@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.report import Context
+from pipeline.report.context import Context
 from pipeline.types import Row
 
 OBJECTIVES = ("validation_error", "memory_bits", "energy_pj")

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from pipeline import report
+from pipeline.report import writing
 from pipeline.report.sections import Report, sections
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -30,7 +30,7 @@ def test_every_chart_is_drawn_and_a_deep_link_opens_its_trial(
 ) -> None:
     rows = studies.study(30)
     picks, context = studies.picks(rows), studies.full_context(rows)
-    report.write(rows, studies.OBJECTIVES, picks, tmp_path, context)
+    writing.write(rows, studies.OBJECTIVES, picks, tmp_path, context)
     number = picks["knee"]
     address = f"{(tmp_path / 'report.html').as_uri()}#trial={number}"
     browser = subprocess.run(

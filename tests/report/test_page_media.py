@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from pipeline import report
+from pipeline.report import writing
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -51,7 +51,7 @@ def made(studies: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A full report."""
     folder = tmp_path_factory.mktemp("media")
     rows = studies.study(30)
-    report.write(rows, studies.OBJECTIVES, studies.picks(rows), folder, studies.full_context(rows))
+    writing.write(rows, studies.OBJECTIVES, studies.picks(rows), folder, studies.full_context(rows))
     return folder / "report.html"
 
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from pipeline.report import Context
+from pipeline.report.context import Context
 from pipeline.report.front import Scene
 from pipeline.report.sweeps import draw_front_by_method, draw_sweep, method_of, sweep, sweep_charts
 from pipeline.types import Row

@@ -14,8 +14,7 @@ import plotly.graph_objects as go
 import pytest
 from rich.console import Console
 
-from pipeline import report
-from pipeline.report import front
+from pipeline.report import front, tables, writing
 from pipeline.report.context import command_of
 from pipeline.report.figures import save
 from pipeline.report.files import write_whole
@@ -67,7 +66,7 @@ def written(
     """A whole study's report, written once for the tests that only read it."""
     rows = studies.study(40, seed=3)
     folder = tmp_path_factory.mktemp("report")
-    report.write(rows, OBJECTIVES, studies.picks(rows), folder, studies.full_context(rows))
+    writing.write(rows, OBJECTIVES, studies.picks(rows), folder, studies.full_context(rows))
     return rows, studies.picks(rows), folder
 
 
@@ -83,7 +82,7 @@ def test_every_file_is_written_whatever_the_rows(
     studies: ModuleType, name: str, objectives: tuple[str, ...], tmp_path: Path
 ) -> None:
     rows = AWKWARD[name]
-    paths = report.write(rows, objectives, {"knee": 0}, tmp_path, studies.CONTEXT)
+    paths = writing.write(rows, objectives, {"knee": 0}, tmp_path, studies.CONTEXT)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(paths)
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["trials"] == len(rows)
@@ -242,7 +241,7 @@ def test_a_long_front_is_thinned_but_keeps_its_ends_and_picks() -> None:
 
 def _printed(rows: list[Row], picks: dict[str, int]) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=140).print(report.front_table(rows, picks))
+    Console(file=stream, width=140).print(tables.front_table(rows, picks))
     return stream.getvalue()
 
 
@@ -268,4 +267,4 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 
 def test_objectives_are_required(studies: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="objectives must name at least one metric"):
-        report.write([], [], {}, tmp_path, studies.CONTEXT)
+        writing.write([], [], {}, tmp_path, studies.CONTEXT)
