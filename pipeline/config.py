@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
@@ -109,9 +109,9 @@ def compose_job(overrides: Sequence[str]) -> DictConfig:
     for given in chosen:
         name = given.partition("=")[2]
         if name not in there:
-            near = get_close_matches(name, there, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"there is no experiment {name!r}.{hint} There are: {', '.join(there)}.")
+            raise ConfigError(
+                f"there is no experiment {name!r}.{hint(name, there)} There are: {', '.join(there)}."
+            )
     for key, value in (o.partition("=")[::2] for o in overrides):
         if value in ("", "null") and (there_are := members(key, overrides)):
             raise ConfigError(f"{key} must be one of {', '.join(there_are)}, but got {value or 'nothing'}.")
@@ -135,6 +135,12 @@ def _name_unknown_keys(overrides: Sequence[str]) -> None:
     for key, _ in pairs:
         if key.lstrip("+~") not in groups and not key.startswith(("+", "~", "hydra.")):
             override(tree, {key: None})
+
+
+def hint(given: str, there: Iterable[str]) -> str:
+    """`` Did you mean 'trials'?`` where one of the names that are there is near, else nothing."""
+    near = get_close_matches(given, there, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def explain(error: BaseException) -> str:
@@ -181,10 +187,8 @@ def _child(node: object, key: str, here: str, path: str) -> object:
 def _no_such_path(path: str, node: object, key: str) -> str:
     if not isinstance(node, dict):
         return f"{path!r} leads into a value that has no keys ({node!r})."
-    near = get_close_matches(key, node, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     keys = ", ".join(k for k in node if k != "_target_")
-    return f"the config has no key {path!r}.{hint} The keys there are: {keys}."
+    return f"the config has no key {path!r}.{hint(key, node)} The keys there are: {keys}."
 
 
 def instantiate(node: object, key: str = "") -> object:
@@ -212,10 +216,8 @@ def _call(target: str, fields: Mapping[str, object], key: str) -> object:
     allowed = [p for p in inspect.signature(factory).parameters if p != "self"]
     for given in fields:
         if given not in allowed:
-            near = get_close_matches(given, allowed, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(
-                f"unknown key {key}.{given}.{hint} The keys of {key} are: {', '.join(allowed)}."
+                f"unknown key {key}.{given}.{hint(given, allowed)} The keys of {key} are: {', '.join(allowed)}."
             )
     refuse_misfits(factory, fields, f"{key}.")
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
@@ -181,9 +180,8 @@ def _check_metrics(job: Job) -> None:
         there = (*METRICS, "loss") if key.startswith("stopper") else METRICS
         for metric in metrics:
             if metric not in there:
-                near = get_close_matches(metric, there, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(f"{key} must be of {', '.join(there)}, but got {metric!r}.{hint}")
+                near = config.hint(metric, there)
+                raise ConfigError(f"{key} must be of {', '.join(there)}, but got {metric!r}.{near}")
     if "validation_accuracy" in job.study.objectives:
         raise ConfigError(
             "study.objectives are minimised: give validation_error in place of 'validation_accuracy'."
