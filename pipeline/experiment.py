@@ -16,6 +16,7 @@ from snntorch import SpikingNeuron
 from torch import nn
 
 from pipeline.checkpoint import Saved
+from pipeline.clock import Clock
 from pipeline.compress import alone
 from pipeline.compress.accumulate import accumulators
 from pipeline.compress.bake import restore
@@ -29,12 +30,12 @@ from pipeline.hardware.cost import cost
 from pipeline.hardware.counting import Counting
 from pipeline.hardware.load import learned, matrix_bits, measure
 from pipeline.hardware.workload import LayerLoad, load_from
+from pipeline.learn.activity import check_rates
 from pipeline.learn.decode import RateDecode
 from pipeline.learn.labels import LabelDecode
 from pipeline.learn.unsupervised import Encoder
 from pipeline.types import (
     EVALUATION_BATCH,
-    PART,
     Batch,
     DataError,
     Dataset,
@@ -44,6 +45,7 @@ from pipeline.types import (
     Metrics,
     NetSpec,
     Report,
+    Span,
     Split,
     SplitName,
     TrialEnded,
@@ -101,7 +103,7 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
         TrialEnded: the network is silent or saturated, the loss diverged, or `report` stopped it.
     """
     seed, learner, plan = experiment.seed, experiment.learner, experiment.plan
-    clock = _Steps(report)
+    clock = Clock(report)
     with torch.random.fork_rng(devices=[]):  # dropout draws from torch's global generator
         torch.manual_seed(seed)
         data = experiment.data.load(seed)
@@ -111,18 +113,27 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
         if plan.scheme != "in_training":
             pretrain(net, lambda report: learner.fit(net, data, report, seed), clock.report)
 
-        def refit(epochs: int | None, on_progress: Callable[[float], None]) -> Decode:
+        def refit(
+            epochs: int | None, on_progress: Callable[[float], None], span: Span | None = None
+        ) -> Decode:
             planned = getattr(learner, "epochs", None) if epochs is None else epochs
-            return learner.fit(net, data, clock.then(on_progress, planned), seed + 1, epochs)
+            return learner.fit(net, data, clock.then(on_progress, planned), seed + 1, epochs, span)
 
         decode, widths = compress(net, experiment.compression, plan, refit, calibration(data, seed))
         metrics, loads = measured(net, decode, data, "validation", widths)
+        alive(learner, loads)
         if not experiment.counting.every("validation"):
             loads = counted(net, decode, data, widths, experiment.counting)
         prices, layers = priced(loads, experiment.accelerator)
         prices |= priced_otherwise(net, widths, plan, experiment.accelerator)
         SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built
     return Trained(net, decode, widths, {**metrics, **prices}, detail(net, layers), loads)
+
+
+def alive(learner: Learner, loads: Sequence[LayerLoad]) -> None:
+    """Compression can silence a network that learns no more: Silent or Saturated, unless the learner never looks."""
+    if getattr(learner, "check_batches", 0):
+        check_rates({load.name: load.mean.spikes_out / load.updates for load in loads if load.updates})
 
 
 def priced(
@@ -283,7 +294,7 @@ def sketch(experiment: Experiment, data: Dataset) -> tuple[nn.Module, Mapping[st
     with torch.random.fork_rng(devices=[]):
         net = experiment.net.build(data.shape, data.classes, experiment.seed)
         plan = replace(experiment.plan, scheme="ptq")
-        _, widths = compress(net, experiment.compression, plan, lambda _epochs, _progress: answer)
+        _, widths = compress(net, experiment.compression, plan, lambda _epochs, _progress, _span=None: answer)
     SpikingNeuron.instances.clear()
     return net, grids(net), widths
 
@@ -372,27 +383,3 @@ class _Right:
     def __call__(self, batch: Batch, spikes: torch.Tensor) -> None:
         self.count += int((self.decode(spikes) == batch.y).sum())
         self.samples += len(batch.y)
-
-
-@dataclass
-class _Steps:
-    """Numbers epochs through pretraining and refitting as one sequence of steps."""
-
-    target: Report
-    step: int = field(default=0)
-
-    def report(self, _epoch: int, metrics: Metrics) -> None:
-        self.step += PART not in metrics
-        self.target(self.step + (PART in metrics), metrics)
-
-    def then(self, on_progress: Callable[[float], None], epochs: int | None) -> Report:
-        done = 0
-
-        def report(_epoch: int, metrics: Metrics) -> None:
-            nonlocal done
-            if PART not in metrics:
-                done += 1
-                on_progress(min(1.0, done / epochs) if epochs else 1.0)
-            self.report(_epoch, metrics)
-
-        return report

@@ -151,14 +151,31 @@ class NetSpec(Protocol):
     def build(self, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module: ...
 
 
+class Span(NamedTuple):
+    """Where a part of a training stands in the whole: `done` of `planned` epochs came before it."""
+
+    done: int
+    planned: int
+
+
 @runtime_checkable
 class Learner(Protocol):
     """Trains in place and says how output spikes become labels (labels come from training data only)."""
 
     def fit(
-        self, net: nn.Module, data: Dataset, after_epoch: Report, seed: int, epochs: int | None = None
+        self,
+        net: nn.Module,
+        data: Dataset,
+        after_epoch: Report,
+        seed: int,
+        epochs: int | None = None,
+        span: Span | None = None,
     ) -> Decode:
-        """`epochs` None: as configured; 0: no training, only find the decoding for the net as it is."""
+        """`epochs` None: as configured; 0: no training, only find the decoding for the net as it is.
+
+        `span`: the epochs are a part of a longer training, whose schedules (learning rate, order of the samples) go
+        on where the part before left them; None: they are all of it.
+        """
         ...
 
 

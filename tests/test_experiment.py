@@ -16,7 +16,7 @@ from pipeline.job import build
 from pipeline.learn.stdp import StdpRule
 from pipeline.learn.unsupervised import Unsupervised
 from pipeline.nets.stdp import Stdp
-from pipeline.types import EVALUATION_BATCH, Dataset, Split
+from pipeline.types import EVALUATION_BATCH, Dataset, Silent, Split
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,16 @@ def test_prices_may_be_those_of_training_samples_as_they_are_stored(small):
     assert experiment.priced(few, built.accelerator)[0]["energy_pj"] == pytest.approx(
         found.metrics["energy_pj"]
     )
+
+
+def test_a_trained_network_that_compression_silences_has_a_name(small):
+    """2 bits and 95 % zeros without fine-tuning: cheap, and it says the same of every sample."""
+    settings = {"compression.quantize_weights.bits": 2, "compression.prune_weights.sparsity": 0.98}
+    built = config.build_experiment(config.override(small[0], {**settings, "plan.scheme": "ptq"}))
+    with pytest.raises(Silent, match=r"fc\d does not fire"):
+        evaluate(built, lambda *_: None)
+    unwatched = replace(built, learner=replace(built.learner, check_batches=0))
+    assert evaluate(unwatched, lambda *_: None).metrics["validation_accuracy"] < 0.2
 
 
 def test_the_floor_before_training_is_below_what_training_gives(small):

@@ -11,14 +11,23 @@ from torch import Tensor, nn
 from pipeline.compress.bake import bake
 from pipeline.compress.compact import compact
 from pipeline.compress.stdp_neurons import is_stdp
-from pipeline.types import Decode, Widths, require
+from pipeline.types import Decode, Span, Widths, require
 
 Scheme = Literal["ptq", "qat", "in_training", "isolated", "cumulative", "joint"]
 Mode = Literal["isolated", "cumulative", "joint"]
 Order = Literal["prune_first", "quantize_first"]
 Family = Literal["prepare", "prune", "quantize"]
-Refit = Callable[[int | None, Callable[[float], None]], Decode]
-"""``refit(epochs, on_progress)``: train on, with on_progress(share done) after each epoch; 0 only decodes."""
+
+
+class Refit(Protocol):
+    """``refit(epochs, on_progress)``: train on, with on_progress(share done) after each epoch; 0 only decodes.
+
+    `span`, where one training is cut in two: which part of it this is.
+    """
+
+    def __call__(
+        self, epochs: int | None, on_progress: Callable[[float], None], span: Span | None = None
+    ) -> Decode: ...
 
 
 @runtime_checkable
@@ -50,7 +59,8 @@ class Plan:
             in_training starts untrained, so learning sees compressed values from the first update.
             isolated, cumulative and joint are qat in that mode, whatever `mode` says: with ptq, one axis of a search.
         mode: isolated uses only the family named first in `order`; cumulative fine-tunes half of the epochs
-            with the first family and the rest with both; joint has both from the first epoch on.
+            with the first family and the rest with both, under one schedule of the learning rate (the optimizer's
+            moments start anew with the second); joint has both from the first epoch on.
         order: prune_first calibrates quantizers on the survivors; quantize_first on all weights.
         epochs: of fine-tuning (qat), or of training (in_training; None: as the learner is configured).
     """
@@ -132,10 +142,11 @@ def _fine_tune(
         for stage in stages:
             _attach(net, stage, samples)
         return _train(net, [step for stage in stages for step in stage], refit, epochs)
+    half = epochs // 2
     _attach(net, stages[0], samples)
-    _train(net, stages[0], refit, epochs // 2)
+    _train(net, stages[0], refit, half, Span(0, epochs))
     _attach(net, stages[1], samples)
-    return _train(net, stages[1], refit, epochs - epochs // 2)
+    return _train(net, stages[1], refit, epochs - half, Span(half, epochs))
 
 
 def _attach(net: nn.Module, stage: Sequence[Compression], samples: Sequence[Tensor]) -> None:
@@ -147,10 +158,16 @@ def _attach(net: nn.Module, stage: Sequence[Compression], samples: Sequence[Tens
             observe(net, list(samples))
 
 
-def _train(net: nn.Module, active: Sequence[Compression], refit: Refit, epochs: int | None) -> Decode:
+def _train(
+    net: nn.Module,
+    active: Sequence[Compression],
+    refit: Refit,
+    epochs: int | None,
+    span: Span | None = None,
+) -> Decode:
     def on_progress(progress: float) -> None:
         for step in active:
             step.advance(net, progress)
 
     on_progress(0.0)
-    return refit(epochs, on_progress)
+    return refit(epochs, on_progress) if span is None else refit(epochs, on_progress, span)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,15 +36,17 @@ class Activity:
 
     def check(self) -> None:
         """Raise Silent or Saturated when a layer never fires, or at more than 95 % of all steps."""
-        rates = self.rates()
-        told = ", ".join(f"{name} {rate:.4f}" for name, rate in rates.items())
-        for name, rate in rates.items():
-            if rate == 0:
-                raise Silent(f"{name} does not fire; spikes per neuron and step: {told}.")
-            if rate > SATURATED:
-                raise Saturated(
-                    f"{name} fires at {rate:.0%} of all steps; spikes per neuron and step: {told}."
-                )
+        check_rates(self.rates())
+
+
+def check_rates(rates: Mapping[str, float]) -> None:
+    """Raise Silent or Saturated when one of the layers (name -> spikes per neuron and step) never or always fires."""
+    told = ", ".join(f"{name} {rate:.4f}" for name, rate in rates.items())
+    for name, rate in rates.items():
+        if rate == 0:
+            raise Silent(f"{name} does not fire; spikes per neuron and step: {told}.")
+        if rate > SATURATED:
+            raise Saturated(f"{name} fires at {rate:.0%} of all steps; spikes per neuron and step: {told}.")
 
 
 @contextmanager

@@ -15,12 +15,13 @@ from torch.nn import functional
 from pipeline.learn.activity import watch
 from pipeline.learn.ahead import ahead
 from pipeline.learn.decode import RateDecode, accuracy, votes
-from pipeline.types import Batch, Dataset, Decode, Diverged, Report, require
+from pipeline.types import Batch, Dataset, Decode, Diverged, Report, Span, require
 
 Loss = Literal["rate_cross_entropy", "step_cross_entropy", "vote_mse"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Scheduler = Literal["cosine", "constant"]
 Device = Literal["auto", "cpu", "cuda"]
+_STRIDE = 1_000_003  # between the seeds of two trainings: more than any has epochs
 _LOOK = 10  # batches between two looks at the loss: on a GPU each look waits for the device
 
 
@@ -86,9 +87,18 @@ class Surrogate:
             require(value in get_args(kind), name, f"be one of {', '.join(get_args(kind))}", value)
 
     def fit(
-        self, net: nn.Module, data: Dataset, after_epoch: Report, seed: int, epochs: int | None = None
+        self,
+        net: nn.Module,
+        data: Dataset,
+        after_epoch: Report,
+        seed: int,
+        epochs: int | None = None,
+        span: Span | None = None,
     ) -> Decode:
         """Train `net` in place; `after_epoch(step, metrics)` with step 1, 2, ...
+
+        With a `span` the learning rate, its warm-up and the order of samples are those of these epochs of the whole;
+        the optimizer's moments start anew.
 
         Metrics: loss, train_accuracy (both running, over the epoch), validation_accuracy, validation_error,
         firing_rate (of all neurons and steps, on the validation split), learning_rate. The same seed gives the
@@ -104,8 +114,9 @@ class Surrogate:
         net.to(device)
         try:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(seed)
-                self._train(net, data, decode, after_epoch, seed, epochs, device)
+                whole = span or Span(0, epochs)
+                torch.manual_seed(seed + whole.done * _STRIDE)
+                self._train(net, data, decode, after_epoch, seed, epochs, whole, device)
         finally:
             net.to(home)
             net.eval()
@@ -127,6 +138,7 @@ class Surrogate:
         after_epoch: Report,
         seed: int,
         epochs: int,
+        whole: Span,
         device: torch.device,
     ) -> None:
         per_epoch = math.ceil(len(data.train) / self.batch_size)
@@ -134,10 +146,12 @@ class Surrogate:
         for epoch in range(1, epochs + 1):
             net.train()
             totals = torch.zeros(2, device=device)  # summed loss, right answers
-            batches = data.batches("train", self.batch_size, seed=seed * 1_000_003 + epoch, shuffle=True)
+            order = seed * _STRIDE + whole.done + epoch
+            batches = data.batches("train", self.batch_size, seed=order, shuffle=True)
             with watch(net) as activity, closing(_read(batches, device)) as ready:
                 for at, batch in enumerate(ready):
-                    rate = self._rate_at((epoch - 1) * per_epoch + at, epochs * per_epoch)
+                    update = (whole.done + epoch - 1) * per_epoch + at
+                    rate = self._rate_at(update, whole.planned * per_epoch)
                     totals += self._step(net, batch, data.classes, optimizer, rate)
                     if at % _LOOK == _LOOK - 1:
                         _require_finite(totals[0], f"loss of epoch {epoch}")

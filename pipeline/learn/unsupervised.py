@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.learn.labels import Assignment, LabelDecode, Responses, assign
 from pipeline.learn.stdp import StdpRule
 from pipeline.learn.unsupervised_state import Progress, resume, save
-from pipeline.types import PART, Dataset, Diverged, Report, Saturated, Silent, Split, require
+from pipeline.types import PART, Dataset, Diverged, Report, Saturated, Silent, Span, Split, require
 
 _TRAIN, _LABEL, _VALIDATION, _REPEAT = 0, 1, 2, 3
 """Streams of spike trains that never meet: no image is labelled on the spikes it was learned from."""
@@ -105,9 +105,17 @@ class Unsupervised:
         require(self.save_chunks >= 1, "save_chunks", "be at least 1", self.save_chunks)
 
     def fit(
-        self, net: nn.Module, data: Dataset, after_epoch: Report, seed: int, epochs: int | None = None
+        self,
+        net: nn.Module,
+        data: Dataset,
+        after_epoch: Report,
+        seed: int,
+        epochs: int | None = None,
+        span: Span | None = None,
     ) -> LabelDecode:
         """Train in place; the result reads labels from output spikes. Same seed, same result.
+
+        With a `span` the rates that fall, and the images' order and spikes, are those of these epochs of the whole.
 
         Raises:
             ValueError: the net is no STDP network, the encoding gives no events, or images have another size.
@@ -119,11 +127,13 @@ class Unsupervised:
         if pixels != inputs:
             raise ValueError(f"images have {pixels} pixels, but the network takes {inputs}.")
         total = self.epochs if epochs is None else epochs
-        book = Progress(seed, total, data.digest, repr(self.rule))
+        whole = span or Span(0, total)
+        rule = repr(self.rule) + (f" {whole}" if span else "")
+        book = Progress(seed, total, data.digest, rule)
         if self.checkpoint is not None and total > 0:
             resume(self.checkpoint, net, book)
         for epoch in range(book.epoch, total):
-            metrics = self._epoch(plastic, net, data, encoder, seed, book, after_epoch)
+            metrics = self._epoch(plastic, net, data, encoder, seed, book, whole, after_epoch)
             decode = self._decode(plastic, data, encoder, seed, self.check_samples)
             metrics["validation_accuracy"] = self._accuracy(plastic, data.validation, encoder, decode, seed)
             book.epoch, book.position = epoch + 1, 0
@@ -140,25 +150,25 @@ class Unsupervised:
         encoder: Encoder,
         seed: int,
         book: Progress,
+        whole: Span,
         report: Report,
     ) -> dict[str, float]:
         """One pass in a random order; the accuracy is that of each chunk under the labels found before it.
 
         Every `_TELL` images it is reported as a part of the epoch, so that one long pass can be stopped on its way.
         """
-        order = torch.randperm(
-            len(data.train), generator=torch.Generator().manual_seed(seed * 1009 + book.epoch)
-        )
+        epoch = whole.done + book.epoch
+        order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed * 1009 + epoch))
         responses = Responses(net.weight.shape[1], data.classes)
         right = judged = spikes = 0.0
         begin = time.perf_counter()
         first = book.position
-        base = book.epoch * len(order)
+        base = epoch * len(order)
         for number, chunk in enumerate(
             self._chunks(data.train, order[first:], encoder, _stream(seed, _TRAIN) + base + first)
         ):
-            shown = (book.epoch + book.position / len(order)) / book.epochs
-            rule = self.rule.per_step(encoder.dt_ms, book.epoch, shown)
+            shown = (epoch + book.position / len(order)) / whole.planned
+            rule = self.rule.per_step(encoder.dt_ms, epoch, shown)
             counts = self._learn(net, data.train, chunk, encoder, seed, rule)
             _check(net, counts, encoder.timesteps)
             labels = data.train.y[chunk.chosen]

@@ -12,7 +12,7 @@ from pipeline.compress.plan import Plan, compress
 from pipeline.compress.prune import PruneWeights
 from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
 from pipeline.compress.stack import stack_of
-from pipeline.types import Decode
+from pipeline.types import Decode, Span
 from tests.compress.nets import Spiking, first_class, frames
 
 PRUNE, QUANTIZE = PruneWeights(0.5, schedule="gradual"), QuantizeWeights(bits=4)
@@ -26,9 +26,13 @@ class Trainer:
         self.epochs: list[int | None] = []
         self.seen: list[tuple[bool, bool]] = []
         self.inside: list[torch.Tensor] = []
+        self.spans: list[Span | None] = []
 
-    def __call__(self, epochs: int | None, on_progress: Callable[[float], None]) -> Decode:
+    def __call__(
+        self, epochs: int | None, on_progress: Callable[[float], None], span: Span | None = None
+    ) -> Decode:
         self.epochs.append(epochs)
+        self.spans.append(span)
         stack = stack_of(self.net.fc1, "weight")
         self.seen.append((stack is not None and stack.mask is not None, bool(stack and stack.quantizer)))
         generator = torch.Generator().manual_seed(9)
@@ -62,6 +66,10 @@ def test_each_plan_trains_when_and_with_what_it_says(plan, epochs, seen) -> None
     decode, widths = compress(net, {"prune_weights": PRUNE, "quantize_weights": QUANTIZE}, plan, train)
     assert train.epochs == epochs
     assert train.seen == seen
+    if len(epochs) == 2:  # two parts of one training
+        assert train.spans == [Span(0, sum(epochs)), Span(epochs[0], sum(epochs))]
+    else:
+        assert train.spans == [None]
     assert decode is first_class
     pruned = plan.mode != "isolated" or plan.order == "prune_first"
     assert (widths.get("fc1.weight", 32) == 4) == (plan.mode != "isolated" or plan.order == "quantize_first")

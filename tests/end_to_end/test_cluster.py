@@ -203,10 +203,10 @@ from pipeline.learn.surrogate import Surrogate
 
 @dataclass(frozen=True)
 class Hanging(Surrogate):
-    def fit(self, net, data, after_epoch, seed, epochs=None):
+    def fit(self, net, data, after_epoch, seed, epochs=None, span=None):
         if self.learning_rate > 0.0055:
             time.sleep(3600)
-        return super().fit(net, data, after_epoch, seed, epochs)
+        return super().fit(net, data, after_epoch, seed, epochs, span)
 """
 HANGING = """
 import sys

@@ -20,7 +20,7 @@ from pipeline.learn.decode import RateDecode, accuracy
 from pipeline.learn.surrogate import Surrogate
 from pipeline.nets.feedforward import FeedForward
 from pipeline.nets.tcja import Tcja
-from pipeline.types import Batch, Diverged, Saturated, Silent, TrialEnded
+from pipeline.types import Batch, Diverged, Saturated, Silent, Span, TrialEnded
 
 NET = FeedForward(hidden=64)
 
@@ -173,6 +173,19 @@ def test_what_after_epoch_raises_ends_the_run(digits):
 def test_values_out_of_range_name_the_field(field, value):
     with pytest.raises(ValueError, match=rf"^{field} must .*, but got "):
         Surrogate(**{field: value})
+
+
+def test_two_parts_of_a_training_have_the_learning_rates_of_the_whole(digits):
+    """Four epochs, a warm-up over the first: rates of the last batch of each epoch, and other batches in each."""
+    learner = Surrogate(epochs=4, warmup_batches=20)
+    _, _, whole = train(learner, digits)
+    net, parts = NET.build(digits.shape, digits.classes, 0), []
+    for span in (Span(0, 4), Span(2, 4)):
+        learner.fit(net, digits, lambda step, metrics: parts.append(metrics), 0, 2, span)
+    assert [m["learning_rate"] for m in parts] == [m["learning_rate"] for _, m in whole]
+    assert parts[:2] == [metrics for _, metrics in whole[:2]]  # until then it is the same training
+    assert parts[2]["loss"] != whole[2][1]["loss"]  # the optimizer's moments start anew
+    assert parts[3]["loss"] == pytest.approx(whole[3][1]["loss"], rel=0.2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
