@@ -187,8 +187,11 @@ WORDS = {
     "{sparse_over_dense_4_bit:.2f} at 4 bit",
     "H7": "{value:.1f} %",
     "H10": "{value:.0f} % in the median, at least {least:.0f} %, over 70 % at {points_at_70_percent:.0f} of 40 points",
-    "H11": "Kendall's tau {value:.3f} between mean and worst case, worst {worst_over_mean:.2f}x the mean",
+    "H11": "Kendall's tau {value:.3f} between assumed mean and assumed largest activity, worst {worst_over_mean:.2f}x "
+    "the mean",
 }
+ASSUMED = ("H11",)
+"""Claims about what networks do: an assumption about it decides nothing."""
 
 
 def records(found: dict[str, dict[str, float]], command: str) -> list[Record]:
@@ -205,7 +208,7 @@ def records(found: dict[str, dict[str, float]], command: str) -> list[Record]:
                 data="analytic loads of the TCJA network, eyeriss_45nm",
                 seeds=(),
                 n=40,
-                holds=BY_ID[name].judge(numbers["value"]),
+                holds=None if name in ASSUMED else BY_ID[name].judge(numbers["value"]),
                 command=command,
                 date=date.today().isoformat(),
                 note="cost model on expected densities, no trained network",

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import snntorch as snn
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrize
 from pipeline.nets.conv import Conv
 from pipeline.nets.feedforward import FeedForward
 from pipeline.nets.layered import Dropout, Layered, initialise
-from pipeline.nets.neurons import Leaky
+from pipeline.nets.neurons import RESETS, Leaky
 
 FC = FeedForward(hidden=[20, 12], init_gain=1.5)
 CONV = Conv(channels=(4, 6), kernel=3, init_gain=2.0)
@@ -23,9 +24,15 @@ def frames(steps=5, batch=3, seed=0):
 
 
 def time_loop(net, x):
-    """What a snnTorch tutorial writes: every layer at every step, with snnTorch's own neurons."""
+    """What a snnTorch tutorial writes: every layer at every step, with snnTorch's own neurons of the same modes."""
     theirs = {
-        name: snn.Leaky(layer.beta, layer.threshold, layer.spike_grad)
+        name: snn.Leaky(
+            layer.beta,
+            layer.threshold,
+            layer.spike_grad,
+            reset_mechanism=layer.reset_mechanism,
+            reset_delay=layer.reset_delay,
+        )
         for name, layer in net.named_children()
         if isinstance(layer, Leaky)
     }
@@ -43,10 +50,19 @@ def time_loop(net, x):
     return torch.stack(spikes)
 
 
-@pytest.mark.parametrize("chunk", [0, 1, 2, 4, 9])
+@pytest.mark.parametrize(
+    ("reset", "delay", "chunk"),
+    [("subtract", True, chunk) for chunk in (0, 1, 2, 4, 9)]
+    + [
+        (reset, delay, 2)
+        for reset in RESETS
+        for delay in (True, False)
+        if (reset, delay) != ("subtract", True)
+    ],
+)
 @pytest.mark.parametrize("spec", [FC, CONV], ids=["feedforward", "conv"])
-def test_equals_the_time_loop_in_spikes_and_gradients(spec, chunk):
-    net = spec.build((2, 12, 12), 10, seed=1)
+def test_equals_the_time_loop_in_spikes_and_gradients(spec, reset, delay, chunk):
+    net = replace(spec, reset=reset, reset_delay=delay).build((2, 12, 12), 10, seed=1)
     net.chunk = chunk
     x = frames()
     expected = time_loop(net, x)

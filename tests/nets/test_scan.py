@@ -155,9 +155,10 @@ def test_compiled_kernels_are_shared_between_equal_rules():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("rule", RULES[:4], ids=str)
-def test_gpu_equals_cpu(rule):
-    currents, start, beta, threshold = case("scalar")
+@pytest.mark.parametrize("kind", ["scalar", "neuron"])
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_gpu_equals_cpu(rule, kind):
+    currents, start, beta, threshold = case(kind)
     results = []
     for device in ("cpu", "cuda"):
         leaves = [each.detach().to(device).requires_grad_() for each in (currents, start, beta, threshold)]

@@ -4,9 +4,11 @@ import warnings
 from dataclasses import replace
 
 import pytest
+import snntorch as snn
 import torch
 from torch import nn
 
+from pipeline.nets.layered import Dropout
 from pipeline.nets.neurons import Leaky
 from pipeline.nets.scan import SpikeGradient
 from pipeline.nets.tcja import Tcja, TemporalChannelAttention
@@ -102,6 +104,41 @@ def test_attention_equals_padding_same():
         b = nn.functional.conv1d(m.transpose(1, 2), layer.channel.weight, padding="same").transpose(1, 2)
     gate = torch.sigmoid(a * b).transpose(0, 1)[..., None, None]
     torch.testing.assert_close(layer(x), x * gate)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_the_whole_network_equals_snntorchs_neurons_step_by_step(detach):
+    """Every synaptic layer and every neuron at every step by itself; the attention sees all steps. snnTorch lets the
+    gradient flow through a reset in the same step, so gradients are compared where ours does."""
+    net = replace(SMALL, detach_reset=detach).build((2, 32, 32), 11, seed=0).train()
+    for layer in net:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0  # one forward in training sets the statistics
+    x = torch.rand(6, 3, 2, 32, 32, generator=torch.Generator().manual_seed(0)) * 4
+    net(x)
+    net.eval()
+    found, steps = net(x), x
+    for layer in net:
+        if isinstance(layer, Leaky):
+            neuron = snn.Leaky(
+                layer.beta, layer.threshold, layer.spike_grad, reset_mechanism="zero", reset_delay=False
+            )
+            membrane, spikes = torch.zeros_like(steps[0]), []
+            for current in steps:
+                spike, membrane = neuron(current, membrane)
+                spikes.append(spike)
+            steps = torch.stack(spikes)
+        elif isinstance(layer, TemporalChannelAttention):
+            steps = layer(steps)
+        elif not isinstance(layer, Dropout):
+            steps = torch.stack([layer(step) for step in steps])
+    assert 0.01 < steps.mean() < 0.9
+    assert (found != steps).float().mean() < 0.01  # sums in another order, at a threshold
+    if not detach:
+        weights = [net.conv1.weight, net.attention4.time.weight, net.fc2.weight]
+        ours, theirs = (torch.autograd.grad(each.sum(), weights) for each in (found, steps))
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2 * float(other.abs().max()))
 
 
 def test_another_number_of_steps_is_refused():
