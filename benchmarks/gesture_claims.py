@@ -21,6 +21,7 @@ model, 50 of each of 35 cells), 160 more for all of the published table; resumab
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import sys
 import tempfile
@@ -47,7 +48,8 @@ from pipeline.types import DataError, Metrics, TrialEnded
 NO_DATA = 3  # as pipeline.run
 RESULTS = Path("docs/results/gesture_cells.json")
 CLAIMS = Path("docs/results/gesture_claims.json")
-FLOATS = Path("outputs/benchmarks/gesture/float")
+FLOATS = Path("benchmarks/floats")
+"""Float models are kept with the cells: another processor trains another network from the same seed."""
 FLOAT_NEURONS = ["compression.quantize_weights.scale=auto"]
 FLOAT_NEURONS += [f"compression.quantize_neurons.{name}=32" for name in ("beta", "threshold", "membrane")]
 """As published: the weights alone are quantized, on learned steps; the experiments do neurons, too."""
@@ -152,17 +154,28 @@ def configured(cell: Cell) -> config.Plain:
     return config.override(config.plain(composed), settings)
 
 
+def pretrained(plain: config.Plain) -> Pretrained:
+    """Where the float model of a cell is, or will be."""
+    return Pretrained(FLOATS, config.fingerprint(plain, FLOAT_KEYS))
+
+
+def float_model(plain: config.Plain) -> str:
+    """Which float model a network came from: the start of the file's sha256."""
+    return hashlib.sha256(pretrained(plain).path.read_bytes()).hexdigest()[:12]
+
+
 def run(cell: Cell) -> dict[str, Any]:
     """Train (or reuse) the float model, compress, test once."""
     plain = configured(cell)
     built = config.build_experiment(plain)
     begin = time.process_time()
     try:
-        trained = experiment.evaluate(built, told, Pretrained(FLOATS, config.fingerprint(plain, FLOAT_KEYS)))
+        trained = experiment.evaluate(built, told, pretrained(plain))
     except TrialEnded as ended:
         # A network pruned to silence has no accuracy; it is kept by name and left out of the means.
         return {
             **asdict(cell),
+            "float_model": float_model(plain),
             "ended": f"{ended.state}: {ended}",
             "cpu_s": round(time.process_time() - begin, 1),
         }
@@ -172,6 +185,7 @@ def run(cell: Cell) -> dict[str, Any]:
     machine = built.accelerator
     return {
         **asdict(cell),
+        "float_model": float_model(plain),
         **{name: value for name, value in trained.metrics.items() if math.isfinite(value)},
         "test_accuracy": right,
         "test_samples": float(len(data.test)),
