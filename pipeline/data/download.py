@@ -2,20 +2,25 @@
 
 The bytes gather in ``NAME.part`` beside the target; only a file that passed its check is renamed to the
 target, so a target that exists is whole. A lock file lets several workers ask for the same file at once.
+What the disk refuses is said of the cache folder: an OSError would be taken for one of the output folder.
 """
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import http.client
 import os
 import shutil
 import tarfile
+import time
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -27,12 +32,29 @@ from pipeline.types import DataError
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
 TRIES = 4
-"""Attempts per address; a broken connection goes on from where it stopped."""
+"""Attempts per address without a chunk gained; a broken connection goes on from where it stopped."""
+PAUSE_S = 1.0
+"""Pause after the first of these attempts; it doubles with each."""
+BUSY = (408, 429)
+"""Answers below 500 of a server that wants to be asked again."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the own disk says; asking the server again changes nothing."""
 
 
 def cache_folder() -> Path:
     """Where downloads and built caches go: $XDG_CACHE_HOME or ~/.cache, then snn-pipeline."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snn-pipeline"
+
+
+@contextmanager
+def cache_written(folder: Path) -> Iterator[None]:
+    """What the system refuses inside becomes a DataError that names the folder of the cache, or of the user's."""
+    try:
+        yield
+    except OSError as error:
+        ours = folder.is_relative_to(cache_folder())
+        remedy = "set XDG_CACHE_HOME to another place" if ours else "name another folder"
+        raise DataError(f"{folder} cannot be written ({error}): free space or {remedy}.") from error
 
 
 def hash_of(path: Path, algorithm: str) -> str:
@@ -49,46 +71,66 @@ def fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], None])
     """
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if target.exists():  # another worker was faster
-            return target
-        part = target.with_name(target.name + ".part")
-        failures = []
-        for address in addresses:
-            try:
-                _gather(address, part)
-                check(part)
-            except DataError as error:
-                part.unlink(missing_ok=True)
-                failures.append(f"{address}: {error}")
-            except OSError as error:
-                failures.append(f"{address}: {error}")
-            else:
-                part.replace(target)
-                return target
+    with cache_written(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            return target if target.exists() else _fetch(addresses, target, check)
+
+
+def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], None]) -> Path:
+    part = target.with_name(target.name + ".part")
+    failures = []
+    for address in addresses:
+        try:
+            _gather(address, part)
+            check(part)
+        except DataError as error:
+            part.unlink(missing_ok=True)
+            failures.append(f"{address}: {error}")
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            failures.append(f"{address}: {error}")
+        else:
+            return part.replace(target)
     raise DataError(f"{target} could not be downloaded. " + " ".join(failures))
 
 
 def _gather(address: str, part: Path) -> None:
-    """Fill `part` from `address`, resuming after broken connections; OSError after TRIES without an end."""
-    for attempt in range(1, TRIES + 1):
+    """Fill `part` from `address`, resuming after broken connections; OSError after TRIES that gained nothing."""
+    failed, reached = 0, _size(part)
+    while True:
         try:
             _stream(address, part)
             return
-        except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing is left to send: the part was complete already
+        except OSError as error:
+            code = error.code if isinstance(error, urllib.error.HTTPError) else None
+            if code == 416:  # nothing is left to send: the part was complete already
                 return
-            if error.code < 500 or attempt == TRIES:
+            if error.errno in NO_ROOM or (code is not None and code < 500 and code not in BUSY):
                 raise
-        except OSError:
-            if attempt == TRIES:
+            gained = _size(part) - reached >= CHUNK_BYTES
+            failed = 1 if gained else failed + 1
+            if failed == TRIES:
                 raise
+        reached = max(reached, _size(part))
+        time.sleep(PAUSE_S * 2 ** (failed - 1))
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _stream(address: str, part: Path) -> None:
-    """One connection: append what the server still has; OSError when it ends early."""
-    have = part.stat().st_size if part.exists() else 0
+    """One connection: append what the server still has; OSError when it ends early or speaks no HTTP."""
+    try:
+        _append(address, part)
+    except http.client.HTTPException as error:
+        raise OSError(f"the connection broke ({error!r})") from error
+
+
+def _append(address: str, part: Path) -> None:
+    have = _size(part)
     request = urllib.request.Request(address, headers={"User-Agent": "snn-pipeline"})
     if have:
         request.add_header("Range", f"bytes={have}-")
@@ -120,25 +162,29 @@ def unpack(archive: Path, target: Path) -> Path:
     """
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if target.is_dir():
-            return target
-        temporary = target.with_name(target.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            entries = _zip_entries if zipfile.is_zipfile(archive) else _tar_entries
-            with bar(f"unpack {archive.name}", None) as advance:
-                for name, file in entries(archive):
-                    _write_inside(temporary, name, file, archive)
-                    advance(1)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise DataError(f"{archive} is cut off or damaged: {error}") from error
+    with cache_written(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.is_dir():
+                _unpack(archive, target)
+    return target
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    temporary = target.with_name(target.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        entries = _zip_entries if zipfile.is_zipfile(archive) else _tar_entries
+        with bar(f"unpack {archive.name}", None) as advance:
+            for name, file in entries(archive):
+                _write_inside(temporary, name, file, archive)
+                advance(1)
         inner = temporary / target.name
         (inner if inner.is_dir() else temporary).rename(target)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{archive} is cut off or damaged: {error}") from error
+    finally:  # also the gigabytes that a full disk stopped
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
 
 
 def _tar_entries(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.data import download
 from pipeline.data import events as event_data
 from pipeline.data.recordings import GESTURE_CLASSES, GESTURE_FOLDERS, GESTURE_USERS
 
@@ -20,6 +21,7 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.ranges, self.break_after, self.resumes = BODY, [], [], True
         self.status, self.files = 200, {}
+        self.first = []
 
     @property
     def address(self):
@@ -27,7 +29,10 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `body`, honours Range, and breaks a connection after each number of bytes in `break_after`."""
+    """Serves `body`, honours Range, and breaks a connection after each number of bytes in `break_after`.
+
+    `first`: what the first requests get instead, a status or raw bytes.
+    """
 
     def do_GET(self):
         server = self.server
@@ -35,6 +40,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.ranges.append(asked)
         if self.path.endswith("missing"):
             self.send_error(404)
+            return
+        if server.first and (answer := server.first.pop(0)):
+            if isinstance(answer, int):
+                self.send_error(answer)
+            else:
+                self.wfile.write(answer)
             return
         content = server.files.get(self.path, server.body)
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.resumes else 0
@@ -49,6 +60,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Downloads that break off are tried again at once."""
+    monkeypatch.setattr(download, "PAUSE_S", 0.0)
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import random
@@ -64,6 +65,59 @@ def test_a_connection_that_always_breaks_is_an_error_that_keeps_the_part(server,
     with pytest.raises(DataError, match="the connection ended after 40 of 1048576 bytes"):
         fetch([server.address], tmp_path / "file", check)
     assert (tmp_path / "file.part").read_bytes() == BODY[:40]
+
+
+def test_a_connection_that_breaks_often_but_brings_something_each_time_is_not_given_up(server, tmp_path):
+    """Six connections break, more than TRIES, but never that many after the last gain."""
+    chunk = download.CHUNK_BYTES
+    server.break_after = [chunk, 0, 0] * 2
+    assert fetch([server.address], tmp_path / "file", check).read_bytes() == BODY
+    assert server.ranges == [None] + [f"bytes={chunk}-"] * 3 + [f"bytes={2 * chunk}-"] * 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [429, 408, 503, b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\nx"],
+)
+def test_what_passes_is_asked_for_again(server, tmp_path, answer):
+    """Too many requests, a server that is busy, a line that is no HTTP, a chunk that breaks off."""
+    server.first = [answer] * 3
+    assert fetch([server.address], tmp_path / "file", check).read_bytes() == BODY
+    assert len(server.ranges) == 4
+
+
+def test_no_http_at_all_is_an_error_that_names_the_address(server, tmp_path):
+    server.first = [b"SSH-2.0-OpenSSH\r\n"] * download.TRIES
+    with pytest.raises(DataError, match=r"/file: the connection broke \(BadStatusLine"):
+        fetch([server.address], tmp_path / "file", check)
+
+
+def test_the_pauses_between_tries_double(server, tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(download, "PAUSE_S", 1.0)
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    server.first = [503, 503, 503]
+    fetch([server.address], tmp_path / "file", check)
+    assert pauses == [1, 2, 4]
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_names_the_cache_and_the_server_is_asked_once(server, private_cache, monkeypatch):
+    monkeypatch.setattr(download, "_append", full)
+    with pytest.raises(DataError, match=r"mnist cannot be written .*No space left.*set XDG_CACHE_HOME"):
+        fetch([server.address], private_cache / "mnist" / "file", check)
+    assert server.ranges == []
+
+
+def test_a_full_disk_while_unpacking_names_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
+    archive = zip_of(tmp_path / "a", {"Train/0/x.bin": b"one"})
+    monkeypatch.setattr(download.shutil, "copyfileobj", full)
+    with pytest.raises(DataError, match=r"home cannot be written .*No space left.*name another folder"):
+        unpack(archive, tmp_path / "home" / "Train")
+    assert not [path for path in (tmp_path / "home").iterdir() if path.suffix != ".lock"]
 
 
 def test_workers_that_ask_at_once_download_once(server, tmp_path):
