@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from pipeline.data.download import cache_written
 from pipeline.data.progress import bar
 from pipeline.data.recordings import SKIP_HINT, Damaged, Recording
 from pipeline.data.split import digest_of
 from pipeline.types import DataError, Split
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same recordings and settings give other frames."""
 FRAMES, FACTS = "frames.u8", "facts.json"
 NAMES = ("train", "validation", "test")
@@ -57,8 +58,12 @@ def key_of(parts: Sequence[Sequence[Recording]], settings: object) -> str:
     sha = hashlib.sha256(f"{VERSION} {settings!r}".encode())
     for name, recordings in zip(NAMES, parts, strict=True):
         for recording in recordings:
-            stat = recording.path.stat()
-            sha.update(f"{name} {recording} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            try:
+                stat = recording.path.stat()
+                state = f"{stat.st_size} {stat.st_mtime_ns}"
+            except OSError:  # a link to nowhere, or gone meanwhile: the build meets it and names it
+                state = "unreadable"
+            sha.update(f"{name} {recording} {state}\n".encode())
     return sha.hexdigest()[:32]
 
 
@@ -73,33 +78,63 @@ def load_or_build(
     """The frames of (train, validation, test) recordings, from `folder` where its key fits, else built into it.
 
     mapped: the pages stay in the file system's cache, shared by all workers; else they are read into memory.
-    Raises Damaged at the first bad recording, or, with `skip_bad`, DataError when a split has nothing left.
+    Raises Damaged at the first bad recording, also where a run with `skip_bad` left a cache without it; with
+    `skip_bad` DataError when a split has nothing left. DataError: the cache folder cannot be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.exists():
-            try:
-                stored = _open(folder, key, mapped)
-                if stored.facts["skipped"]:
-                    logger.warning("%s, built before: %s", folder, report_of(stored.facts))
-                return stored
-            except Broken as error:
-                logger.warning("The frame cache %s is built again: %s.", folder, error)
-        _build(folder, key, parts, frame, skip_bad)
-        return _open(folder, key, mapped)
+    try:  # without a lock, which a read-only place could not hold
+        return _usable(folder, key, frame, skip_bad, mapped)
+    except Broken:
+        pass
+    with cache_written(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if folder.exists() or folder.is_symlink():
+                try:  # another worker may have built it meanwhile
+                    return _usable(folder, key, frame, skip_bad, mapped)
+                except Broken as error:
+                    logger.warning("The frame cache %s is built again: %s.", folder, error)
+            _build(folder, key, parts, frame, skip_bad)
+            return _open(folder, key, mapped)
+
+
+def _usable(folder: Path, key: str, frame: Frame, skip_bad: bool, mapped: bool) -> Stored:
+    """The cache, unless it lacks recordings that must be there: Damaged names the first, as the build would."""
+    stored = _open(folder, key, mapped)
+    if not stored.facts["skipped"]:
+        return stored
+    if skip_bad:
+        logger.warning("%s, built before: %s", folder, report_of(stored.facts))
+        return stored
+    if first := stored.facts.get("first_skipped"):
+        try:
+            frame(Path(first))
+        except Damaged as error:
+            raise _with_hint(error, Path(first)) from error
+    raise Broken("it lacks recordings that a run with data.skip_bad=true left out")
+
+
+def _with_hint(error: Damaged, path: Path) -> Damaged:
+    return Damaged(path, error.kind, f"{error.detail} {SKIP_HINT}")
 
 
 def _open(folder: Path, key: str, mapped: bool) -> Stored:
     try:
-        facts = json.loads((folder / FACTS).read_text())
-        shape, labels, sizes = tuple(facts["shape"]), facts["labels"], facts["sizes"]
-        bytes_there = (folder / FRAMES).stat().st_size
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _checked(folder, key, mapped)
+    except (Broken, MemoryError):
+        raise
+    except Exception as error:  # facts that are JSON, but not ours, can fail anywhere
         raise Broken(f"{FACTS} or {FRAMES} is missing or unreadable ({error})") from error
+
+
+def _checked(folder: Path, key: str, mapped: bool) -> Stored:
+    facts = json.loads((folder / FACTS).read_text())
     if facts.get("version") != VERSION or facts.get("key") != key:
         raise Broken("it was made by another version or of other data")
+    shape, labels, sizes = tuple(facts["shape"]), facts["labels"], facts["sizes"]
+    bytes_there = (folder / FRAMES).stat().st_size
     if bytes_there != int(np.prod(shape)) or len(labels) != shape[0] or sum(sizes) != shape[0]:
         raise Broken(f"{FRAMES} has {bytes_there} bytes, but its facts say {int(np.prod(shape))}")
+    report_of(facts)  # fails where something is missing that it tells
     # copy-on-write: torch wants writable memory, the file stays as it is
     array: np.ndarray = np.memmap(folder / FRAMES, np.uint8, "c", shape=shape)
     x = torch.from_numpy(array if mapped else np.array(array))
@@ -114,24 +149,37 @@ def _open(folder: Path, key: str, mapped: bool) -> Stored:
 def _build(
     folder: Path, key: str, parts: Sequence[Sequence[Recording]], frame: Frame, skip_bad: bool
 ) -> None:
-    """Write the cache beside its place and rename it there."""
+    """Write the cache beside its place and rename it there; whatever stops it, nothing is left beside."""
     for left_behind in folder.parent.glob(f"{folder.name}.*.tmp"):
-        shutil.rmtree(left_behind)  # of a killed run: the lock says that nobody is writing
+        _remove(left_behind)  # of a killed run: the lock says that nobody is writing
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
-    facts = _write(temporary / FRAMES, parts, frame, skip_bad)
-    splits, first = [], 0
-    array = np.memmap(temporary / FRAMES, np.uint8, "c", shape=tuple(facts["shape"]))
-    for size in facts["sizes"]:
-        y = torch.tensor(facts["labels"][first : first + size])
-        splits.append(Split(torch.from_numpy(array[first : first + size]), y))
-        first += size
-    facts |= {"version": VERSION, "key": key, "digest": digest_of(splits)}
-    (temporary / FACTS).write_text(json.dumps(facts))
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    try:
+        facts = _write(temporary / FRAMES, parts, frame, skip_bad)
+        facts |= {"version": VERSION, "key": key, "digest": _digest_on_disk(temporary / FRAMES, facts)}
+        (temporary / FACTS).write_text(json.dumps(facts))
+        _remove(folder)
+        temporary.rename(folder)
+    except BaseException:  # gigabytes of frames; another key would never find them again
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     logger.log(logging.WARNING if facts["skipped"] else logging.INFO, "%s: %s", folder, report_of(facts))
+
+
+def _digest_on_disk(path: Path, facts: Mapping[str, Any]) -> str:
+    array: np.ndarray = np.memmap(path, np.uint8, "c", shape=tuple(facts["shape"]))
+    x, y = torch.from_numpy(array), torch.tensor(facts["labels"])
+    return digest_of(
+        [Split(*pair) for pair in zip(x.split(facts["sizes"]), y.split(facts["sizes"]), strict=True)]
+    )
+
+
+def _remove(place: Path) -> None:
+    """Whatever is there: a folder, a file, a link (never what it points to), or nothing."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_bad: bool) -> dict[str, Any]:
@@ -139,6 +187,7 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
     labels: list[int] = []
     sizes: list[int] = []
     skipped: Counter[str] = Counter()
+    first_skipped: str | None = None
     events = lost = 0
     shape: tuple[int, ...] = ()
     start = time.perf_counter()
@@ -151,9 +200,10 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
                     array, count, beyond = frame(recording.path)
                 except Damaged as error:
                     if not skip_bad:
-                        raise Damaged(recording.path, error.kind, f"{error.detail} {SKIP_HINT}") from error
+                        raise _with_hint(error, recording.path) from error
                     logger.warning("Skipped: %s", error)
                     skipped[error.kind] += 1
+                    first_skipped = first_skipped or str(recording.path)
                     continue
                 file.write(array.data)
                 shape, events, lost = array.shape, events + count, lost + beyond
@@ -171,7 +221,7 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
     seconds = time.perf_counter() - start
     return {
         "shape": [len(labels), *shape], "labels": labels, "sizes": sizes, "skipped": dict(skipped),
-        "events": events, "beyond_255": lost, "seconds": seconds,
+        "first_skipped": first_skipped, "events": events, "beyond_255": lost, "seconds": seconds,
     }  # fmt: skip
 
 

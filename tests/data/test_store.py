@@ -1,6 +1,8 @@
+import errno
 import json
 import logging
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -79,6 +81,26 @@ def other_version(folder):
     (folder / store.FACTS).write_text(json.dumps(facts | {"version": store.VERSION - 1}))
 
 
+def wrong(name, value):
+    """Facts that are JSON, but not what was written."""
+
+    def damage(folder):
+        facts = json.loads((folder / store.FACTS).read_text())
+        (folder / store.FACTS).write_text(json.dumps(facts | {name: value}))
+
+    return damage
+
+
+def into_a_file(folder):
+    shutil.rmtree(folder)
+    folder.write_text("not a folder")
+
+
+def into_a_link_to_nowhere(folder):
+    shutil.rmtree(folder)
+    folder.symlink_to("/nowhere")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -89,6 +111,14 @@ def other_version(folder):
         lambda f: (f / store.FRAMES).unlink(),
         lambda f: (f / store.FACTS).write_text('{"shape": [6, 2'),
         lambda f: (f / store.FACTS).write_text("[]"),
+        wrong("shape", [6, 2, "2", 3, 3]),
+        wrong("shape", []),
+        wrong("labels", [None] * 6),
+        wrong("sizes", [7, -3, 2]),
+        wrong("skipped", [1]),
+        wrong("seconds", None),
+        into_a_file,
+        into_a_link_to_nowhere,
     ],
 )
 def test_a_broken_cache_is_noticed_and_built_again(folder, recordings, damage, caplog):
@@ -112,7 +142,8 @@ def test_a_run_killed_while_writing_leaves_nothing_that_is_taken_for_a_cache(fol
 
     with pytest.raises(Killed):
         load(folder, recordings, dies)
-    assert not folder.exists()
+    assert [p.name for p in folder.parent.iterdir() if not p.name.endswith(".lock")] == []
+    (folder.parent / f"{folder.name}.1.tmp").mkdir()  # of a run that had no time to clean up
     camera = Camera()
     load(folder, recordings, camera)
     assert camera.calls == 6
@@ -159,6 +190,63 @@ def test_skipping_counts_by_kind(folder, recordings, caplog):
     with caplog.at_level(logging.WARNING):
         load(folder, recordings, Camera(), skip_bad=True)
     assert "skipped: 1 is cut off" in caplog.text, "from the cache, too"
+
+
+def test_a_strict_run_does_not_use_what_a_permissive_run_left(folder, recordings):
+    bad = recordings[0][2].path
+    bad.write_text("?")
+    load(folder, recordings, Camera(), skip_bad=True)
+    camera = Camera()
+    with pytest.raises(DataError, match=r"2\.txt is cut off: no number\. .*skip_bad=true"):
+        load(folder, recordings, camera)
+    assert camera.calls == 1, "only the first that was left out is looked at"
+    assert len(load(folder, recordings, Camera(), skip_bad=True).splits[0]) == 2
+    state = bad.stat()
+    bad.write_text("2")  # mended, with the size and time it had: the key cannot tell
+    os.utime(bad, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert len(load(folder, recordings, Camera()).splits[0]) == 3
+
+
+def test_a_recording_that_is_gone_is_left_to_who_reads_it(folder, recordings):
+    """A link to nowhere, or deleted between listing and building."""
+
+    def gone(path):
+        if not path.exists():
+            raise Damaged(path, "cannot be read", "gone.")
+        return Camera()(path)
+
+    recordings[0][2].path.unlink()
+    with pytest.raises(DataError, match=r"2\.txt cannot be read: gone\. .*skip_bad=true"):
+        load(folder, recordings, gone)
+    assert load(folder, recordings, gone, skip_bad=True).facts["skipped"] == {"cannot be read": 1}
+
+
+def refuse(code):
+    def refused(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    return refused
+
+
+def test_a_full_disk_names_the_cache_and_leaves_no_frames(private_cache, recordings, monkeypatch):
+    folder = private_cache / "frames" / "numbers"
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "fsync", refuse(errno.ENOSPC))
+        with pytest.raises(DataError, match=r"frames cannot be written .*No space left.*set XDG_CACHE_HOME"):
+            load(folder, recordings, Camera())
+    assert [p.name for p in folder.parent.iterdir() if not p.name.endswith(".lock")] == []
+    load(folder, recordings, Camera())
+
+
+def test_a_cache_on_a_read_only_disk_is_used(folder, recordings, monkeypatch):
+    load(folder, recordings, Camera())
+    monkeypatch.setattr(store, "FileLock", refuse(errno.EROFS))
+    monkeypatch.setattr(store.Path, "mkdir", refuse(errno.EROFS))
+    camera = Camera()
+    load(folder, recordings, camera)
+    assert camera.calls == 0
+    with pytest.raises(DataError, match=r"cache cannot be written .*Read-only file system"):
+        load(folder, recordings, camera, settings="other")
 
 
 def test_a_class_that_loses_everything_is_an_error(folder, recordings):
