@@ -69,12 +69,12 @@ def framing(events: np.ndarray) -> dict[str, Any]:
     theirs_time = tonic.transforms.ToFrame((128, 128, 2), n_time_bins=20)
     assert np.array_equal(count.frames(events, 128, 20)[0], theirs(events))
     few = events[:20_000]  # tonic's loop takes a second for 100,000 events
-    assert np.array_equal(denoise.kept(few), tonic.transforms.Denoise(10_000)(few))
+    assert np.array_equal(denoise.kept(few, 128), tonic.transforms.Denoise(10_000)(few))
     taken = seconds_of(
         {
             "count": lambda: count.frames(events, 128, 20), "count, tonic": lambda: theirs(events),
             "time": lambda: time_.frames(events, 128, 20), "time, tonic": lambda: theirs_time(events),
-            "denoise": lambda: denoise.kept(few), "denoise, tonic": lambda: tonic.transforms.Denoise(10_000)(few),
+            "denoise": lambda: denoise.kept(few, 128), "denoise, tonic": lambda: tonic.transforms.Denoise(10_000)(few),
         }
     )  # fmt: skip
     rows = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from pipeline.data.recordings import (
     GESTURE_FOLDERS,
     GESTURE_USERS,
     NMNIST_LAST_SACCADE_US,
+    SKIP_HINT,
     Damaged,
     Recording,
     check_events,
@@ -37,7 +39,9 @@ from pipeline.data.recordings import (
     find_nmnist,
     read_gesture,
     require_bin_length,
+    require_classes,
     split_by_user,
+    unreadable,
 )
 from pipeline.data.sources import Archive, obtain, search
 from pipeline.data.split import count_of, stratified
@@ -45,6 +49,7 @@ from pipeline.data.store import Stored, key_of, load_or_build
 from pipeline.types import DataError, Dataset, require
 
 Parts = tuple[Sequence[Recording], Sequence[Recording], Sequence[Recording]]
+logger = logging.getLogger(__name__)
 FIGSHARE = "https://api.figshare.com/v2/file/download/"
 """figshare.com/ndownloader, which tonic asks, answers scripts with a page for browsers; this address does not."""
 
@@ -133,9 +138,12 @@ class EventData(ABC):
         return ""
 
     def frame(self, path: Path) -> tuple[np.ndarray, int, int]:
-        """[T, 2, side, side] frames of one recording, events read, events beyond 255; raises Damaged."""
+        """[T, 2, side, side] frames of one recording, events read, events beyond 255.
+
+        Raises Damaged for a recording that cannot be used, DataError for transforms that cannot.
+        """
         events = self.read(path)
-        kept = self.framing.kept(events)
+        kept = self.framing.kept(events, self.sensor)
         if len(kept) < self.timesteps:
             detail = f"{len(kept)} of {len(events)} are left for {self.timesteps} frames."
             raise Damaged(path, "holds too few events", detail)
@@ -189,7 +197,11 @@ class Nmnist(EventData):
 
     def read(self, path: Path) -> np.ndarray:
         require_bin_length(path)
-        events = tonic_part("io").read_mnist_file(path, EVENT)
+        reader = tonic_part("io").read_mnist_file
+        try:
+            events = reader(path, EVENT)
+        except OSError as error:
+            raise unreadable(path, error) from error
         check_events(path, events, self.sensor, self.sensor)
         if events["t"][-1] < NMNIST_LAST_SACCADE_US:
             detail = f"it ends at {events['t'][-1] / 1000:.0f} ms, before the third saccade."
@@ -205,7 +217,7 @@ class Nmnist(EventData):
 
     def _folder(self) -> Path:
         names = (".", "NMNIST", "nmnist", "nmnist/NMNIST", "nmnist-small/NMNIST")
-        if found := search(self.root, names, ("Train", "Test")):
+        if found := search(self.root, names, ("Train", "Test"), "[0-9]/*.bin"):
             return found
         tonic = tonic_part("datasets").NMNIST
         archives = [
@@ -240,13 +252,27 @@ class Gesture(EventData):
         else:
             ok = 0 < len(set(users)) == len(users) < len(official) and set(users) <= set(official)
             require(ok, "validation_users", "be a count or different users from 1 to 23, not all", users)
+        flips = self.augment is not None and self.augment.flip > 0
+        labels = self.augment.flip_labels if self.augment else None
+        rule = (
+            "name each label's mirror image where augment.flip is above 0 (a right hand becomes a left one)"
+        )
+        require(not flips or labels is not None, "augment.flip_labels", rule, labels)
 
     def parts(self, seed: int) -> Parts:
-        found = find_gestures(self.folder(), allow_missing=self.skip_bad)
+        folder = self.folder()
+        found = find_gestures(folder, self.skip_bad)
         present = sorted({recording.user for recording in found["train"]})
         train, validation = split_by_user(found["train"], self._chosen(present, seed))
         if not train or not validation:
             raise DataError(f"users {present} cannot be split into training and validation users.")
+        require_classes(train, self.classes, f"{folder}: the training users")
+        try:
+            require_classes(validation, self.classes, f"{folder}: the validation users")
+        except DataError as error:
+            if not self.skip_bad:
+                raise DataError(f"{error} {SKIP_HINT}") from error
+            logger.warning("%s", error)
         return self.limited(train, seed), validation, found["test"]
 
     def read(self, path: Path) -> np.ndarray:
@@ -256,9 +282,8 @@ class Gesture(EventData):
 
     def folder(self) -> Path:
         """Where the recordings are: under root, else downloaded."""
-        if found := search(
-            self.root, (".", "DVSGesture", "dvs-gesture", "dvs_gesture"), GESTURE_FOLDERS.values()
-        ):
+        names = (".", "DVSGesture", "dvs-gesture", "dvs_gesture")
+        if found := search(self.root, names, tuple(GESTURE_FOLDERS.values()), "user*_*/*.npy"):
             return found
         tonic = tonic_part("datasets").DVSGesture
         archives = [
@@ -269,8 +294,11 @@ class Gesture(EventData):
         return obtain("dvs_gesture", self.root, archives, layout)
 
     def _chosen(self, present: Sequence[int], seed: int) -> Sequence[int]:
-        """The validation users among those that are there."""
+        """The validation users among those that are there. DataError: one that was named is not."""
         if not isinstance(self.validation_users, int):
+            if absent := sorted(set(self.validation_users) - set(present)):
+                numbers = ", ".join(map(str, absent))
+                raise DataError(f"data.validation_users must be there, but users {numbers} are missing.")
             return self.validation_users
         order = torch.randperm(len(present), generator=torch.Generator().manual_seed(seed))
         return [present[i] for i in order[: self.validation_users].tolist()]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from pipeline.compiled import njit
-from pipeline.types import require
+from pipeline.data.recordings import Damaged, check_events
+from pipeline.types import DataError, require
 
 MOST_PER_PIXEL = 255
+NUMBERS = {"x": "iu", "y": "iu", "t": "iuf", "p": "biuf"}
+"""Fields of an event and the kinds of numbers that can be framed."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,18 @@ class Framing:
         require(self.values in kinds, "values", f"be one of {', '.join(kinds)}", self.values)
         for name, value in (("denoise_ms", self.denoise_ms), ("duration_ms", self.duration_ms)):
             require(value is None or value > 0, name, "be null or above 0", value)
+        for transform in self.transforms:
+            # the words are in the key of the frame cache: an address would build it anew in every process
+            said = repr(transform)
+            rule = "say the same in every process (make it a dataclass)"
+            require(re.search(r" at 0x[0-9a-fA-F]+", said) is None, "transforms", rule, said)
+
+    def __eq__(self, other: object) -> bool:
+        """By the words: some of tonic's transforms are dataclasses without a hash."""
+        return isinstance(other, Framing) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
     def side(self, sensor: int) -> int:
         """Height and width of the frames of a `sensor` x `sensor` camera; ValueError for a size too large."""
@@ -54,15 +71,38 @@ class Framing:
         require(1 <= size <= crop, "size", f"be null or in [1, {crop}]", self.size)
         return size
 
-    def kept(self, events: np.ndarray) -> np.ndarray:
-        """The events that are framed: after transforms, denoising and shortening; may be none."""
+    def kept(self, events: np.ndarray, sensor: int) -> np.ndarray:
+        """The events that are framed: after transforms, denoising and shortening; may be none.
+
+        Raises DataError for transforms after which there are no events on the sensor in the order of time. It is
+        not Damaged: the recording is good, and leaving out bad ones would leave out all.
+        """
         for transform in self.transforms:
             events = transform(events)
+        if self.transforms:
+            self._require_events(events, sensor)
         if self.denoise_ms is not None and len(events):
             events = events[_lively(events["x"], events["y"], events["t"], round(self.denoise_ms * 1000))]
         if self.duration_ms is not None and len(events):
             events = events[events["t"] < events["t"][0] + round(self.duration_ms * 1000)]
         return events
+
+    def _require_events(self, events: object, sensor: int) -> None:
+        whose = f"what {', '.join(map(repr, self.transforms))} makes of a recording"
+        if not isinstance(events, np.ndarray) or events.ndim != 1 or not _are_events(events.dtype):
+            form = f"{events.dtype} {list(events.shape)}" if isinstance(events, np.ndarray) else type(events)
+            raise DataError(
+                f"data.framing.transforms must give a 1-D array of events with whole x and y, t and p, but {whose} "
+                f"is {form}."
+            )
+        if len(events):  # none left is the business of who needs some
+            try:
+                check_events(Path(), events, sensor, sensor)
+            except Damaged as error:
+                raise DataError(
+                    f"data.framing.transforms must leave events on the sensor and in order, but {whose} {error.kind}: "
+                    f"{error.detail}"
+                ) from error
 
     def edges(self, t: np.ndarray, timesteps: int) -> np.ndarray:
         """[T + 1] indices: frame i holds the events edges[i] to edges[i + 1] of the times t (ascending, us)."""
@@ -93,6 +133,11 @@ class Framing:
         if self.values == "binary":
             np.minimum(frames, 1, out=frames)
         return frames, lost
+
+
+def _are_events(dtype: np.dtype) -> bool:
+    names = dtype.names or ()
+    return all(name in names and dtype[name].kind in kinds for name, kinds in NUMBERS.items())
 
 
 @njit(nogil=True, cache=True)

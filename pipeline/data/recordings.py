@@ -9,6 +9,7 @@ Layouts, both official and unpacked:
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,14 @@ GESTURE_FOLDERS = {"train": "ibmGestureTrain", "test": "ibmGestureTest"}
 GESTURE_USERS = {"train": range(1, 24), "test": range(24, 30)}
 """The official split by user: 23 train, 6 test."""
 GESTURE_CLASSES = 11
+SIMULATED = "simulation.json"
+"""The file that marks a folder of simulated gestures."""
 logger = logging.getLogger(__name__)
-GESTURE_FOLDER = re.compile(r"user(\d+)_(\w+)")
+GESTURE_NAME = re.compile(r"user(\d\d)_(\w+)/(0|[1-9]\d?)\.npy", re.ASCII)
+"""One spelling per recording: beside 0.npy, 00.npy would count it twice."""
+NPY_MAGIC = b"\x93NUMPY"
+LATEST_MS = 2**53 // 1000
+"""Beyond it a float no longer tells one microsecond from the next."""
 
 
 @dataclass(frozen=True, order=True)
@@ -56,48 +63,74 @@ def find_nmnist(folder: Path) -> dict[str, list[Recording]]:
         recordings = [
             Recording(path, digit)
             for digit in range(10)
-            for path in sorted((folder / name / str(digit)).glob("*.bin"))
+            for path in sorted((folder / name / str(digit)).glob("[!.]*.bin"))  # macOS adds ._x.bin
         ]
         require_classes(recordings, 10, folder / name)
         found[split] = recordings
     return found
 
 
-def find_gestures(folder: Path, allow_missing: bool) -> dict[str, list[Recording]]:
-    """Recordings of the official training and test users in a fixed order; missing users are logged.
+def find_gestures(folder: Path, skip_bad: bool) -> dict[str, list[Recording]]:
+    """Recordings of the official training and test users in a fixed order.
 
-    DataError: a folder, a class or (unless `allow_missing`) a user is missing, a file name is not a label.
+    With `skip_bad` users that are missing and files with a wrong name are logged and left out.
+    DataError: a folder or a class is missing, a user is in the wrong split (a leak, never left out), or, without
+    `skip_bad`, a user is missing or a file is not called as a recording is.
     """
     found = {}
     for split, name in GESTURE_FOLDERS.items():
         recordings = []
-        for path in sorted((folder / name).glob("user*_*/*.npy"), key=lambda p: (p.parent.name, p.name)):
-            match = GESTURE_FOLDER.fullmatch(path.parent.name)
-            if match is None or not path.stem.isdigit() or not 0 <= int(path.stem) < GESTURE_CLASSES:
-                rule = f"user<number>_<lighting>/<0 to {GESTURE_CLASSES - 1}>.npy"
-                raise Damaged(path, "has a wrong name", f"a recording is called {rule}.")
-            recordings.append(Recording(path, int(path.stem), int(match[1]), match[2]))
+        there = (folder / name).glob("user*_*/[!.]*.npy")  # macOS adds ._0.npy
+        for path in sorted(there, key=lambda p: (p.parent.name, p.name)):
+            try:
+                recordings.append(_named(path))
+            except Damaged as error:
+                if not skip_bad:
+                    raise Damaged(path, error.kind, f"{error.detail} {SKIP_HINT}") from error
+                logger.warning("Skipped: %s", error)
+        _require_users(recordings, split)
         require_classes(recordings, GESTURE_CLASSES, folder / name)
         absent = sorted(set(GESTURE_USERS[split]) - {recording.user for recording in recordings})
-        if absent and not allow_missing:
-            numbers = ", ".join(map(str, absent))
+        numbers = ", ".join(map(str, absent))
+        if absent and not skip_bad:
             raise DataError(f"{folder / name} has no recordings of users {numbers}. {SKIP_HINT}")
         if absent:
-            logger.warning("%d %s users are missing from %s.", len(absent), split, folder / name)
+            logger.warning("%d %s users are missing from %s: %s.", len(absent), split, folder / name, numbers)
         found[split] = recordings
     return found
+
+
+def _named(path: Path) -> Recording:
+    """The recording that a gesture file's name says. Raises Damaged for another name."""
+    match = GESTURE_NAME.fullmatch(f"{path.parent.name}/{path.name}")
+    if match is None or int(match[3]) >= GESTURE_CLASSES:
+        rule = f"user<two digits>_<lighting>/<0 to {GESTURE_CLASSES - 1}>.npy"
+        raise Damaged(path, "has a wrong name", f"a recording is called {rule}.")
+    return Recording(path, int(match[3]), int(match[1]), match[2])
+
+
+def _require_users(recordings: Iterable[Recording], split: str) -> None:
+    """Raise DataError at the first user that the official split does not have here."""
+    official = GESTURE_USERS[split]
+    for recording in recordings:
+        if recording.user not in official:
+            rule = f"the {split} users are {official[0]} to {official[-1]}"
+            raise DataError(
+                f"{recording.path.parent} must not be here: {rule}, but it is of user {recording.user}."
+            )
 
 
 SKIP_HINT = "Complete the folder, or set data.skip_bad=true to go on without them."
 
 
-def require_classes(recordings: Iterable[Recording], classes: int, folder: Path) -> None:
-    """Raise DataError that names every class of which there is no recording."""
+def require_classes(recordings: Iterable[Recording], classes: int, whose: Path | str) -> None:
+    """Raise DataError that names every class of which there is no recording; whose: a folder, or some users."""
     absent = sorted(set(range(classes)) - {recording.label for recording in recordings})
+    verb = "holds" if isinstance(whose, Path) else "have"
     if len(absent) == classes:
-        raise DataError(f"{folder} holds no recordings.")
+        raise DataError(f"{whose} {verb} no recordings.")
     if absent:
-        raise DataError(f"{folder} holds no recordings of the classes {', '.join(map(str, absent))}.")
+        raise DataError(f"{whose} {verb} no recordings of the classes {', '.join(map(str, absent))}.")
 
 
 def split_by_user(
@@ -112,25 +145,29 @@ def split_by_user(
 
 
 def require_bin_length(path: Path) -> None:
-    """Raise Damaged unless a .bin file holds whole 5-byte events, at least one."""
-    size = path.stat().st_size
+    """Raise Damaged unless a .bin file can be read and holds whole 5-byte events, at least one."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise unreadable(path, error) from error
     if size % 5:
         raise Damaged(path, "is cut off", f"its {size} bytes are not a whole number of 5-byte events.")
     if size == 0:
         raise Damaged(path, "holds no events", "the file is empty.")
 
 
+def unreadable(path: Path, error: OSError) -> Damaged:
+    """What to raise for a link to nowhere, a folder, a file gone meanwhile or not ours to read."""
+    return Damaged(path, "cannot be read", f"{error.strerror or error}.")
+
+
 def read_gesture(path: Path) -> np.ndarray:
     """The events of one gesture file, times turned into microseconds. Raises Damaged."""
-    try:
-        columns = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise Damaged(path, "is cut off or damaged", f"numpy says: {error}") from error
-    if not isinstance(columns, np.ndarray) or columns.ndim != 2 or columns.shape[1] != 4:
-        shape = getattr(columns, "shape", None)
-        raise Damaged(
-            path, "has the wrong form", f"an array [N, 4] of x, y, p, t is needed, but got {shape}."
-        )
+    columns = _columns(path)
+    if columns.ndim != 2 or columns.shape[1] != 4:
+        detail = f"an array [N, 4] of x, y, p, t is needed, but got {columns.shape}."
+        raise Damaged(path, "has the wrong form", detail)
     if columns.dtype.kind not in "biuf" or not np.isfinite(columns).all():
         raise Damaged(path, "has the wrong form", f"values of type {columns.dtype} that are no numbers.")
     for axis, limit in zip("xyp", (128, 128, 2), strict=True):
@@ -140,8 +177,34 @@ def read_gesture(path: Path) -> np.ndarray:
             raise _outside(path, axis, column.min(), column.max(), limit)
     events = np.empty(len(columns), EVENT)
     events["x"], events["y"], events["p"] = columns[:, 0], columns[:, 1], columns[:, 2]
-    events["t"] = columns[:, 3].astype(np.int64) * 1000
+    events["t"] = _microseconds(path, columns[:, 3])
     return events
+
+
+def _columns(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(NPY_MAGIC))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not NPY_MAGIC.startswith(head):  # before numpy, which would advise to unpickle it
+        raise Damaged(path, "is no .npy file", f"it begins with {head!r}.")
+    try:
+        # mapped, a shape beyond the file fails on its length before memory is asked for
+        columns = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a header is Python text: it can fail like any
+        raise Damaged(path, "is cut off or damaged", f"numpy says: {error}") from error
+    return np.array(columns)
+
+
+def _microseconds(path: Path, ms: np.ndarray) -> np.ndarray:
+    """int64 microseconds of times in milliseconds; fractions count. Raises Damaged for times beyond LATEST_MS."""
+    if len(ms) and not (ms.min() >= -LATEST_MS and ms.max() <= LATEST_MS):
+        detail = f"t spans {ms.min()} to {ms.max()} ms, but must stay below {LATEST_MS} ms."
+        raise Damaged(path, "has times beyond measure", detail)
+    if ms.dtype.kind == "f":
+        return np.rint(ms.astype(np.float64) * 1000).astype(np.int64)
+    return ms.astype(np.int64) * 1000
 
 
 def check_events(path: Path, events: np.ndarray, width: int, height: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.download import cache_folder, fetch, hash_of, unpack
+from pipeline.data.recordings import SIMULATED
 from pipeline.types import DataError
 
 
@@ -20,21 +21,34 @@ class Archive:
     folder: str
 
     def check(self, path: Path) -> None:
-        """Raise DataError unless the file has the official md5."""
-        if (found := hash_of(path, "md5")) != self.md5:
+        """Raise DataError unless the file can be read and has the official md5."""
+        try:
+            found = hash_of(path, "md5")
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+        if found != self.md5:
             raise DataError(
                 f"{path} is not the official {self.name}: its md5 is {found} instead of {self.md5}."
             )
 
 
-def search(root: str | None, names: Iterable[str], needed: Iterable[str]) -> Path | None:
+def search(root: str | None, names: Iterable[str], needed: Sequence[str], sample: str) -> Path | None:
     """The first of root/NAME that has all `needed` folders; None where none has any.
 
-    Raises DataError for a root that is no folder, and for one that has only some of the needed folders.
+    Raises DataError for a root that is no folder or cannot be read, for one that has only some of the needed
+    folders, and, naming the right one, for one just inside of or above recordings: gigabytes would be downloaded
+    that are there.
+    sample: pattern of a recording's path below a needed folder, which may have a name that others use too.
     """
     if root is None:
         return None
-    top = Path(root).expanduser()
+    try:
+        return _search(root, Path(root).expanduser(), names, needed, sample)
+    except OSError as error:
+        raise DataError(f"data.root = {root} (or $PIPELINE_DATA) cannot be read: {error}.") from error
+
+
+def _search(root: str, top: Path, names: Iterable[str], needed: Sequence[str], sample: str) -> Path | None:
     if not top.is_dir():
         raise DataError(f"data.root = {root} (or $PIPELINE_DATA) is not a folder.")
     for name in names:
@@ -44,6 +58,28 @@ def search(root: str | None, names: Iterable[str], needed: Iterable[str]) -> Pat
         if any(there.values()):
             missing = ", ".join(folder for folder, found in there.items() if not found)
             raise DataError(f"{top / name} has no folder {missing}: the recordings are incomplete.")
+    if (meant := _inside(top.resolve(), needed, sample) or _above(top, needed, sample)) is not None:
+        rule = f"data.root (or $PIPELINE_DATA) must be the folder that holds {' and '.join(needed)}"
+        raise DataError(f"{rule}, but got {root}: set it to {meant}.")
+    return None
+
+
+def _inside(top: Path, needed: Sequence[str], sample: str) -> Path | None:
+    """The folder that holds the needed folder in which `top` lies, or which it is."""
+    for here in (top, *top.parents[:2]):
+        if here.name in needed and any(here.glob(sample)):
+            return here.parent
+    return None
+
+
+def _above(top: Path, needed: Sequence[str], sample: str) -> Path | None:
+    """The folder one or two levels below `top` that holds all needed folders; no simulation, which looks the same."""
+    for pattern in ("*", "*/*"):
+        for found in sorted(top.glob(f"{pattern}/{needed[0]}")):
+            home = found.parent
+            whole = all((home / folder).is_dir() for folder in needed)
+            if whole and not (home / SIMULATED).exists() and any(found.glob(sample)):
+                return home
     return None
 
 

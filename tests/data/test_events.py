@@ -2,6 +2,7 @@ import hashlib
 import io
 import logging
 import os
+import pickle
 import shutil
 import tarfile
 import zipfile
@@ -15,7 +16,7 @@ from pipeline.data import events as event_data
 from pipeline.data.augment import Augment
 from pipeline.data.events import Gesture, Nmnist
 from pipeline.data.framing import Framing
-from pipeline.data.recordings import find_gestures, find_nmnist, read_gesture
+from pipeline.data.recordings import LATEST_MS, find_gestures, find_nmnist, read_gesture
 from pipeline.types import DataError
 
 tonic = pytest.importorskip("tonic")
@@ -115,6 +116,18 @@ def put(row, column, value):
     return save(change)
 
 
+def header(text):
+    """A damage that puts another header, Python text, before the values."""
+
+    def damage(path):
+        said = text.encode().ljust(117) + b"\n"
+        path.write_bytes(
+            b"\x93NUMPY\x01\x00" + len(said).to_bytes(2, "little") + said + path.read_bytes()[128:]
+        )
+
+    return damage
+
+
 BAD = [
     (lambda p: p.write_bytes(p.read_bytes()[:-40]), "is cut off or damaged"),
     (lambda p: p.write_bytes(p.read_bytes()[:30]), "is cut off or damaged"),
@@ -129,6 +142,22 @@ BAD = [
     (save(lambda c: c[:, :3]), r"has the wrong form: an array \[N, 4\]"),
     (save(lambda c: c.astype(float) * np.nan), "has the wrong form: values of type float64"),
     (save(lambda c: np.array([[{}, 1, 2, 3]], dtype=object)), "is cut off or damaged: numpy says"),
+    (lambda p: p.write_bytes(b"PK\3\4 an archive"), r"is no \.npy file: it begins with b'PK"),
+    (lambda p: p.write_bytes(pickle.dumps([1])), r"is no \.npy file"),
+    (
+        header("{'descr': '<i4', 'fortran_order': False, 'shape': (9000000000000, 4), }"),
+        "is cut off or damaged",
+    ),
+    (header("{'descr': '<i4', 'fortran_order': False, 'shape': (-1, 4), }"), "is cut off or damaged"),
+    (header("{'descr': '<i4', 'shape': ("), "is cut off or damaged"),
+    (header("{'descr': '<i4'\n  'shape'\n '''"), "is cut off or damaged"),
+    (
+        save(lambda c: c.astype(np.int64) + np.array((0, 0, 0, LATEST_MS))),
+        "has times beyond measure: t spans 9007",
+    ),
+    (save(lambda c: c + np.array((0, 0, 0, 1e300))), "has times beyond measure: t spans 1e.300"),
+    (lambda p: (p.unlink(), p.symlink_to("gone")), "cannot be read: No such file"),
+    (lambda p: (p.unlink(), p.mkdir()), "cannot be read: Is a directory"),
 ]
 
 
@@ -138,6 +167,13 @@ def test_a_damaged_gesture_is_named_with_its_problem(gestures, damage, problem):
     damage(path)
     with pytest.raises(DataError, match=rf"user05_led/7\.npy {problem}.*skip_bad"):
         gesture(gestures).load(0)
+
+
+def test_times_keep_their_fractions_of_milliseconds(tmp_path):
+    columns = np.array([[1, 2, 0, 0.25], [3, 4, 1, 0.7], [5, 6, 1, 1.234]])
+    for kind in (np.float64, np.float32):
+        np.save(tmp_path / "0.npy", columns.astype(kind))
+        assert read_gesture(tmp_path / "0.npy")["t"].tolist() == [250, 700, 1234]
 
 
 def test_damaged_gestures_are_skipped_and_counted_when_allowed(gestures, caplog):
@@ -158,6 +194,7 @@ def test_missing_users_classes_and_splits_are_named(gestures, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(gesture(gestures, skip_bad=True).load(0).train) == 17 * 11
     assert "2 train users are missing" in caplog.text
+    assert "ibmGestureTrain: 9, 23." in caplog.text
     for path in (gestures / "ibmGestureTest").rglob("3.npy"):
         path.unlink()
     event_data._stored.cache_clear()
@@ -169,10 +206,167 @@ def test_missing_users_classes_and_splits_are_named(gestures, caplog):
         gesture(gestures).load(0)
 
 
-def test_a_file_that_is_no_label_is_named(gestures):
-    np.save(gestures / "ibmGestureTest" / "user24_led" / "11.npy", np.zeros((1, 4)))
-    with pytest.raises(DataError, match=r"11\.npy has a wrong name"):
-        gesture(gestures).load(0)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "user24_led/11",
+        "user24_led/00",
+        "user24_led/0 copy",
+        "user24_led/\u00b2",
+        "user24_led/-1",
+        "user024_led/0",
+    ],
+)
+def test_a_file_that_is_not_called_as_a_recording_is_named_or_left_out(gestures, name, caplog):
+    """00.npy would count 0.npy twice; a superscript two is a digit to Python, but no number."""
+    path = gestures / "ibmGestureTest" / f"{name}.npy"
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(gestures / "ibmGestureTest" / "user24_led" / "0.npy", path)
+    with pytest.raises(DataError, match=rf"{path.name} has a wrong name: .*skip_bad=true"):
+        gesture(gestures).parts(0)
+    assert len(gesture(gestures, skip_bad=True).parts(0)[2]) == 66
+    assert f"{path} has a wrong name" in caplog.text
+
+
+def test_the_files_that_macos_adds_are_no_recordings(gestures):
+    before = gesture(gestures).parts(0)
+    for name in ("._0.npy", "._user24_led.npy"):
+        (gestures / "ibmGestureTest" / "user24_led" / name).write_bytes(b"\0\5\x16\7" + bytes(4092))
+    assert gesture(gestures).parts(0) == before
+
+
+@pytest.mark.parametrize(
+    ("here", "user", "rule"),
+    [
+        ("Test", "01", "24 to 29"),
+        ("Train", "24", "1 to 23"),
+        ("Train", "99", "1 to 23"),
+        ("Test", "00", "24 to 29"),
+    ],
+)
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_user_of_the_other_split_is_never_taken(gestures, here, user, rule, skip_bad):
+    shutil.copytree(
+        gestures / "ibmGestureTrain" / "user05_led", gestures / f"ibmGesture{here}" / f"user{user}_lab"
+    )
+    with pytest.raises(
+        DataError, match=rf"ibmGesture{here}/user{user}_lab must not be here: .* {rule}, .* {int(user)}"
+    ):
+        gesture(gestures, skip_bad=skip_bad).parts(0)
+
+
+def test_training_and_validation_users_must_show_every_class(gestures, caplog):
+    for user in (3, 8):
+        (gestures / "ibmGestureTrain" / f"user{user:02d}_led" / "7.npy").unlink()
+    named = {"validation_users": (3, 8)}
+    with pytest.raises(
+        DataError, match=r"the validation users have no recordings of the classes 7\. .*skip_bad"
+    ):
+        gesture(gestures, **named).parts(0)
+    assert len(gesture(gestures, skip_bad=True, **named).parts(0)[1]) == 20
+    assert "the validation users have no recordings of the classes 7" in caplog.text
+    others = tuple(sorted(set(range(1, 24)) - {3, 8}))
+    with pytest.raises(DataError, match=r"the training users have no recordings of the classes 7\."):
+        gesture(gestures, skip_bad=True, validation_users=others).parts(0)
+
+
+def test_validation_users_that_were_named_must_be_there(gestures):
+    for user in (8, 9):
+        shutil.rmtree(gestures / "ibmGestureTrain" / f"user{user:02d}_led")
+    with pytest.raises(
+        DataError, match=r"^data\.validation_users must be there, but users 8, 9 are missing\."
+    ):
+        gesture(gestures, skip_bad=True, validation_users=(3, 8, 9)).parts(0)
+    assert len(gesture(gestures, skip_bad=True, validation_users=(3,)).parts(0)[1]) == 11
+
+
+# --- where they are
+
+
+@pytest.mark.parametrize("place", ["ibmGestureTrain", "ibmGestureTest", "ibmGestureTest/user24_led"])
+def test_a_root_inside_of_the_recordings_names_the_right_one(gestures, place, monkeypatch):
+    monkeypatch.setattr(event_data, "obtain", None)
+    with pytest.raises(
+        DataError, match=rf"holds ibmGestureTrain and ibmGestureTest, but .*set it to {gestures}\."
+    ):
+        gesture(gestures / place).parts(0)
+
+
+def test_a_root_above_the_recordings_names_the_right_one(gestures, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(event_data, "obtain", lambda *a: asked.append(a) or gestures)
+    deep = tmp_path / "one" / "two" / "three"
+    shutil.copytree(gestures, deep)
+    for root in (deep.parent, deep.parent.parent):
+        with pytest.raises(DataError, match=rf"but got {root}: set it to {deep}\."):
+            gesture(root).parts(0)
+    (deep / "simulation.json").write_text("{}")
+    gesture(deep.parent).parts(0)
+    assert len(asked) == 1, "simulated recordings are not offered as the real ones"
+
+
+def test_digits_one_level_off_name_the_right_folder_and_others_folders_do_not(digits, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=rf"holds Train and Test, but .*set it to {digits}\."):
+        nmnist(digits / "Train").parts(0)
+    shutil.copytree(digits, tmp_path / "one" / "two" / "three")
+    with pytest.raises(DataError, match=rf"but got {tmp_path / 'one'}: set it to {tmp_path}/one/two/three\."):
+        nmnist(tmp_path / "one").parts(0)
+    for split in ("Train", "Test"):  # another data set with such folders
+        (tmp_path / "deep" / "signs" / split / "00001").mkdir(parents=True)
+    monkeypatch.setattr(event_data, "obtain", lambda *_: digits)
+    assert len(nmnist(tmp_path / "deep").parts(0)[2]) == 20
+
+
+# --- transforms
+
+
+@pytest.mark.parametrize(
+    ("transform", "left"),
+    [
+        (tonic.transforms.CropTime(max=300_000), "t"),
+        (tonic.transforms.CenterCrop(sensor_size=(128, 128, 2), size=(126, 126)), "x"),
+        (tonic.transforms.TimeAlignment(), "t"),
+    ],
+)
+def test_transforms_without_a_hash_frame_and_are_remembered(gestures, transform, left):
+    spec = gesture(gestures, framing=Framing(transforms=(transform,)))
+    data = spec.load(0)
+    events = transform(read_gesture(spec.parts(0)[0][0].path))
+    assert data.train.x[0].sum() == len(events)
+    assert spec.load(0).train.x is data.train.x
+    assert gesture(gestures).load(0).digest != data.digest or left == "t"
+
+
+class Cut:
+    def __repr__(self):
+        return "Cut()"
+
+    def __call__(self, events):
+        return events["x"] if self.form else np.sort(events, order="x")
+
+    def __init__(self, form):
+        self.form = form
+
+
+@pytest.mark.parametrize(
+    ("transform", "problem"),
+    [
+        (
+            tonic.transforms.SpatialJitter((128, 128, 2), 4000.0, 4000.0),
+            "coordinates outside the sensor: x spans",
+        ),
+        (tonic.transforms.TimeJitter(std=90_000), "times that run backwards"),
+        (tonic.transforms.ToFrame((128, 128, 2), n_event_bins=3), r"is int16 \[3, 2, 128, 128\]"),
+        (tonic.transforms.NumpyAsType(np.int64), r"is int64 \[120, 4\]"),
+        (Cut(True), r"Cut\(\) makes of a recording is int16 \[120\]"),
+        (Cut(False), "times that run backwards"),
+    ],
+)
+@pytest.mark.parametrize("denoise", [None, 10.0])
+def test_transforms_that_give_no_events_on_the_sensor_are_named(gestures, transform, problem, denoise):
+    framing = Framing(transforms=(transform,), denoise_ms=denoise)
+    with pytest.raises(DataError, match=rf"^data\.framing\.transforms must .*{problem}"):
+        gesture(gestures, framing=framing, skip_bad=True).load(0)
 
 
 # --- downloads
@@ -305,6 +499,17 @@ def test_a_damaged_digit_is_named_with_its_problem(digits, damage, problem):
     assert len(nmnist(digits, skip_bad=True).load(0).test) == 20
 
 
+def test_a_digit_that_cannot_be_read_is_named_or_left_out_and_macos_files_are_none(digits):
+    bad = digits / "Train" / "4" / "00002.bin"
+    (bad.parent / "._x.bin").write_bytes(b"\0\5\x16\7" + bytes(171))
+    bad.unlink()
+    bad.symlink_to("gone")
+    with pytest.raises(DataError, match=r"00002\.bin cannot be read: No such file.*skip_bad"):
+        nmnist(digits).load(0)
+    data = nmnist(digits, skip_bad=True).load(0)
+    assert len(data.train) + len(data.validation) == 59
+
+
 def test_a_digit_without_recordings_is_named(digits):
     shutil.rmtree(digits / "Test" / "6")
     with pytest.raises(DataError, match=r"Test holds no recordings of the classes 6"):
@@ -365,6 +570,10 @@ def test_real_nmnist_reads_as_tonic_reads_it(tmp_path, monkeypatch):
         (
             lambda: gesture("x", augment=Augment(flip_labels=(1, 0))),
             r"^augment.flip_labels must hold one label",
+        ),
+        (
+            lambda: gesture("x", augment=Augment(flip=0.5)),
+            r"^augment.flip_labels must name each label's mirror image .*, but got None",
         ),
         (lambda: nmnist("x", scale=0), r"^scale must be above 0"),
         (lambda: nmnist("/no/folder").load(0), r"data\.root = /no/folder"),

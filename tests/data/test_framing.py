@@ -72,7 +72,7 @@ def test_counts_stop_at_255_and_the_rest_is_counted():
 
 def test_duration_keeps_the_beginning():
     events = events_of([(0, 0, t, 1) for t in (5000, 6000, 14_999, 15_000, 90_000)])
-    assert Framing(duration_ms=10).kept(events)["t"].tolist() == [5000, 6000, 14_999]
+    assert Framing(duration_ms=10).kept(events, 16)["t"].tolist() == [5000, 6000, 14_999]
 
 
 @settings(deadline=None, max_examples=40)
@@ -99,13 +99,21 @@ def test_time_frames_equal_tonics_but_for_the_last_moment(seed, timesteps):
 def test_denoising_equals_tonics(seed, count, filter_us):
     events = random_events(seed, count)
     theirs = tonic.transforms.Denoise(filter_us)(events)
-    assert np.array_equal(Framing(denoise_ms=filter_us / 1000).kept(events), theirs)
+    assert np.array_equal(Framing(denoise_ms=filter_us / 1000).kept(events, 16), theirs)
 
 
 def test_any_transform_of_tonic_can_be_named():
     events = random_events(1, 500)
     transform = tonic.transforms.RefractoryPeriod(delta=20_000)
-    assert np.array_equal(Framing(transforms=(transform,)).kept(events), transform(events))
+    assert np.array_equal(Framing(transforms=(transform,)).kept(events, 16), transform(events))
+
+
+def test_a_transform_whose_words_differ_from_process_to_process_is_refused():
+    """The words are in the key of the frame cache."""
+    with pytest.raises(
+        ValueError, match=r"^transforms must say the same in every process \(make it a dataclass\)"
+    ):
+        Framing(transforms=(lambda events: events,))
 
 
 @pytest.mark.skipif(not CLIPS.is_file(), reason="PIPELINE_DATA has no dvs-gesture-clips")

@@ -98,7 +98,7 @@ def into_a_file(folder):
 
 def into_a_link_to_nowhere(folder):
     shutil.rmtree(folder)
-    folder.symlink_to("/nowhere")
+    folder.symlink_to("gone")
 
 
 @pytest.mark.parametrize(
