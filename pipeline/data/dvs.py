@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.compiled import njit
+from pipeline.types import require
 
 SIDE = 128
 SPILL_PIXELS = 60
@@ -76,6 +77,18 @@ class Pixels:
     hot_pixels: int = 12
     """Pixels that send background events `hot_factor` times as often."""
     hot_factor: float = 40.0
+
+    def __post_init__(self) -> None:
+        for name in ("theta_on", "theta_off"):
+            require(getattr(self, name) > 0, name, "be above 0", getattr(self, name))
+        for name in ("mismatch", "refractory_ms", "hot_factor"):
+            require(getattr(self, name) >= 0, name, "be at least 0", getattr(self, name))
+        for name in ("echo", "spill"):
+            require(0 <= getattr(self, name) <= 1, name, "be in [0, 1]", getattr(self, name))
+        pair = len(self.rebound) == 2 and all(0 <= probability <= 1 for probability in self.rebound)
+        require(pair, "rebound", "be two numbers in [0, 1]", self.rebound)
+        most = SIDE * SIDE
+        require(0 <= self.hot_pixels <= most, "hot_pixels", f"be in [0, {most}]", self.hot_pixels)
 
     def thresholds(self, seed: int) -> np.ndarray:
         """[2, SIDE, SIDE] float32: OFF and ON thresholds of the chip of this seed, at least a third of the mean."""

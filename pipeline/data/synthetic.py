@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -26,19 +25,19 @@ from typing import ClassVar
 import numpy as np
 from filelock import FileLock
 
-from pipeline.data.compare import picture, real_clips, table
-from pipeline.data.download import cache_folder
+from pipeline.data.compare import CLIPS, picture, real_clips, table
+from pipeline.data.download import cache_folder, cache_written
 from pipeline.data.dvs import LIGHTS, STEP_MS, Light, Pixels, record
 from pipeline.data.events import Gesture
 from pipeline.data.people import scene, user
 from pipeline.data.progress import bar
-from pipeline.data.recordings import GESTURE_CLASSES, GESTURE_FOLDERS, GESTURE_USERS
+from pipeline.data.recordings import GESTURE_CLASSES, GESTURE_FOLDERS, GESTURE_USERS, SIMULATED
 from pipeline.types import DataError, require
 
 VERSION = 3
 """Raised whenever the same settings give other recordings."""
-MARK = "simulation.json"
-logger = logging.getLogger(__name__)
+Job = tuple[Path, int, Light, int]
+"""Where a recording goes, the user's number, the lighting, the label."""
 
 
 @dataclass(frozen=True)
@@ -75,34 +74,59 @@ class Simulation:
 def write(simulation: Simulation, out: Path, threads: int | None = None) -> Path:
     """Write all recordings below `out`, unless they are there; a run that was killed goes on where it stopped.
 
-    Returns `out`. Raises DataError for a folder that holds recordings of another simulation.
+    threads: at least 1; None: all cores. Returns `out`. A folder that has all may be read-only.
+    Raises DataError for a folder that holds recordings of another simulation or cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    marks = json.loads(json.dumps(simulation.marks()))
-    with FileLock(out / f"{MARK}.lock"):
-        started = out / MARK
-        found = json.loads(started.read_text()) if started.is_file() else None
-        if found is None and any((out / folder).exists() for folder in GESTURE_FOLDERS.values()):
-            raise DataError(f"{out} holds recordings that no simulation wrote: name another folder.")
-        if found is not None and found["simulation"] != marks:
-            raise DataError(f"{out} holds another simulation ({found['simulation']}): name another folder.")
-        if found is not None and found["complete"]:
-            return out
-        started.write_text(json.dumps({"simulation": marks, "complete": False}))
-        jobs = [
-            (out / folder / f"user{number:02d}_{light.name}" / f"{label}.npy", number, light, label)
-            for split, folder in GESTURE_FOLDERS.items()
-            for number in GESTURE_USERS[split]
-            for light in LIGHTS[: simulation.lightings]
-            for label in range(GESTURE_CLASSES)
-        ]
-        _write_all(simulation, [job for job in jobs if not job[0].exists()], threads or os.cpu_count() or 1)
-        started.write_text(json.dumps({"simulation": marks, "complete": True}))
+    require(threads is None or threads >= 1, "threads", "be at least 1", threads)
+    if _complete(simulation, out) and not _missing(simulation, out):
+        return out
+    with cache_written(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / f"{SIMULATED}.lock"):
+            if not _complete(simulation, out):
+                _mark(simulation, out, complete=False)
+            _write_all(simulation, _missing(simulation, out), threads or os.cpu_count() or 1)
+            _mark(simulation, out, complete=True)
     return out
 
 
-def _write_all(simulation: Simulation, jobs: Sequence[tuple[Path, int, Light, int]], threads: int) -> None:
-    def one(job: tuple[Path, int, Light, int]) -> None:
+def _complete(simulation: Simulation, out: Path) -> bool:
+    """Whether `out` was once completed by this simulation; DataError where it holds something else."""
+    mark = out / SIMULATED
+    try:
+        found = json.loads(mark.read_text()) if mark.exists() else None
+        theirs, complete = (found["simulation"], found["complete"]) if found is not None else (None, False)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{mark} must say which simulation is here, but cannot be read ({error!r}): delete it with the recordings "
+            "beside it, or name another folder."
+        ) from error
+    if found is None and any((out / folder).exists() for folder in GESTURE_FOLDERS.values()):
+        raise DataError(f"{out} holds recordings that no simulation wrote: name another folder.")
+    if found is not None and theirs != json.loads(json.dumps(simulation.marks())):
+        raise DataError(f"{out} holds another simulation ({theirs}): name another folder.")
+    return bool(complete)
+
+
+def _mark(simulation: Simulation, out: Path, complete: bool) -> None:
+    part = out / f"{SIMULATED}.part"
+    part.write_text(json.dumps({"simulation": simulation.marks(), "complete": complete}))
+    part.replace(out / SIMULATED)  # whole or not at all, whenever it is killed
+
+
+def _missing(simulation: Simulation, out: Path) -> list[Job]:
+    jobs = [
+        (out / folder / f"user{number:02d}_{light.name}" / f"{label}.npy", number, light, label)
+        for split, folder in GESTURE_FOLDERS.items()
+        for number in GESTURE_USERS[split]
+        for light in LIGHTS[: simulation.lightings]
+        for label in range(GESTURE_CLASSES)
+    ]
+    return [job for job in jobs if not job[0].exists()]
+
+
+def _write_all(simulation: Simulation, jobs: Sequence[Job], threads: int) -> None:
+    def one(job: Job) -> None:
         path, number, light, label = job
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
@@ -137,7 +161,12 @@ def compare(simulation: Simulation, out: Path, clips: Path | None, people: int =
     """The table beside the real clips, with the picture written to out/gestures.png and the table to comparison.md.
 
     Without the clips the table shows the simulation alone. Users 1 to `people`, lightings in turn.
+    Raises DataError, before anything is written, for a folder of other recordings.
     """
+    users = GESTURE_USERS["test"][-1]
+    require(1 <= people <= users, "people", f"be in [1, {users}]", people)
+    _complete(simulation, out)
+    out.mkdir(parents=True, exist_ok=True)
     real = real_clips(clips) if clips else {}
     simulated = {
         label: [
@@ -146,7 +175,6 @@ def compare(simulation: Simulation, out: Path, clips: Path | None, people: int =
         ]
         for label in range(GESTURE_CLASSES)
     }
-    out.mkdir(parents=True, exist_ok=True)
     picture(real, simulated, out / "gestures.png")
     text = table(real, simulated)
     (out / "comparison.md").write_text(text + "\n")
@@ -166,23 +194,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--people", type=int, default=6, help="simulated people in the table (default 6)")
     parser.add_argument("--preview", action="store_true", help="write the table and the picture only")
     parser.add_argument(
-        "--clips", type=Path, default=os.environ.get("PIPELINE_DATA"),
-        help="folder with dvs-gesture-clips/ (default: $PIPELINE_DATA)",
+        "--clips", type=Path, default=None,
+        help="folder with dvs-gesture-clips/ (default: $PIPELINE_DATA, where it has them)",
     )  # fmt: skip
     given = parser.parse_args(arguments)
     try:
         simulation = Simulation(given.seed, given.seconds, given.lightings)
-        print(compare(simulation, given.out, Path(given.clips) if given.clips else None, given.people))
+        threads = given.threads
+        require(threads is None or threads >= 1, "threads", "be at least 1", threads)
+        print(compare(simulation, given.out, given.clips or _clips_at_hand(), given.people))
         print(f"picture: {given.out / 'gestures.png'}")
         if not given.preview:
-            write(simulation, given.out, given.threads)
+            write(simulation, given.out, threads)
             files = list(given.out.glob("*/*/*.npy"))
             size = sum(path.stat().st_size for path in files)
             print(f"{len(files)} recordings, {size / 1e9:.2f} GB below {given.out}")
     except (DataError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"{given.out} must be a folder that can be written, but: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _clips_at_hand() -> Path | None:
+    """$PIPELINE_DATA where it has the real clips: it may be set for other data."""
+    root = os.environ.get("PIPELINE_DATA")
+    return Path(root) if root and (Path(root) / CLIPS).is_file() else None
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import errno
 import functools
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from sklearn.linear_model import RidgeClassifier
 from torch.nn.functional import avg_pool2d
 
 from pipeline.data import events as event_data
+from pipeline.data import synthetic
 from pipeline.data.compare import profile, real_clips, table
 from pipeline.data.dvs import LIGHTS, SIDE, Light, Pixels, Scene, record
 from pipeline.data.framing import Framing
@@ -226,6 +228,49 @@ def test_a_killed_simulation_goes_on_and_gives_the_same(quick, tmp_path, monkeyp
     assert all((whole / name).read_bytes() == (half / name).read_bytes() for name in names)
 
 
+def test_recordings_that_were_deleted_are_written_again(quick, tmp_path):
+    out = write(quick, tmp_path / "out")
+    gone = out / "ibmGestureTest" / "user24_fluorescent" / "0.npy"
+    before = gone.read_bytes()
+    gone.unlink()
+    write(quick, out)
+    assert gone.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "3", '{"simulation": 1}'])
+def test_a_mark_that_says_nothing_is_named(quick, tmp_path, content):
+    (tmp_path / "simulation.json").write_text(content)
+    with pytest.raises(DataError, match=r"simulation\.json must say which simulation is here, .*delete it"):
+        write(quick, tmp_path)
+
+
+def test_a_whole_simulation_on_a_read_only_disk_is_used(quick, tmp_path, monkeypatch):
+    out = write(quick, tmp_path / "out")
+
+    def refused(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(synthetic, "FileLock", refused)
+    monkeypatch.setattr(synthetic.Path, "mkdir", refused)
+    assert write(quick, out) == out
+    next(out.rglob("*.npy")).unlink()
+    with pytest.raises(
+        DataError, match=r"out cannot be written .*Read-only .*: free space or name another folder"
+    ):
+        write(quick, out)
+
+
+def test_a_full_disk_names_the_folder_of_the_recordings(quick, private_cache, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(synthetic.np, "save", full)
+    with pytest.raises(
+        DataError, match=r"synthetic_gesture/v3-seed0-0\.2s-1 cannot .*No space.*XDG_CACHE_HOME"
+    ):
+        SyntheticGesture(timesteps=4, framing=Framing(size=16), simulation=quick).load(0)
+
+
 def test_a_folder_of_other_recordings_is_left_alone(quick, tmp_path, gestures):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "simulation.json").write_text('{"simulation": {"seed": 9}, "complete": true}')
@@ -244,6 +289,42 @@ def test_the_command_writes_table_and_picture(tmp_path, capsys, monkeypatch):
     assert image[..., :3].std() > 0.1
     assert main([str(tmp_path / "out"), "--seconds", "99"]) == 1
     assert "seconds must be in [0.2, 30], but got 99.0." in capsys.readouterr().err
+
+
+def test_the_command_needs_the_clips_only_when_they_are_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PIPELINE_DATA", str(tmp_path))
+    words = [str(tmp_path / "out"), "--seconds", "0.2", "--preview", "--people", "1"]
+    assert main(words) == 0
+    assert main([*words, "--clips", str(tmp_path)]) == 1
+    assert "dvsgesture10.npz is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preview", [[], ["--preview"]])
+def test_the_command_leaves_a_folder_of_real_recordings_as_it_is(gestures, capsys, preview):
+    before = sorted(gestures.rglob("*"))
+    assert main([str(gestures), "--seconds", "0.2", *preview]) == 1
+    assert "no simulation wrote" in capsys.readouterr().err
+    assert sorted(gestures.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--people", "0"], "people must be in [1, 29], but got 0."),
+        (["--threads", "-1"], "threads must be at least 1, but got -1."),
+        (["--threads", "0"], "threads must be at least 1, but got 0."),
+    ],
+)
+def test_the_command_says_which_number_is_wrong(tmp_path, capsys, words, said):
+    assert main([str(tmp_path / "out"), "--seconds", "0.2", *words]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_cannot_write_into_a_file(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main([str(tmp_path / "file"), "--seconds", "0.2", "--people", "1"]) == 1
+    assert f"{tmp_path / 'file'} must be a folder that can be written" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(
@@ -280,6 +361,26 @@ def test_wrong_settings_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             Simulation(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"theta_on": 0}, "^theta_on must be above 0, but got 0"),
+        ({"theta_off": -1}, "^theta_off must be above 0"),
+        ({"mismatch": -1}, "^mismatch must be at least 0"),
+        ({"refractory_ms": -5}, "^refractory_ms must be at least 0"),
+        ({"hot_factor": -1}, "^hot_factor must be at least 0"),
+        ({"echo": 3}, r"^echo must be in \[0, 1\], but got 3"),
+        ({"spill": -1}, r"^spill must be in \[0, 1\]"),
+        ({"rebound": (0.5, 1.5)}, r"^rebound must be two numbers in \[0, 1\]"),
+        ({"rebound": (0.5,)}, r"^rebound must be two numbers"),
+        ({"hot_pixels": 20_000}, r"^hot_pixels must be in \[0, 16384\], but got 20000"),
+    ],
+)
+def test_a_camera_that_cannot_be_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Pixels(**settings)
 
 
 @pytest.mark.slow
