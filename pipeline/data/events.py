@@ -87,7 +87,8 @@ class EventData(ABC):
     split_seed: int | None = 0
     """Chooses validation (and `limit`); None: follow the trial's seed."""
     skip_bad: bool = False
-    """Leave out recordings that are damaged and users that are missing, and count them; False: stop there."""
+    """Leave out recordings that are damaged or not called as they must be, and users that are missing, and say so;
+    False: stop there."""
     mapped: bool = True
     """Frames stay in the file system's cache, shared by all workers; False: each process holds its own."""
 

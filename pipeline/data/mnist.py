@@ -133,11 +133,14 @@ def _read(which: Which, root: str | None) -> tuple[Tensor, Tensor, Split]:
 def _locate(which: Which, root: str | None) -> list[Path]:
     """The four files: under root, else in the download cache, else downloaded into it."""
     if root is not None:
-        if not Path(root).expanduser().is_dir():
-            raise DataError(f"data.root = {root} (or $PIPELINE_DATA) is not a folder.")
-        for folder in FOLDERS[which]:
-            if found := _complete(Path(root).expanduser() / folder, which):
-                return found
+        try:
+            if not Path(root).expanduser().is_dir():
+                raise DataError(f"data.root = {root} (or $PIPELINE_DATA) is not a folder.")
+            for folder in FOLDERS[which]:
+                if found := _complete(Path(root).expanduser() / folder, which):
+                    return found
+        except OSError as error:
+            raise DataError(f"data.root = {root} (or $PIPELINE_DATA) cannot be read: {error}.") from error
     cache = cache_folder() / which
     try:
         return [_download(which, name, cache) for name in FILES]

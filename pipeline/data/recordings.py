@@ -193,7 +193,7 @@ def _columns(path: Path) -> np.ndarray:
         # mapped, a shape beyond the file fails on its length before memory is asked for
         columns = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a header is Python text: it can fail like any
-        raise Damaged(path, "is cut off or damaged", f"numpy says: {error}") from error
+        raise Damaged(path, "is cut off or damaged", f"numpy says: {f'{error}'.rstrip('.')}.") from error
     return np.array(columns)
 
 

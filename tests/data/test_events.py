@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import logging
@@ -14,8 +15,10 @@ import torch
 
 from pipeline.data import events as event_data
 from pipeline.data.augment import Augment
+from pipeline.data.encode import Direct
 from pipeline.data.events import Gesture, Nmnist
 from pipeline.data.framing import Framing
+from pipeline.data.mnist import Mnist
 from pipeline.data.recordings import LATEST_MS, find_gestures, find_nmnist, read_gesture
 from pipeline.types import DataError
 
@@ -303,6 +306,20 @@ def test_a_root_above_the_recordings_names_the_right_one(gestures, tmp_path, mon
     (deep / "simulation.json").write_text("{}")
     gesture(deep.parent).parts(0)
     assert len(asked) == 1, "simulated recordings are not offered as the real ones"
+
+
+def test_a_root_that_cannot_be_read_is_said_of_the_root(tmp_path, monkeypatch):
+    """As root of the machine reads everything, the system's refusal is played."""
+
+    def refused(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    for spec in (gesture(tmp_path), nmnist(tmp_path), Mnist(4, Direct(), root=str(tmp_path))):
+        with pytest.raises(
+            DataError, match=rf"^data\.root = {tmp_path} .* cannot be read: .*Permission denied"
+        ):
+            spec.load(0)
 
 
 def test_digits_one_level_off_name_the_right_folder_and_others_folders_do_not(digits, tmp_path, monkeypatch):
