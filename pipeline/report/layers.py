@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from pipeline.report.charts import Chart, Trace, layout
 from pipeline.report.detail import Layer, layers
 from pipeline.report.figures import SYMBOLS, canvas, colour
-from pipeline.report.palette import HATCHES, LIGHT, role
+from pipeline.report.palette import HATCHES, LIGHT, MARKERS, role
 from pipeline.report.points import Model
 from pipeline.report.units import Axis, axis, label, show
 
@@ -217,7 +217,6 @@ def _layer_axis(ax: Axes, names: Sequence[str]) -> None:
 def width_charts(models: Sequence[Model]) -> list[Chart]:
     """Bits and zeros of each layer for the page."""
     models = [model for model in models if layers(model.row)]
-    signs = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
     charts = []
     for facet, title, factor in _FACETS if models else ():
         data: list[Trace] = []
@@ -230,7 +229,7 @@ def width_charts(models: Sequence[Model]) -> list[Chart]:
                     "name": model.name,
                     "x": numbers,
                     "y": of,
-                    "marker": {"color": role(i), "symbol": signs[i % len(signs)], "size": 10},
+                    "marker": {"color": role(i), "symbol": MARKERS[i % len(MARKERS)], "size": 10},
                     "hovertemplate": "%{y}: %{x:.3g}<extra>" + str(model.row.number) + "</extra>",
                 }
             )

@@ -46,6 +46,8 @@ DARK = LIGHT | {
 }
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 """Plotly's names; the matplotlib twins are in `figures.LINES`."""
+MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
+"""Plotly's names; the matplotlib twins are in `figures.SYMBOLS`."""
 HATCHES = ("", "/", "\\", "x", "-", "|", "+", ".")
 """The same signs in plotly's patterns and matplotlib's hatches."""
 SERIES = 8

@@ -2,7 +2,8 @@
 
 A method is how a trial got its compression: post-training, or isolated, cumulative, joint fine-tuning. Each line
 joins, per width (or sparsity), the method's most accurate trial; every trial is a dot. Published points of the same
-series lie beside them, dashed. A study that searched neither has none of these pictures.
+series lie beside them, grey and hollow. A method has one colour, symbol and dash in all of these pictures, whichever
+others a study tried. A study that searched neither has none of them.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from pipeline.report.charts import Chart, Trace, layout, published_dots
 from pipeline.report.context import Context
 from pipeline.report.figures import LINES, SYMBOLS, canvas, colour
 from pipeline.report.front import Panel, Scene, draw_published, hover, panels, paper_value
-from pipeline.report.palette import DASHES, LIGHT, role
+from pipeline.report.palette import DASHES, LIGHT, MARKERS, role
 from pipeline.report.points import value
 from pipeline.report.published import Published
 from pipeline.types import Row
 
-METHODS = ("post-training", "isolated", "cumulative", "joint", "in training")
-"""In the order of the palette; other names follow."""
+METHODS = ("post-training", "isolated", "cumulative", "joint", "in training", "fine-tuned")
+"""In the order of the palette; a paper's other ways share the place after them."""
+NAMELESS = "trials"
+"""The one method of a study that searched none."""
 KNOBS = {"bits": ("width of the weights (bits)", 1.0), "sparsity": ("zeros asked for (%)", 0.01)}
 """Last part of a parameter's name -> title of its axis, and what its values are divided by."""
-MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 ACTS_ALONE = {"bits": "quantize_first", "sparsity": "prune_first"}
 """The `plan.order` under which isolated fine-tuning uses this knob at all."""
 
@@ -38,7 +40,7 @@ class Line:
 
     name: str
     index: int
-    """Which colour and dash."""
+    """Which colour, symbol and dash: the place of its method in `METHODS`."""
     rows: tuple[Row, ...]
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -96,13 +98,13 @@ def sweep(scene: Scene, knob: str) -> Sweep | None:
             found.setdefault(method, []).append((row, at / unit, height))
     lines = [
         Line(
-            method or "trials",
-            index,
+            method or NAMELESS,
+            _place(method),
             tuple(row for row, _, _ in found[method]),
             tuple(at for _, at, _ in found[method]),
             tuple(height for _, _, height in found[method]),
         )
-        for index, method in enumerate(sorted(found, key=_place))
+        for method in sorted(found, key=_order)
     ]
     if len({at for line in lines for at in line.x}) < 2:
         return None
@@ -110,8 +112,13 @@ def sweep(scene: Scene, knob: str) -> Sweep | None:
     return Sweep(knob, title, accuracy.title, (*lines, *papers))
 
 
-def _place(method: str) -> tuple[int, str]:
-    return (METHODS.index(method) if method in METHODS else len(METHODS), method)
+def _place(method: str) -> int:
+    """The method's place in the palette; the nameless one, which is alone, has the first."""
+    return METHODS.index(method) if method in METHODS else len(METHODS) if method else 0
+
+
+def _order(method: str) -> tuple[int, str]:
+    return _place(method), method
 
 
 def _published(
@@ -124,8 +131,15 @@ def _published(
         if math.isfinite(height):
             found.setdefault(point.series, []).append((getattr(point, knob) / unit, height / factor))
     return tuple(
-        Line(f"published: {name}", at, (), tuple(x for x, _ in spots), tuple(y for _, y in spots), True)
-        for at, (name, spots) in enumerate(sorted(found.items(), key=lambda item: _place(item[0])))
+        Line(
+            f"published: {name}",
+            _place(name),
+            (),
+            tuple(x for x, _ in found[name]),
+            tuple(y for _, y in found[name]),
+            True,
+        )
+        for name in sorted(found, key=_order)
     )
 
 
@@ -157,8 +171,8 @@ def _draw_line(ax: Axes, line: Line) -> None:
     x, y = line.best
     symbol = SYMBOLS[line.index % len(SYMBOLS)]
     if line.published:
-        ax.plot(x, y, linestyle=LINES[(line.index + 1) % len(LINES)], color=LIGHT["muted"], marker=symbol,
-                markerfacecolor="none", markersize=4, linewidth=1, label=line.name)  # fmt: skip
+        ax.plot(x, y, linestyle=LINES[line.index % len(LINES)], color=LIGHT["muted"], marker=symbol,
+                markerfacecolor="none", markersize=5, linewidth=1, label=line.name)  # fmt: skip
         return
     ink = colour(line.index)
     ax.plot(line.x, line.y, symbol, color=ink, alpha=0.35, markersize=4)
@@ -188,7 +202,7 @@ def _traces(line: Line, chosen: Mapping[int, str]) -> list[Trace]:
     symbol = MARKERS[line.index % len(MARKERS)] + ("-open" if line.published else "")
     joined: Trace = {
         "type": "scatter", "mode": "lines+markers", "name": line.name, "x": x, "y": y, "hoverinfo": "x+y+name",
-        "line": {"color": ink, "width": 2 - line.published, "dash": DASHES[(line.index + line.published) % 6]},
+        "line": {"color": ink, "width": 2 - line.published, "dash": DASHES[line.index % len(DASHES)]},
         "marker": {"color": ink, "symbol": symbol, "size": 8}, "legendgroup": line.name,
         "meta": {"still": True},
     }  # fmt: skip
@@ -228,7 +242,7 @@ def _fronts(scene: Scene) -> tuple[Panel, dict[str, list[Row]]] | None:
     if not shown or len(of) < 2:
         return None
     panel = next((panel for panel in shown if panel.x.metric == "energy_pj"), shown[0])
-    return panel, {method: of[method] for method in sorted(of, key=_place)}
+    return panel, {method: of[method] for method in sorted(of, key=_order)}
 
 
 def draw_front_by_method(scene: Scene) -> Figure | None:
@@ -239,7 +253,8 @@ def draw_front_by_method(scene: Scene) -> Figure | None:
     panel, of = found
     words = "Each line is the front of one method alone; fainter symbols are its other trials."
     figure, (ax,) = canvas(size=(6.4, 4.2), caption=words)
-    for index, (method, rows) in enumerate(of.items()):
+    for method, rows in of.items():
+        index = _place(method)
         ink, symbol = colour(index), SYMBOLS[index % len(SYMBOLS)]
         ax.plot(*panel.spots(rows), symbol, color=ink, alpha=0.35, markersize=4)
         ax.plot(
@@ -261,13 +276,14 @@ def front_by_method(scene: Scene) -> list[Chart]:
         return []
     panel, of = found
     data: list[Trace] = []
-    for index, (method, rows) in enumerate(of.items()):
+    for method, rows in of.items():
+        index = _place(method)
         steps, heights = panel.stairs(rows)
         ink = role(index)
         data.append(
             {
                 "type": "scatter", "mode": "lines", "name": method, "x": steps, "y": heights, "legendgroup": method,
-                "line": {"color": ink, "width": 2, "dash": DASHES[index % 6]}, "hoverinfo": "skip",
+                "line": {"color": ink, "width": 2, "dash": DASHES[index % len(DASHES)]}, "hoverinfo": "skip",
                 "meta": {"still": True},
             }
         )  # fmt: skip

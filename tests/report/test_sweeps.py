@@ -71,6 +71,27 @@ def test_published_series_lie_beside_their_own_kind() -> None:
     assert low[-1] < low[0]
 
 
+def test_a_method_looks_the_same_in_every_picture_whichever_others_a_study_tried() -> None:
+    only = ("joint", "cumulative")
+    few = [each for each in ROWS if method_of(each) in only]
+    looks: dict[str, set[object]] = {name: set() for name in only}
+    for rows in (ROWS, few):
+        context = Context("made-up", "", "", published="dvs_gesture_schaefer_2023")
+        for chart in sweep_charts(Scene.of(rows, OBJECTIVES, {}, context)):
+            for trace in chart.data:
+                if trace["name"] in only and trace["mode"] == "lines+markers":
+                    looks[trace["name"]].add((trace["marker"]["color"], trace["marker"]["symbol"]))  # type: ignore[index]
+    assert {name: len(found) for name, found in looks.items()} == {"joint": 1, "cumulative": 1}
+    assert looks["joint"] != looks["cumulative"]
+
+
+def test_a_published_series_has_the_hollow_symbol_of_its_method() -> None:
+    for chart in sweep_charts(scene("dvs_gesture_schaefer_2023"))[:2]:
+        signs = {trace["name"]: trace["marker"]["symbol"] for trace in chart.data}  # type: ignore[index]
+        for method in ("joint", "cumulative"):
+            assert signs[f"published: {method}"] == f"{signs[method]}-open"
+
+
 def test_page_and_paper_show_the_same_and_every_trial_can_be_opened() -> None:
     charts = {chart.name: chart for chart in sweep_charts(scene())}
     assert set(charts) == {"accuracy-over-bits", "accuracy-over-sparsity", "front-methods"}
