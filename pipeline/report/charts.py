@@ -201,16 +201,22 @@ def _stairs(panel: Panel, front: Sequence[Row]) -> Trace:
     }
 
 
-def published_dots(panel: Panel, published: Published | None) -> list[Trace]:
-    """The papers' own points; nothing without a paper."""
-    points, xs, ys = papers(panel, published)
-    if not points or published is None:
+def published_words(panel: Panel, published: Published | None) -> list[str]:
+    """What is said beside the pointer of each of the papers' points that a panel shows."""
+    if published is None:
         return []
-    words = [
+    return [
         f"<b>{escape(published.title)}</b><br>{escape(point.name)}"
         + "".join(f"<br>{escape(label(name))}: {show(name, at)}" for name, at in point.metrics.items())
-        for point in points
+        for point in papers(panel, published)[0]
     ]
+
+
+def published_dots(panel: Panel, published: Published | None) -> list[Trace]:
+    """The papers' own points; nothing without a paper."""
+    _, xs, ys = papers(panel, published)
+    if not xs:
+        return []
     return [
         {
             "type": "scatter",
@@ -219,7 +225,7 @@ def published_dots(panel: Panel, published: Published | None) -> list[Trace]:
             "x": xs,
             "y": ys,
             "meta": {"kind": "published"},
-            "hovertext": words,
+            "hovertext": published_words(panel, published),
             "hoverinfo": "text",
             "marker": {"symbol": "diamond-open", "size": 8, "color": "@published"},
         }

@@ -212,11 +212,17 @@ def _draw_panel(panel: Panel, ax: Axes, kinds: Kinds) -> None:
             bar.outline.set_visible(False)  # type: ignore[operator]
     ax.set_xlabel(panel.x.title)
     ax.set_ylabel(panel.y.title)
+    draw_scale(panel, ax)
+
+
+def draw_scale(panel: Panel, ax: Axes) -> None:
+    """Log axes where the panel has them."""
     if panel.x.log:
         ax.set_xscale("log")
     if panel.y.log:
         ax.set_yscale("log")
     _quiet_log(ax.xaxis, panel.x)
+    _quiet_log(ax.yaxis, panel.y)
 
 
 def _quiet_log(one: object, shown: Axis) -> None:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.charts import Chart, Trace, layout, published_dots
+from pipeline.report.charts import Chart, Trace, layout, published_words
 from pipeline.report.context import Context
 from pipeline.report.figures import LINES, SYMBOLS, canvas, colour
-from pipeline.report.front import Panel, Scene, draw_published, hover, panels, paper_value
+from pipeline.report.front import Panel, Scene, draw_scale, hover, panels, paper_value, papers
 from pipeline.report.palette import DASHES, LIGHT, MARKERS, role
 from pipeline.report.points import value
 from pipeline.report.published import Published
@@ -245,24 +245,38 @@ def _fronts(scene: Scene) -> tuple[Panel, dict[str, list[Row]]] | None:
     return panel, {method: of[method] for method in sorted(of, key=_order)}
 
 
+def _members(panel: Panel, rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """The front of these rows in the panel's two objectives, the cheapest first: the corners that are trials."""
+    steps, heights = panel.stairs(rows)
+    return steps[::2], heights[::2]
+
+
+def _front_words(of: Mapping[str, Sequence[Row]]) -> str:
+    return (
+        f"The front of each method alone ({', '.join(method or NAMELESS for method in of)}): its members, joined by a "
+        "line that says what can be had for so much; its other trials are fainter."
+    )
+
+
 def draw_front_by_method(scene: Scene) -> Figure | None:
     """For paper: what each method alone can reach."""
     found = _fronts(scene)
     if found is None:
         return None
     panel, of = found
-    words = "Each line is the front of one method alone; fainter symbols are its other trials."
-    figure, (ax,) = canvas(size=(6.4, 4.2), caption=words)
+    figure, (ax,) = canvas(size=(6.4, 4.2), caption=_front_words(of))
     for method, rows in of.items():
         index = _place(method)
         ink, symbol = colour(index), SYMBOLS[index % len(SYMBOLS)]
-        ax.plot(*panel.spots(rows), symbol, color=ink, alpha=0.35, markersize=4)
+        ax.plot(*panel.spots(rows), symbol, color=ink, alpha=0.3, markersize=4, markeredgewidth=0)
         ax.plot(
-            *panel.stairs(rows), color=ink, linestyle=LINES[index % len(LINES)], linewidth=1.8, label=method
-        )
-    draw_published(panel, ax, scene.published)
-    if panel.x.log:
-        ax.set_xscale("log")
+            *_members(panel, rows), drawstyle="steps-post", color=ink, linestyle=LINES[index % len(LINES)],
+            linewidth=1.8, marker=symbol, markersize=5.5, label=method or NAMELESS,
+        )  # fmt: skip
+    for series, (x, y, _) in _published_by_series(panel, scene).items():
+        ax.plot(x, y, SYMBOLS[_place(series) % len(SYMBOLS)], color=LIGHT["muted"], markerfacecolor="none",
+                markersize=4.5, label=f"published: {series}")  # fmt: skip
+    draw_scale(panel, ax)
     ax.set_xlabel(panel.x.title)
     ax.set_ylabel(panel.y.title)
     ax.legend(fontsize=8, frameon=False, loc="best")
@@ -277,25 +291,43 @@ def front_by_method(scene: Scene) -> list[Chart]:
     panel, of = found
     data: list[Trace] = []
     for method, rows in of.items():
-        index = _place(method)
-        steps, heights = panel.stairs(rows)
-        ink = role(index)
+        index, name = _place(method), method or NAMELESS
+        x, y = _members(panel, rows)
+        ink, symbol = role(index), MARKERS[index % len(MARKERS)]
         data.append(
             {
-                "type": "scatter", "mode": "lines", "name": method, "x": steps, "y": heights, "legendgroup": method,
-                "line": {"color": ink, "width": 2, "dash": DASHES[index % len(DASHES)]}, "hoverinfo": "skip",
-                "meta": {"still": True},
+                "type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": y, "legendgroup": name,
+                "line": {"color": ink, "width": 2, "dash": DASHES[index % len(DASHES)], "shape": "hv"},
+                "marker": {"color": ink, "symbol": symbol, "size": 8}, "hoverinfo": "skip", "meta": {"still": True},
             }
         )  # fmt: skip
+        members = set(zip(x, y, strict=True))
         x, y = panel.spots(rows)
-        members = set(zip(steps[::2], heights[::2], strict=True))
         faint = [1.0 if spot in members else 0.4 for spot in zip(x, y, strict=True)]
-        symbol = MARKERS[index % len(MARKERS)]
-        data.append(_dots(rows, x, y, ink, symbol, method, scene.chosen, faint))
-    data += published_dots(panel, scene.published)
-    words = "The front of each method alone: " + ", ".join(of)
+        data.append(_dots(rows, x, y, ink, symbol, name, scene.chosen, faint))
+    for series, (x, y, words) in _published_by_series(panel, scene).items():
+        symbol = MARKERS[_place(series) % len(MARKERS)] + "-open"
+        data.append(
+            {
+                "type": "scatter", "mode": "markers", "name": f"published: {series}", "x": x, "y": y,
+                "hovertext": words, "hoverinfo": "text", "meta": {"kind": "published"},
+                "marker": {"color": "@muted", "symbol": symbol, "size": 8},
+            }
+        )  # fmt: skip
     title = "What each method reaches alone"
-    return [Chart("front-methods", data, layout(panel.x, panel.y), title=title, words=words)]
+    return [Chart("front-methods", data, layout(panel.x, panel.y), title=title, words=_front_words(of))]
+
+
+def _published_by_series(panel: Panel, scene: Scene) -> dict[str, tuple[list[float], list[float], list[str]]]:
+    """The papers' points with both coordinates, by series: where they stand, and what is said of each."""
+    found: dict[str, tuple[list[float], list[float], list[str]]] = {}
+    points, x, y = papers(panel, scene.published)
+    for at, (point, words) in enumerate(zip(points, published_words(panel, scene.published), strict=True)):
+        columns = found.setdefault(point.series, ([], [], []))
+        columns[0].append(x[at])
+        columns[1].append(y[at])
+        columns[2].append(words)
+    return found
 
 
 def methods_words(scene: Scene, context: Context) -> str:

@@ -105,14 +105,28 @@ def test_the_fronts_of_methods_have_the_papers_points_beside_them() -> None:
     with_paper = scene("dvs_gesture_schaefer_2023")
     (chart,) = (chart for chart in sweep_charts(with_paper) if chart.name == "front-methods")
     *_, last = chart.data
-    assert last["name"] == "published"
+    assert last["name"] == "published: joint"
     assert len(last["x"]) == 40, "the joint networks: the paper tells no energies of the others"  # type: ignore[arg-type]
     figure = draw_front_by_method(with_paper)
     assert figure is not None
     legend = figure.axes[0].get_legend()
     assert legend is not None
-    assert "published" in [text.get_text() for text in legend.get_texts()]
-    assert "published" not in [trace["name"] for chart in sweep_charts(scene()) for trace in chart.data]
+    assert "published: joint" in [text.get_text() for text in legend.get_texts()]
+    named = [str(trace["name"]) for chart in sweep_charts(scene()) for trace in chart.data]
+    assert not [name for name in named if name.startswith("published")]
+
+
+def test_members_of_a_methods_front_are_opaque_and_in_the_legend_with_their_symbol() -> None:
+    figure = draw_front_by_method(scene())
+    assert figure is not None
+    drawn = {line.get_label(): line for line in figure.axes[0].get_lines() if line.get_alpha() is None}
+    assert set(drawn) == {"post-training", "isolated", "cumulative", "joint"}
+    assert list(drawn["joint"].get_ydata()) == [
+        pytest.approx(95),
+        pytest.approx(97),
+    ]  # trial 1 is beaten: faint
+    assert len(drawn["cumulative"].get_xdata()) == 1, "a single trial is a member, and is seen"
+    assert all(line.get_marker() != "None" for line in drawn.values())
 
 
 def test_a_study_without_widths_methods_or_finished_trials_has_none_of_it() -> None:
