@@ -20,7 +20,7 @@ from pipeline.report.context import Context
 from pipeline.report.figures import LINES, SYMBOLS, canvas, colour
 from pipeline.report.front import Panel, Scene, draw_scale, hover, panels, paper_value, papers
 from pipeline.report.palette import DASHES, LIGHT, MARKERS, role
-from pipeline.report.points import value
+from pipeline.report.points import tally, value
 from pipeline.report.published import Published
 from pipeline.types import Row
 
@@ -63,6 +63,8 @@ class Sweep:
     x_title: str
     y_title: str
     lines: tuple[Line, ...]
+    ended: tuple[Row, ...] = ()
+    """Trials of these methods that have no accuracy to draw."""
 
 
 def method_of(row: Row) -> str:
@@ -91,11 +93,9 @@ def sweep(scene: Scene, knob: str) -> Sweep | None:
     title, unit = KNOBS[knob]
     found: dict[str, list[tuple[Row, float, float]]] = {}
     for row in rows:
-        at, method = row.params.get(key), method_of(row)
-        alone = method == "isolated" and row.params.get("plan.order", ACTS_ALONE[knob]) != ACTS_ALONE[knob]
-        if isinstance(at, int | float) and not alone:
+        if (at := _turned(row, knob, key)) is not None:
             (height,) = accuracy.scaled([value(row, accuracy.metric)])
-            found.setdefault(method, []).append((row, at / unit, height))
+            found.setdefault(method_of(row), []).append((row, at / unit, height))
     lines = [
         Line(
             method or NAMELESS,
@@ -109,7 +109,22 @@ def sweep(scene: Scene, knob: str) -> Sweep | None:
     if len({at for line in lines for at in line.x}) < 2:
         return None
     papers = _published(scene.published, knob, accuracy.metric, unit, accuracy.factor)
-    return Sweep(knob, title, accuracy.title, (*lines, *papers))
+    ended = tuple(row for row in scene.kinds.ended if _turned(row, knob, key) is not None)
+    return Sweep(knob, title, accuracy.title, (*lines, *papers), ended)
+
+
+def _turned(row: Row, knob: str, key: str) -> float | None:
+    """Where a trial has this knob; None where it has none, or its method does not use it."""
+    at = row.params.get(key)
+    alone = ACTS_ALONE[knob]
+    unused = method_of(row) == "isolated" and row.params.get("plan.order", alone) != alone
+    return None if unused or not isinstance(at, int | float) else float(at)
+
+
+def _ended_words(rows: Sequence[Row]) -> str:
+    """`` Not drawn, without a result: 10 stopped:silent.``: a method must not look better by what it lost."""
+    states = ", ".join(f"{count} {state}" for state, count in tally(rows).items())
+    return f" Not drawn, without a result: {states}." if states else ""
 
 
 def _place(method: str) -> int:
@@ -147,7 +162,9 @@ def _words(shown: Sweep) -> str:
     tried = sum(len(line.rows) for line in shown.lines)
     return (
         f"{tried} trials; each line joins the most accurate trial of its method at each value, over all other "
-        "settings." + (" Published: test accuracy." if any(line.published for line in shown.lines) else "")
+        "settings."
+        + _ended_words(shown.ended)
+        + (" Published: test accuracy." if any(line.published for line in shown.lines) else "")
     )
 
 
@@ -251,10 +268,10 @@ def _members(panel: Panel, rows: Sequence[Row]) -> tuple[list[float], list[float
     return steps[::2], heights[::2]
 
 
-def _front_words(of: Mapping[str, Sequence[Row]]) -> str:
+def _front_words(of: Mapping[str, Sequence[Row]], ended: Sequence[Row]) -> str:
     return (
         f"The front of each method alone ({', '.join(method or NAMELESS for method in of)}): its members, joined by a "
-        "line that says what can be had for so much; its other trials are fainter."
+        "line that says what can be had for so much; its other trials are fainter." + _ended_words(ended)
     )
 
 
@@ -264,7 +281,7 @@ def draw_front_by_method(scene: Scene) -> Figure | None:
     if found is None:
         return None
     panel, of = found
-    figure, (ax,) = canvas(size=(6.4, 4.2), caption=_front_words(of))
+    figure, (ax,) = canvas(size=(6.4, 4.2), caption=_front_words(of, scene.kinds.ended))
     for method, rows in of.items():
         index = _place(method)
         ink, symbol = colour(index), SYMBOLS[index % len(SYMBOLS)]
@@ -305,17 +322,18 @@ def front_by_method(scene: Scene) -> list[Chart]:
         x, y = panel.spots(rows)
         faint = [1.0 if spot in members else 0.4 for spot in zip(x, y, strict=True)]
         data.append(_dots(rows, x, y, ink, symbol, name, scene.chosen, faint))
-    for series, (x, y, words) in _published_by_series(panel, scene).items():
+    for series, (x, y, said) in _published_by_series(panel, scene).items():
         symbol = MARKERS[_place(series) % len(MARKERS)] + "-open"
         data.append(
             {
                 "type": "scatter", "mode": "markers", "name": f"published: {series}", "x": x, "y": y,
-                "hovertext": words, "hoverinfo": "text", "meta": {"kind": "published"},
+                "hovertext": said, "hoverinfo": "text", "meta": {"kind": "published"},
                 "marker": {"color": "@muted", "symbol": symbol, "size": 8},
             }
         )  # fmt: skip
     title = "What each method reaches alone"
-    return [Chart("front-methods", data, layout(panel.x, panel.y), title=title, words=_front_words(of))]
+    words = _front_words(of, scene.kinds.ended)
+    return [Chart("front-methods", data, layout(panel.x, panel.y), title=title, words=words)]
 
 
 def _published_by_series(panel: Panel, scene: Scene) -> dict[str, tuple[list[float], list[float], list[str]]]:
@@ -334,4 +352,7 @@ def methods_words(scene: Scene, context: Context) -> str:
     """What the section shows, in a sentence."""
     made = [shown for knob in KNOBS if (shown := sweep(scene, knob)) is not None]
     papers = " Published points: test accuracy." if made and context.published else ""
-    return "Lines join each method's most accurate trial at each value, over all other settings." + papers
+    lost = _ended_words(scene.kinds.ended) if made else ""
+    return (
+        "Lines join each method's most accurate trial at each value, over all other settings." + lost + papers
+    )

@@ -129,6 +129,20 @@ def test_members_of_a_methods_front_are_opaque_and_in_the_legend_with_their_symb
     assert all(line.get_marker() != "None" for line in drawn.values())
 
 
+def test_trials_that_ended_without_a_result_are_counted_by_state_under_the_pictures() -> None:
+    """They would have been low, or at nothing: a line that is silent about them looks better than its method."""
+    silent = [replace(row(7 + n, 0.0, 2, 0.975), state="stopped:silent", metrics={}) for n in range(2)]
+    unused = replace(
+        row(9, 0.0, 2, 0.9, "isolated", **{"plan.order": "prune_first"}), state="failed:nan", metrics={}
+    )
+    told = Scene.of([*ROWS, *silent, unused], OBJECTIVES, {}, Context("made-up", "", ""))
+    words = {chart.name: chart.words for chart in sweep_charts(told)}
+    assert words["accuracy-over-bits"].endswith("Not drawn, without a result: 2 stopped:silent.")
+    for name in ("accuracy-over-sparsity", "front-methods"):
+        assert words[name].endswith("Not drawn, without a result: 1 failed:nan, 2 stopped:silent.")
+    assert not [chart.words for chart in sweep_charts(scene()) if "Not drawn" in chart.words]
+
+
 def test_a_study_without_widths_methods_or_finished_trials_has_none_of_it() -> None:
     bare = [replace(each, params={"net.hidden": 10 * each.number}) for each in ROWS]
     for rows in (bare, []):
