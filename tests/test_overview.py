@@ -88,14 +88,19 @@ def test_every_experiment_says_how_long_it_takes():
 
 
 @pytest.mark.parametrize(
-    ("experiment", "data", "papers"),
+    ("experiment", "data", "papers", "alike"),
     [
-        ("fspinn_mnist", "mnist", "mnist_diehl_cook_2015"),
-        ("fspinn_fashion", "fashion_mnist", ""),
-        ("tinysnn_conv_mnist", "mnist", ""),
-        ("gesture_joint", "dvs_gesture", "dvs_gesture_schaefer_2023"),
+        ("fspinn_mnist", "mnist", "mnist_diehl_cook_2015", True),
+        ("fspinn_fashion", "fashion_mnist", "", True),
+        ("tinysnn_conv_mnist", "mnist", "", True),
+        ("gesture_joint", "dvs_gesture", "dvs_gesture_schaefer_2023", True),
+        ("gesture_simulated", "synthetic_gesture", "dvs_gesture_schaefer_2023", False),
+        ("nmnist_pareto", "dvs_gesture", "dvs_gesture_schaefer_2023", False),  # the data, another network
     ],
 )
-def test_published_points_stand_beside_studies_of_the_same_data_and_network(experiment, data, papers):
+def test_published_costs_stand_only_beside_studies_of_the_same_data_and_network(
+    experiment, data, papers, alike
+):
     here = job.build(config.plain(config.compose_job([f"+experiment={experiment}"])))
     assert overview._papers(here, SimpleNamespace(name=data)) == papers
+    assert overview._alike(here, SimpleNamespace(name=data)) == alike

@@ -132,7 +132,7 @@ def _front_chart(panel: Panel, scene: Scene) -> Chart:
     if kinds.infeasible:
         data.append(_dots(panel, kinds.infeasible, chosen, "outside a constraint", cross))
     data += [
-        *published_dots(panel, scene.published),
+        *published_dots(panel, scene.priced),
         *_baseline(panel, scene.baseline),
         _stairs(panel, kinds.front),
     ]
@@ -181,7 +181,7 @@ def _words(panel: Panel, scene: Scene) -> list[Trace]:
 def _top(panel: Panel, scene: Scene) -> float:
     """Just above the best of everything drawn."""
     _, heights = panel.spots([*scene.kinds.drawable, *([scene.baseline] if scene.baseline else [])])
-    _, _, published = papers(panel, scene.published)
+    _, _, published = papers(panel, scene.priced)
     best = max([*heights, *published])
     return best + 0.06 * max(best - (scene.lowest(panel) or 0.0), 1.0)
 

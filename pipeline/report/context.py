@@ -42,6 +42,9 @@ class Context:
     published: str = ""
     """Name of a table in `pipeline/report/published` whose points are drawn beside the study's own; empty:
     none."""
+    published_alike: bool = True
+    """Whether they are of this study's data and kind of network; where not, their accuracies alone are drawn, as a
+    reference: what another network costs says nothing about the trials beside it."""
     claims: tuple[Mapping[str, str], ...] = ()
     """Lines of the table of claims (column -> text), as `python -m pipeline.claims` gathers them; empty:
     none."""

@@ -19,7 +19,7 @@ LINES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (8, 2, 1, 2)))
 SYMBOLS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DPI = 160
 _CAPTION_LINE_INCH = 0.17
-_LETTERS_PER_INCH = 15.5
+_LETTERS_PER_INCH = 14.7
 
 
 def colour(index: int) -> str:

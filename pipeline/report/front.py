@@ -35,6 +35,9 @@ class Scene:
     chosen: Mapping[int, str]
     """Trial -> the selectors that picked it."""
     published: Published | None = None
+    """A paper's points."""
+    alike: bool = True
+    """Whether they are of this study's data and kind of network."""
     baseline: Row | None = None
     """The float model, when its objectives are finite."""
 
@@ -46,7 +49,13 @@ class Scene:
         if float_model and not all(math.isfinite(value(float_model, name)) for name in objectives):
             float_model = None
         kinds = sort_out(rows, objectives)
-        return Scene(tuple(objectives), kinds, marks(picks), load(context.published), float_model)
+        table, alike = load(context.published), context.published_alike
+        return Scene(tuple(objectives), kinds, marks(picks), table, alike, float_model)
+
+    @property
+    def priced(self) -> Published | None:
+        """The paper whose points may lie in pictures of costs: one of the same data and kind of network."""
+        return self.published if self.alike else None
 
     def lowest(self, panel: Panel) -> float | None:
         """Where an accuracy axis may end: a little below the front, when trials far below would squeeze it."""
@@ -97,7 +106,7 @@ def panels(scene: Scene) -> tuple[Panel, ...]:
     first = next((name for name in scene.objectives if name.endswith("_error")), scene.objectives[0])
     costs = [name for name in scene.objectives if name != first]
     shown = shown_metric(first)
-    papers = scene.published.points if scene.published else ()
+    papers = scene.priced.points if scene.priced else ()
     rows = (*scene.kinds.drawable, *([scene.baseline] if scene.baseline else []))
 
     def of(metric: str) -> Axis:
@@ -136,8 +145,8 @@ def caption(
     on_front = sum(row.on_front for row in rows)
     sizes = f" on {context.validation_samples:,} samples" if context.validation_samples else ""
     searched = ", ".join(label(name) for name in objectives)
-    paper = load(context.published)
     scene = Scene.of(rows, objectives, picks, context)
+    paper = scene.priced
     squeezed = any(scene.lowest(panel) is not None for panel in panels(scene))
     left = " (those far below the front are out of the picture)" if squeezed else ""
     chosen = "; ".join(f"{name}: #{number}" for name, number in picks.items())
@@ -176,7 +185,7 @@ def draw(
 
 def _draw_others(panel: Panel, ax: Axes, scene: Scene) -> None:
     """What is not of the study's own trials: the papers' points and the float model."""
-    draw_published(panel, ax, scene.published)
+    draw_published(panel, ax, scene.priced)
     if scene.baseline:
         ax.scatter(*panel.spots([scene.baseline]), s=130, marker="*", color=LIGHT["c3"], zorder=3, label="float model",
                    edgecolors=LIGHT["ink"], linewidths=0.6)  # fmt: skip

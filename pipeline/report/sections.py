@@ -108,7 +108,7 @@ def front_section(of: Report) -> Section:
     words = caption(of.rows, of.objectives, of.picks, of.context)
     if not any(row.on_front for row in of.rows):
         words = f"{NO_FRONT} {words}"
-    papers = f"{scene.published.source}. {scene.published.note}" if scene.published else ""
+    papers = f"{scene.priced.source}. {scene.priced.note}" if scene.priced else ""
     intro = _quiet(words) + (_quiet(papers) if papers else "")
     return Section("front", "Front", intro, charts, members_table(of.rows, of.picks, of.context))
 
@@ -129,7 +129,7 @@ def sections(of: Report) -> list[Section]:
         Section(
             "methods",
             "Widths, zeros and methods",
-            _quiet(methods_words(of.scene, context)),
+            _quiet(methods_words(of.scene)),
             tuple(sweep_charts(of.scene)),
         ),
         Section(

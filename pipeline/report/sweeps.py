@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.charts import Chart, Trace, layout, published_words
-from pipeline.report.context import Context
 from pipeline.report.figures import LINES, SYMBOLS, canvas, colour
 from pipeline.report.front import Panel, Scene, draw_scale, hover, panels, paper_value, papers
 from pipeline.report.palette import DASHES, LIGHT, MARKERS, role
@@ -65,6 +64,8 @@ class Sweep:
     lines: tuple[Line, ...]
     ended: tuple[Row, ...] = ()
     """Trials of these methods that have no accuracy to draw."""
+    source: str = ""
+    """Whose the published points are."""
 
 
 def method_of(row: Row) -> str:
@@ -110,7 +111,15 @@ def sweep(scene: Scene, knob: str) -> Sweep | None:
         return None
     papers = _published(scene.published, knob, accuracy.metric, unit, accuracy.factor)
     ended = tuple(row for row in scene.kinds.ended if _turned(row, knob, key) is not None)
-    return Sweep(knob, title, accuracy.title, (*lines, *papers), ended)
+    return Sweep(knob, title, accuracy.title, (*lines, *papers), ended, _source(scene) if papers else "")
+
+
+def _source(scene: Scene) -> str:
+    """Whose the published points are, and whether they can be compared with the trials."""
+    if not scene.published:
+        return ""
+    other = "" if scene.alike else "; other data or another network than here, a reference and no baseline"
+    return f" Published, grey: {scene.published.title}, test accuracy{other}."
 
 
 def _turned(row: Row, knob: str, key: str) -> float | None:
@@ -162,9 +171,7 @@ def _words(shown: Sweep) -> str:
     tried = sum(len(line.rows) for line in shown.lines)
     return (
         f"{tried} trials; each line joins the most accurate trial of its method at each value, over all other "
-        "settings."
-        + _ended_words(shown.ended)
-        + (" Published: test accuracy." if any(line.published for line in shown.lines) else "")
+        "settings." + _ended_words(shown.ended) + shown.source
     )
 
 
@@ -339,8 +346,8 @@ def front_by_method(scene: Scene) -> list[Chart]:
 def _published_by_series(panel: Panel, scene: Scene) -> dict[str, tuple[list[float], list[float], list[str]]]:
     """The papers' points with both coordinates, by series: where they stand, and what is said of each."""
     found: dict[str, tuple[list[float], list[float], list[str]]] = {}
-    points, x, y = papers(panel, scene.published)
-    for at, (point, words) in enumerate(zip(points, published_words(panel, scene.published), strict=True)):
+    points, x, y = papers(panel, scene.priced)
+    for at, (point, words) in enumerate(zip(points, published_words(panel, scene.priced), strict=True)):
         columns = found.setdefault(point.series, ([], [], []))
         columns[0].append(x[at])
         columns[1].append(y[at])
@@ -348,10 +355,10 @@ def _published_by_series(panel: Panel, scene: Scene) -> dict[str, tuple[list[flo
     return found
 
 
-def methods_words(scene: Scene, context: Context) -> str:
+def methods_words(scene: Scene) -> str:
     """What the section shows, in a sentence."""
     made = [shown for knob in KNOBS if (shown := sweep(scene, knob)) is not None]
-    papers = " Published points: test accuracy." if made and context.published else ""
+    papers = _source(scene) if made else ""
     lost = _ended_words(scene.kinds.ended) if made else ""
     return (
         "Lines join each method's most accurate trial at each value, over all other settings." + lost + papers

@@ -9,8 +9,9 @@ import pytest
 
 from pipeline.nets.stdp_counts import memory
 from pipeline.report.charts import front_charts
-from pipeline.report.front import Scene, draw
+from pipeline.report.front import Scene, caption, draw, panels
 from pipeline.report.published import load, tables
+from pipeline.report.sweeps import sweep
 
 
 def test_every_table_names_its_source_and_has_points() -> None:
@@ -66,3 +67,18 @@ def test_only_points_with_both_coordinates_are_drawn(studies: ModuleType) -> Non
     assert published == {"front-memory_bits": [], "front-energy_pj": [40]}  # memory was not published
     figure = draw(rows, studies.OBJECTIVES, studies.picks(rows), context)
     assert any("published" in str(ax.get_legend_handles_labels()[1]) for ax in figure.axes)
+
+
+def test_the_costs_of_another_network_are_in_no_picture_and_squeeze_none(studies: ModuleType) -> None:
+    """Points at 10 mJ beside a study of 0.3 mJ left a tenth of the axis to the study."""
+    rows, picks = studies.study(30), studies.picks(studies.study(30))
+    alone = Scene.of(rows, studies.OBJECTIVES, picks, studies.CONTEXT)
+    other = replace(studies.CONTEXT, published="dvs_gesture_schaefer_2023", published_alike=False)
+    beside = Scene.of(rows, studies.OBJECTIVES, picks, other)
+    assert front_charts(beside) == front_charts(alone)
+    assert panels(beside) == panels(alone)
+    assert "Schaefer" not in caption(rows, studies.OBJECTIVES, picks, other)
+    shown = sweep(beside, "sparsity")
+    assert shown is not None
+    assert [line.name for line in shown.lines if line.published]
+    assert "other data or another network" in shown.source
