@@ -76,7 +76,10 @@ def _rasters(net: nn.Module, data: Dataset) -> list[dict[str, object]]:
 def _raster(name: str, spikes: Tensor, label: int) -> dict[str, object]:
     shown = spikes[:, _spaced(spikes.shape[1], NEURONS_SHOWN)]
     events = [[int(step), int(neuron)] for step, neuron in shown.nonzero()]
-    return {"layer": name, "steps": len(spikes), "neurons": shown.shape[1], "spikes": events, "label": label}
+    return {
+        "layer": name, "steps": len(spikes), "neurons": shown.shape[1], "of": spikes.shape[1], "spikes": events,
+        "label": label,
+    }  # fmt: skip
 
 
 def _spaced(count: int, shown: int) -> Tensor:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import create_engine
 
 from pipeline.tracker import Ending, Finalist, Silent, Tracker, title
-from pipeline.types import Dataset, Row, require
+from pipeline.types import STORED, Dataset, Row, require
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -187,7 +187,7 @@ class Mlflow:
         if row.reason:
             tags["reason"] = row.reason[:500]
         run = self._client.create_run(self._experiment, tags=tags, run_name=title(row))
-        history = [(step, metrics) for step, metrics in row.history]
+        history = [(step, {k: v for k, v in told.items() if k != STORED}) for step, told in row.history]
         self._batch(run.info.run_id, row.params, history, row.metrics)
         status = "FAILED" if row.state.startswith("failed") else "KILLED" if _stopped(row) else "FINISHED"
         self._client.set_terminated(run.info.run_id, status=status)

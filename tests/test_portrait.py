@@ -40,5 +40,5 @@ def test_rasters_show_every_spike_of_the_sample_and_confusion_counts_every_sampl
         assert sum(map(sum, drawn["confusion"])) == 12
         last = drawn["rasters"][-1]
         x, _ = next(iter(data().batches("validation", 1, 0)))
-        assert (last["steps"], last["neurons"]) == (5, 3)
+        assert (last["steps"], last["neurons"], last["of"]) == (5, 3, 3)
         assert len(last["spikes"]) == int(net(x).sum())

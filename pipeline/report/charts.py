@@ -77,6 +77,12 @@ def layout(x: Axis | str = "", y: Axis | str = "", **more: object) -> dict[str, 
     } | more
 
 
+def whole_ticks(drawn: dict[str, object], which: str, most: float, few: int = 8) -> None:
+    """No ticks between the whole numbers of what is counted: where there are few, plotly would set some at 0.5."""
+    if most <= few:
+        drawn[which] = {**cast(Trace, drawn[which]), "dtick": 1}
+
+
 def front_charts(scene: Scene) -> list[Chart]:
     """One chart per cost; none while there is nothing to draw."""
     if not scene.kinds.drawable:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from html import escape
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.charts import Chart, Trace, layout
+from pipeline.report.charts import Chart, Trace, layout, whole_ticks
 from pipeline.report.context import Context
 from pipeline.report.figures import canvas, colour
 from pipeline.report.palette import HATCHES, LIGHT, role
 from pipeline.report.points import FINISHED, marks, tally
 from pipeline.report.units import axis, label, show
-from pipeline.types import Row
+from pipeline.types import STORED, Row
 
 WATCHED = ("validation_accuracy", "validation_error", "train_accuracy", "loss")
 """What a learning curve shows, the first that any trial reported."""
@@ -41,6 +42,8 @@ class Curve:
     """picks | front | finished | ended."""
     steps: tuple[int, ...]
     heights: tuple[float, ...]
+    float_epochs: int = 0
+    """Up to here the curve is that of a stored float model, which many trials share; 0: all is the trial's own."""
 
 
 def watched(rows: Sequence[Row]) -> str:
@@ -61,8 +64,24 @@ def curves(rows: Sequence[Row], picks: Mapping[str, int]) -> list[Curve]:
             continue
         kind = "finished" if row.state in FINISHED else "ended"
         kind = "picks" if row.number in chosen else "front" if row.on_front else kind
-        found.append(Curve(row, kind, *(tuple(column) for column in zip(*seen, strict=True))))
+        shared = max((step for step, m in row.history if STORED in m), default=0)
+        steps, heights = zip(*seen, strict=True)
+        found.append(Curve(row, kind, steps, heights, shared))
     return found
+
+
+def _seams(found: Sequence[Curve]) -> list[float]:
+    """Where curves pass from their float model to the compressed network: between two epochs, once for each."""
+    return sorted({0.5 + c.float_epochs for c in found if 0 < c.float_epochs < c.steps[-1]})
+
+
+def _learning_words(found: Sequence[Curve]) -> str:
+    seam = (
+        " Dotted: left of it the float model, which trials share, right of it the network under compression."
+    )
+    return "One line per trial. Orange crosses: trials that were stopped or failed at that epoch." + (
+        seam if _seams(found) else ""
+    )
 
 
 _LOOKS = {
@@ -80,8 +99,10 @@ def draw_curves(rows: Sequence[Row], picks: Mapping[str, int]) -> Figure | None:
     found = curves(rows, picks)
     if not found:
         return None
-    words = "One line per trial. Orange crosses: trials that were stopped or failed at that epoch."
-    figure, (ax,) = canvas(size=(7.6, 4.4), caption=words)
+    figure, (ax,) = canvas(size=(7.6, 4.4), caption=_learning_words(found))
+    for at, seam in enumerate(_seams(found)):
+        named = "compression begins" if at == 0 else None
+        ax.axvline(seam, color=LIGHT["muted"], linestyle=":", linewidth=1.4, zorder=1, label=named)
     for order, (kind, (tint, width, opacity)) in enumerate(_LOOKS.items()):
         for i, curve in enumerate(curve for curve in found if curve.kind == kind):
             named = _NAMES[kind] if i == 0 else None
@@ -92,6 +113,7 @@ def draw_curves(rows: Sequence[Row], picks: Mapping[str, int]) -> Figure | None:
                     curve.steps[-1:], curve.heights[-1:], "x", color=LIGHT["pick"], markersize=6, zorder=5
                 )
     ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel(axis(watched(rows), []).title)
     ax.legend(fontsize=8, frameon=False, loc="best")
     return figure
@@ -132,9 +154,20 @@ def curve_charts(rows: Sequence[Row], picks: Mapping[str, int]) -> list[Chart]:
                 }
                 | last
             )  # fmt: skip
-    return [
-        Chart("learning", data, layout("epoch", axis(watched(rows), [])), wide=True, words="Learning curves")
+    drawn = layout("epoch", axis(watched(rows), []))
+    whole_ticks(drawn, "xaxis", max(curve.steps[-1] for curve in found))
+    line = {"color": "@muted", "width": 1.4, "dash": "dot"}
+    drawn["shapes"] = [
+        {"type": "line", "x0": seam, "x1": seam, "yref": "paper", "y0": 0, "y1": 1, "line": line}
+        for seam in _seams(found)
     ]
+    words = f"Learning curves. {_learning_words(found)}"
+    return [Chart("learning", data, drawn, wide=True, words=words)]
+
+
+def learning_words(rows: Sequence[Row]) -> str:
+    """The same for the head of the page's section."""
+    return f"{_learning_words(curves(rows, {}))} Click a line to open its trial."
 
 
 def draw_hypervolume(context: Context, objectives: Sequence[str]) -> Figure | None:
@@ -197,6 +230,7 @@ def draw_states(rows: Sequence[Row]) -> Figure | None:
     ax.set_yticks(range(len(counts)), list(counts))
     ax.invert_yaxis()
     ax.set_xlabel("trials")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(False, axis="y")
     return figure
 
@@ -214,6 +248,7 @@ def states_charts(rows: Sequence[Row]) -> list[Chart]:
     bars = [_bar(state, count) for state, count in counts.items()]
     drawn = layout("trials", "")
     drawn |= {"barmode": "overlay"}
+    whole_ticks(drawn, "xaxis", max(counts.values()))
     drawn["yaxis"] = {"autorange": "reversed", "automargin": True, "showgrid": False}
     return [Chart("states", bars, drawn, 150 + 30 * len(counts), words="How the trials ended")]
 

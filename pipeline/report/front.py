@@ -178,9 +178,20 @@ def draw(
         _draw_others(panel, ax, scene)
         _draw_panel(panel, ax, scene.kinds)
         _draw_marks(panel, ax, scene)
-        if ax is axes[0]:
-            ax.legend(loc="lower right", fontsize=8, frameon=True, framealpha=0.85, edgecolor=LIGHT["grid"])
+    if shown and scene.kinds.drawable:
+        _draw_legend(axes)
     return figure
+
+
+def _draw_legend(axes: Sequence[Axes]) -> None:
+    """In the first panel, for all: what only another has (a paper that published one cost) would have no name."""
+    handles = {
+        name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    axes[0].legend(
+        handles.values(), handles.keys(), loc="lower right", fontsize=8, frameon=True, framealpha=0.85,
+        edgecolor=LIGHT["grid"],
+    )  # fmt: skip
 
 
 def _draw_others(panel: Panel, ax: Axes, scene: Scene) -> None:

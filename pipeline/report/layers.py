@@ -10,8 +10,9 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.charts import Chart, Trace, layout
+from pipeline.report.charts import Chart, Trace, layout, whole_ticks
 from pipeline.report.detail import Layer, layers
 from pipeline.report.figures import SYMBOLS, canvas, colour
 from pipeline.report.palette import HATCHES, LIGHT, MARKERS, role
@@ -194,10 +195,13 @@ def draw_widths(models: Sequence[Model]) -> Figure | None:
             of, numbers = _series(model, facet, factor)
             spread = 0.16 * (i - (len(models) - 1) / 2)
             places = [names.index(name) + spread for name in of]
-            ax.plot(numbers, places, SYMBOLS[i], color=colour(i), label=model.name, markersize=6)
+            ax.plot(
+                numbers, places, SYMBOLS[i], color=colour(i), label=model.name, markersize=6, clip_on=False
+            )
         _layer_axis(ax, names)
         ax.set_xlabel(title)
-        ax.set_xlim(left=0)
+        ax.set_xlim(0, 1.04 * ax.get_xlim()[1])
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     handles, texts = axes[0].get_legend_handles_labels()
     figure.legend(
         handles, texts, loc="outside upper left", ncols=min(4, len(texts)), fontsize=8, frameon=False
@@ -235,6 +239,8 @@ def width_charts(models: Sequence[Model]) -> list[Chart]:
             )
         drawn = layout(title, "")
         drawn["xaxis"] = {**_plain(drawn["xaxis"]), "rangemode": "tozero"}
+        most = max((at for model in models for at in _series(model, facet, factor)[1]), default=0.0)
+        whole_ticks(drawn, "xaxis", most)
         drawn["yaxis"] = {**_plain(drawn["yaxis"]), "autorange": "reversed", "type": "category"}
         height = 190 + 28 * max(3, len(_layer_names(models)))
         charts.append(Chart(f"layers-{facet}", data, drawn, height, words=f"{title} of each layer"))

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.report.charts import Chart, Trace, layout
@@ -127,6 +128,15 @@ class Raster:
     neurons: int
     spikes: NDArray[np.int64]
     """[spikes, 2]: step, neuron."""
+    all_neurons: int = 0
+    """Neurons of the layer, of which `neurons` are shown; 0: not said."""
+
+    @property
+    def share(self) -> str:
+        """How often the shown neurons spike, as the heading says it."""
+        part = len(self.spikes) / max(1, self.steps * self.neurons)
+        every = f" (of {self.all_neurons:,})" if self.all_neurons > self.neurons else ""
+        return f"{part:.1%} of {self.neurons:,} neurons{every} × {self.steps} steps"
 
 
 def rasters(model: Model) -> list[Raster]:
@@ -137,7 +147,7 @@ def rasters(model: Model) -> list[Raster]:
             spikes = np.asarray(entry.get("spikes", ()), dtype=np.int64).reshape(-1, 2)
         except (TypeError, ValueError, OverflowError):
             continue
-        steps, neurons = number(entry.get("steps")), number(entry.get("neurons"))
+        steps, neurons, every = (number(entry.get(key)) for key in ("steps", "neurons", "of"))
         top = spikes.max(axis=0) + 1 if len(spikes) else np.ones(2)
         about = f", class {entry['label']}" if "label" in entry else ""
         found.append(
@@ -146,6 +156,7 @@ def rasters(model: Model) -> list[Raster]:
                 int(steps if math.isfinite(steps) else top[0]),
                 int(neurons if math.isfinite(neurons) else top[1]),
                 spikes,
+                int(every) if math.isfinite(every) else 0,
             )
         )
     return found
@@ -157,7 +168,10 @@ def draw_rasters(models: Sequence[Model]) -> Figure | None:
     if not known:
         return None
     columns = min(4, max(len(found) for _, found in known))
-    words = "Spikes of each layer for one sample: time step across, neuron up."
+    words = (
+        "Spikes of each layer for one validation sample: time step across, neuron up. Above each panel how many of the "
+        "neurons and steps that it shows have a spike; of a large layer evenly spaced neurons are shown."
+    )
     figure, axes = canvas(columns=columns, rows=len(known), size=(3.7, 2.7), caption=words)
     for i, (model, found) in enumerate(known):
         for j, ax in enumerate(axes[i * columns : (i + 1) * columns]):
@@ -173,10 +187,12 @@ def draw_rasters(models: Sequence[Model]) -> Figure | None:
                 say(ax, "silent")
             ax.set_xlim(-0.5, one.steps - 0.5)
             ax.set_ylim(-0.5, one.neurons - 0.5)
-            share = len(one.spikes) / max(1, one.steps * one.neurons)
-            ax.set_title(f"{model.name.split()[0]} {one.title}: {share:.1%}", fontsize=9)
+            ax.set_title(f"{model.name.split()[0]} {one.title}\n{one.share}", fontsize=9)
             ax.set_xlabel("step")
             ax.set_ylabel("neuron")
+            if len(one.spikes):  # else its axes say that it is silent
+                ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+                ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -185,7 +201,6 @@ def raster_charts(models: Sequence[Model]) -> list[Chart]:
     charts = []
     for model in models:
         for i, one in enumerate(rasters(model)):
-            share = len(one.spikes) / max(1, one.steps * one.neurons)
             spikes: Trace = {
                 "type": "scatter",
                 "mode": "markers",
@@ -196,9 +211,7 @@ def raster_charts(models: Sequence[Model]) -> list[Chart]:
                 "hovertemplate": "step %{x}, neuron %{y}<extra></extra>",
                 "meta": {"still": True},
             }
-            title = (
-                f"{model.name.split()[0]} {one.title}: {share:.1%} of {one.neurons} × {one.steps} steps spike"
-            )
+            title = f"{model.name.split()[0]} {one.title}: {one.share} spike"
             drawn = layout("step", "neuron")
             drawn["xaxis"] = {**_dict(drawn["xaxis"]), "range": [-0.5, one.steps - 0.5]}
             drawn["yaxis"] = {**_dict(drawn["yaxis"]), "range": [-0.5, one.neurons - 0.5]}

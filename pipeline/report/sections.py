@@ -20,6 +20,7 @@ from pipeline.report.curves import (
     draw_states,
     ended_table,
     hypervolume_charts,
+    learning_words,
     states_charts,
 )
 from pipeline.report.front import NO_FRONT, Scene, caption
@@ -185,7 +186,7 @@ def sections(of: Report) -> list[Section]:
         Section(
             "learning",
             "Learning curves",
-            _quiet("One line per trial; crosses where a trial was ended. Click a line to open its trial."),
+            _quiet(learning_words(of.rows)),
             tuple(curve_charts(of.rows, of.picks)),
         ),
         Section(

@@ -187,7 +187,7 @@ def draw_sweep(scene: Scene, knob: str) -> Figure | None:
         ax.set_xticks(sorted({at for line in shown.lines for at in line.x}))
     ax.set_xlabel(shown.x_title)
     ax.set_ylabel(shown.y_title)
-    ax.legend(fontsize=8, frameon=False, loc="best")
+    ax.legend(fontsize=8, frameon=False, loc="best", handlelength=3)  # shorter, a dash looks like a line
     return figure
 
 
@@ -303,7 +303,7 @@ def draw_front_by_method(scene: Scene) -> Figure | None:
     draw_scale(panel, ax)
     ax.set_xlabel(panel.x.title)
     ax.set_ylabel(panel.y.title)
-    ax.legend(fontsize=8, frameon=False, loc="best")
+    ax.legend(fontsize=8, frameon=False, loc="best", handlelength=3)  # shorter, a dash looks like a line
     return figure
 
 

@@ -14,7 +14,7 @@ from pipeline.study import pareto
 from pipeline.study.database import HISTORY, RECORD, counted
 from pipeline.study.spec import Study
 from pipeline.study.storage import Storage
-from pipeline.types import PART, STORED, DataError, Row
+from pipeline.types import PART, DataError, Row
 
 LEAST_FOR_FANOVA = 8
 
@@ -27,7 +27,7 @@ def row(trial: FrozenTrial, spec: Study) -> Row:
     metrics = record.get("metrics", {})
     feasible = trial.state == TrialState.COMPLETE and all(v <= 0 for v in spec.violations(metrics).values())
     told = json.loads(trial.user_attrs.get(HISTORY, "[]"))
-    not_curves = {STORED, *spec.objectives} - {"validation_error"}  # bounds of prices stand in every report
+    not_curves = {*spec.objectives} - {"validation_error"}  # bounds of prices stand in every report
     history = tuple(
         (int(step), {name: value for name, value in values.items() if name not in not_curves})
         for step, values in told
