@@ -76,8 +76,9 @@ def depth(layer: str) -> tuple[bool, str, bool, str]:
 def draw(book: Book, titles: dict[str, str]) -> Figure:
     """A row per data set: bars of energy by part, then of zeros by layer."""
     words = (
-        "Left: energy of an inference on eyeriss_45nm, all layers together. Right: share of zero weights in each "
-        "layer. Means over the seeds that were run."
+        "Left: energy of an inference on eyeriss_45nm, all layers together; a part that is too small to be seen, as "
+        "leakage is everywhere, stands in the legend all the same. Right: share of zero weights in each layer. Means "
+        "over the seeds that were run."
     )
     figure, axes = canvas(2, len(titles), (5.6, 4.0), words)
     for row, (data, title) in enumerate(titles.items()):

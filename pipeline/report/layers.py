@@ -4,7 +4,7 @@ given."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,11 @@ from pipeline.report.points import Model
 from pipeline.report.units import Axis, axis, label, show
 
 Quantity = Literal["energy_pj", "memory_bits"]
+PARTS: Mapping[Quantity, tuple[str, ...]] = {
+    "energy_pj": ("dram", "buffer", "pads", "arithmetic", "metadata", "leakage"),
+    "memory_bits": ("weights", "metadata", "parameters", "state", "buffers"),
+}
+"""Parts in the order of the palette, so that one has the same colour in every picture; unknown ones follow."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,7 @@ class Stack:
 
 
 def stacks(models: Sequence[Model], quantity: Quantity) -> tuple[Axis, list[Stack]]:
-    """The models that say where `quantity` goes, on one axis; the parts in one order, the largest over all
-    first."""
+    """The models that say where `quantity` goes, on one axis; the parts in the order of `PARTS`."""
     known = [(model, layers(model.row)) for model in models]
     known = [(model, found) for model, found in known if any(_parts(layer, quantity) for layer in found)]
     amounts: dict[str, float] = {}
@@ -47,7 +51,7 @@ def stacks(models: Sequence[Model], quantity: Quantity) -> tuple[Axis, list[Stac
         for layer in found:
             for part, amount in _parts(layer, quantity).items():
                 amounts[part] = amounts.get(part, 0.0) + amount
-    parts = sorted((part for part in amounts if amounts[part] > 0), key=lambda part: -amounts[part])
+    parts = sorted((part for part in amounts if amounts[part] > 0), key=lambda part: _place(part, quantity))
     highest = [math.fsum(_parts(layer, quantity).values()) for _, found in known for layer in found]
     shown = axis(quantity, [max(highest)] if highest else [])
     return shown, [
@@ -68,6 +72,20 @@ def _parts(layer: Layer, quantity: Quantity) -> Mapping[str, float]:
     return layer.parts if quantity == "energy_pj" else layer.memory
 
 
+def _place(part: str, quantity: Quantity) -> tuple[int, str]:
+    known = PARTS[quantity]
+    return known.index(part) if part in known else len(known), part
+
+
+def _tints(pieces: Iterable[str], quantity: Quantity) -> dict[str, int]:
+    """Part -> its place in the palette, whichever others a model has; unknown parts have the places after."""
+    known = PARTS[quantity]
+    others = [part for part in pieces if part not in known]
+    return {part: _place(part, quantity)[0] for part in pieces if part in known} | {
+        part: len(known) + at for at, part in enumerate(others)
+    }
+
+
 def _height(count: int) -> float:
     """Inches that so many horizontal bars need."""
     return 1.6 + 0.3 * max(3, count)
@@ -79,12 +97,18 @@ def draw_stacks(models: Sequence[Model], quantity: Quantity) -> Figure | None:
     if not found:
         return None
     tallest = max(len(stack.layers) for stack in found)
-    words = f"{label(quantity).capitalize()} of each layer by part of the hardware; " + _totals(found, shown)
+    words = (
+        f"{label(quantity).capitalize()} of each layer by part of the hardware; "
+        + _totals(found, shown)
+        + " Parts too small to be seen stand in the legend all the same."
+    )
     figure, axes = canvas(columns=len(found), size=(4.6, _height(tallest)), caption=words)
     widest = max(sum(column) for stack in found for column in zip(*stack.pieces.values(), strict=True))
     for stack, ax in zip(found, axes, strict=True):
         left = [0.0] * len(stack.layers)
-        for i, (part, amounts) in enumerate(stack.pieces.items()):
+        tints = _tints(stack.pieces, quantity)
+        for part, amounts in stack.pieces.items():
+            i = tints[part]
             ax.barh(
                 range(len(stack.layers)),
                 amounts,
@@ -124,6 +148,7 @@ def stack_charts(models: Sequence[Model], quantity: Quantity) -> list[Chart]:
     )
     for stack in found:
         total = show(quantity, stack.total * shown.factor)
+        tints = _tints(stack.pieces, quantity)
         data: list[Trace] = [
             {
                 "type": "bar",
@@ -146,7 +171,8 @@ def stack_charts(models: Sequence[Model], quantity: Quantity) -> list[Chart]:
                 ],
                 "hoverinfo": "text",
             }
-            for i, (part, amounts) in enumerate(stack.pieces.items())
+            for part, amounts in stack.pieces.items()
+            for i in [tints[part]]
         ]
         drawn = layout(shown, "", barmode="stack")
         drawn["xaxis"] = {**_plain(drawn["xaxis"]), "type": "linear", "range": [0, widest * 1.03 or 1]}
