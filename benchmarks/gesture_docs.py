@@ -90,8 +90,8 @@ def present(book: Book) -> dict[str, str]:
 def draw(book: Book) -> Figure:
     """A row of three pictures per data set: accuracy over widths, over zeros, and the front of each method."""
     words = (
-        "Test accuracy, mean over the seeds that are there, small symbols single ones; the scale is "
-        "logarithmic in the errors, so that a point at 99 % is ten times as high as one at 90 %. Without zeros, joint and cumulative are "
+        "Test accuracy, mean over the seeds that are there, small symbols single ones; the scale is logarithmic in the "
+        "errors, so that a point at 99 % is ten times as high as one at 90 %. Without zeros, joint and cumulative are "
         '"fine-tuned, widths alone". Grey: published for DVS Gesture, joint (a network 16 times as large, 50 epochs of '
         "fine-tuning, the best epoch on the test split). Right: the front of each method, its other networks faint; "
         "energy on eyeriss_45nm as a multiple of that of the 8 bit network without zeros, each data set's own, and the "
@@ -276,9 +276,7 @@ def _near(book: Book, data: str) -> str:
             one, other = (book.energy(data, method, bits, level) for method in GRIDS)
             ratios += [abs(other[seed] / one[seed] - 1) for seed in one if seed in other]
     return (
-        f"cumulative's is within {100 * max(ratios):.1f} % of it"
-        if ratios
-        else "cumulative's was not measured"
+        f"cumulative's is within {100 * max(ratios):.1f} % of it" if ratios else "cumulative's: not measured"
     )
 
 
