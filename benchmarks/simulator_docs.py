@@ -69,6 +69,12 @@ def summary(real: Clips, simulated: Mapping[int, Sequence[np.ndarray]]) -> list[
     return lined(heads, rows)
 
 
+def gestures(real: Clips, simulated: Mapping[int, Sequence[np.ndarray]]) -> list[str]:
+    """A pair of lines per gesture; on the page the names of the columns are explained before they are used."""
+    lines, legend = table(real, simulated).rsplit("\n\n", 1)
+    return [legend, "", *lines.replace("| gesture | |", "| gesture | recordings |", 1).splitlines()]
+
+
 def difficulty() -> list[str]:
     """Test accuracies of what sees no time and of what does, from benchmarks/events.py and gesture_claims.py."""
     found = json.loads(EVENTS.read_text(encoding="utf-8"))
@@ -102,7 +108,7 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     page = put(page, "simulator", COMMAND, summary(real, simulated))
     page = put(page, "simulator-difficulty", COMMAND, difficulty())
-    page = put(page, "simulator-gestures", COMMAND, table(real, simulated).splitlines())
+    page = put(page, "simulator-gestures", COMMAND, gestures(real, simulated))
     write_whole(PAGE, page)
     print(page)
 

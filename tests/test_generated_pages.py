@@ -20,7 +20,7 @@ import speed_docs
 import tinysnn_docs
 from docs_block import put
 
-from pipeline.data.compare import real_clips, table
+from pipeline.data.compare import real_clips
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,9 @@ def test_the_simulator_as_its_page_says():
     page = simulator_docs.PAGE.read_text(encoding="utf-8")
     label = 9
     real = real_clips(Path(CLIPS or ""))
-    lines = table({label: real[label]}, {label: simulator_docs.recordings(label)}).splitlines()
+    lines = simulator_docs.gestures({label: real[label]}, {label: simulator_docs.recordings(label)})
+    assert lines[0].startswith("rate_khz: events per ms"), "what the columns are is said before the table"
+    assert "| |" not in "".join(lines)
     assert all(line in page for line in lines if line), f"run {simulator_docs.COMMAND}"
     assert simulator_docs.PICTURE.stat().st_size > 100_000
 
@@ -168,5 +170,5 @@ def test_the_whole_page_of_the_simulator():
     real = real_clips(Path(CLIPS or ""))
     simulated = {label: simulator_docs.recordings(label) for label in range(11)}
     made = put(page, "simulator", simulator_docs.COMMAND, simulator_docs.summary(real, simulated))
-    lines = table(real, simulated).splitlines()
+    lines = simulator_docs.gestures(real, simulated)
     assert put(made, "simulator-gestures", simulator_docs.COMMAND, lines) == page

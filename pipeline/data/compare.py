@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.data.dvs import SIDE
 from pipeline.data.people import NAMES
 from pipeline.types import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CLIPS = "dvs-gesture-clips/dvsgesture10.npz"
 """Ten real clips of 1.45 s below the data root: classes 1 to 10 in the authors' count, one each, one person."""
@@ -118,6 +122,10 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.2f}"
 
 
+WINDOW_MS = 60
+"""Events of so long are one picture."""
+
+
 def picture(
     real: Mapping[int, np.ndarray],
     simulated: Mapping[int, Sequence[np.ndarray]],
@@ -129,15 +137,18 @@ def picture(
 
     cell, gap = SIDE + 4, 16
     titles = (["real clip"] if real else []) + ["simulated, one person", "simulated, another person"]
+    starts = [group * (moments * cell + gap) for group in range(len(titles))]
     width = len(titles) * (moments * cell + gap)
     mosaic = np.ones((len(simulated) * cell, width, 3), np.float32)
+    bare = []
     for row, (label, recordings) in enumerate(simulated.items()):
         sources = ([real.get(label)] if real else []) + list(recordings[:2])
         for group, events in enumerate(sources):
             if events is None:  # there is no real clip of "other gestures"
+                bare.append(row)
                 continue
             for moment in range(moments):
-                top, left = row * cell, group * (moments * cell + gap) + moment * cell
+                top, left = row * cell, starts[group] + moment * cell
                 mosaic[top : top + SIDE, left : left + SIDE] = _window(events, moment, moments)
     figure = Figure(figsize=(width / 110 + 2.4, len(mosaic) / 110 + 0.4), facecolor="white")
     axes = figure.subplots()
@@ -148,16 +159,29 @@ def picture(
         [row * cell + SIDE / 2 for row in range(len(simulated))], [NAMES[label] for label in simulated]
     )
     axes.xaxis.tick_top()
-    starts = [group * (moments * cell + gap) for group in range(len(titles))]
-    axes.set_xticks(starts, titles, ha="left")
+    axes.set_xticks(starts, [f"{title}: time runs to the right" for title in titles], ha="left")
+    for row in bare:
+        axes.text(moments * cell / 2, row * cell + SIDE / 2, "no clip of these", ha="center", va="center")
+    _legend(axes)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, bbox_inches="tight")
 
 
-def _window(events: np.ndarray, moment: int, moments: int, width_ms: int = 60) -> np.ndarray:
+def _legend(axes: Axes) -> None:
+    """What the colours mean, below the picture."""
+    from matplotlib.patches import Patch
+
+    inks = {"ON: brighter": "lime", "OFF: darker": "red", "both in the window": "yellow"}
+    keys = [Patch(facecolor=ink, edgecolor="black", label=label) for label, ink in inks.items()]
+    words = f"pixels in windows of {WINDOW_MS} ms, evenly spaced over the recording:"
+    handles = [Patch(alpha=0, label=words), *keys]
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, 0), ncols=4, frameon=False)
+
+
+def _window(events: np.ndarray, moment: int, moments: int) -> np.ndarray:
     """[SIDE, SIDE, 3] of one window: ON green, OFF red, both yellow, as event cameras are usually shown."""
-    start = 150 + moment * (int(events[-1, 3]) - 150 - width_ms) // moments
-    inside = events[(events[:, 3] >= start) & (events[:, 3] < start + width_ms)]
+    start = 150 + moment * (int(events[-1, 3]) - 150 - WINDOW_MS) // moments
+    inside = events[(events[:, 3] >= start) & (events[:, 3] < start + WINDOW_MS)]
     image = np.zeros((SIDE, SIDE, 3), np.float32)
     image[inside[inside[:, 2] == 1, 1], inside[inside[:, 2] == 1, 0], 1] = 1
     image[inside[inside[:, 2] == 0, 1], inside[inside[:, 2] == 0, 0], 0] = 1
