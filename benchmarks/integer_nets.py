@@ -82,11 +82,14 @@ def events_of(recordings: int) -> Dataset:
         return Nmnist(
             timesteps=STEPS, framing=framing, root=root, stabilize=True, validation=recordings
         ).load(0)
-    folder = os.path.join(tempfile.gettempdir(), "integer-benchmark")
-    simulated = Simulation(seconds=0.4, lightings=1)
+    return simulated(STEPS, Framing(size=32, values="root"), max(1, recordings // 11), None)
+
+
+def simulated(timesteps: int, framing: Framing, users: int, limit: int | None) -> Dataset:
+    """Short recordings of simulated people, some of them for validation."""
     return SyntheticGesture(
-        timesteps=STEPS, framing=Framing(size=32, values="root"), root=folder, simulation=simulated,
-        validation_users=max(1, recordings // 11), scale=1.0,
+        timesteps=timesteps, framing=framing, root=os.path.join(tempfile.gettempdir(), "integer-benchmark"),
+        simulation=Simulation(seconds=0.4, lightings=1), validation_users=users, limit=limit, scale=1.0,
     ).load(0)  # fmt: skip
 
 
@@ -119,16 +122,34 @@ def attended(images: int) -> Contest:
     return _trained(spec, events_of(images), steps, learner, images)
 
 
-def _trained(spec: Any, data: Dataset, steps: Any, learner: Surrogate, images: int) -> Contest:
+def published(images: int) -> Contest:
+    """TCJA-SNN at its published size, 1,831,296 weights at 128x128 and T = 20, in the formats of `gesture_joint`."""
+    steps = {
+        "fold": FoldBatchNorm(), "attention": TableAttention(),
+        "weights": QuantizeWeights(bits=8, scheme="duq", scale="power_of_two"),
+        "neurons": QuantizeNeurons(beta=8, threshold=8, membrane=16),
+    }  # fmt: skip
+    data = simulated(20, Framing(), 1, 11)
+    learner = Surrogate(epochs=1, batch_size=2, check_batches=0, device="cpu")
+    return _trained(Tcja(init_gain=0.6), data, steps, learner, min(images, 4), momentum=0.5)
+
+
+def _trained(
+    spec: Any, data: Dataset, steps: Any, learner: Surrogate, images: int, momentum: float = 0.1
+) -> Contest:
+    """`momentum`: of batch normalisation; a few batches want more than its usual tenth."""
     net: nn.Module = spec.build(data.shape, data.classes, 0)
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = momentum
     learner.fit(net, data, lambda step, metrics: None, 0)
-    samples = [next(iter(data.batches("train", 128, 0))).x]
+    samples = [next(iter(data.batches("train", min(128, len(data.train)), 0))).x]
     _, widths = compress(
         net, steps, Plan(), lambda e, p: learner.fit(net, data, lambda s, m: None, 0, 0), samples
     )
     net.eval()
     given = input_format([batch.x for batch in data.batches("validation", 256, 0)], data.shape)
-    engine = Engine(lower(net, grids(net), widths, given, STEPS, data.classes))
+    engine = Engine(lower(net, grids(net), widths, given, data.timesteps, data.classes))
     x = next(iter(data.batches("validation", images, 0))).x
     codes = engine.codes(x)
     calls: dict[str, Callable[[], object]] = {
@@ -180,5 +201,6 @@ CASES = {
     "conv 12-32": Case(layered(Conv(), Direct()), 1.0),
     "conv 32-64": Case(layered(Conv(channels=(32, 64), kernel=3), Direct()), 1.0),
     "TCJA 32, events": Case(attended, 1.0),
+    "TCJA as published, 128x128": Case(published, 1.0),
     "STDP 400, Poisson input": Case(unsupervised, 1.0),
 }
