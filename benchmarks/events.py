@@ -16,6 +16,7 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,7 @@ import snntorch
 import snntorch.surrogate
 import tonic
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 
 from pipeline.data.augment import Augment
@@ -157,6 +159,7 @@ def linear_readout(data: Dataset) -> dict[str, float]:
             train, validation, test = ((part - mean) / scale for part in (train, validation, test))
             together = np.concatenate([train, validation])
             for model in models:
+                warnings.simplefilter("ignore", ConvergenceWarning)  # stopped early it is a readout, too
                 found = float(model.fit(train, data.train.y).score(validation, data.validation.y))
                 if found > best["validation"]:
                     reached = float(model.fit(together, labels).score(test, data.test.y))
