@@ -12,6 +12,8 @@ from pipeline.types import require
 Calibrate = Literal["max", "percentile", "mse"]
 CALIBRATIONS: tuple[str, ...] = get_args(Calibrate)
 _TINY = 2.0**-40
+_NOTHING = 2.0**-24
+"""Beside the largest channel of its tensor: a float32 sum of both would not see it."""
 _OCTAVES = 8
 """How many powers of two below the maximum `mse` tries."""
 _FINE = 6
@@ -37,14 +39,28 @@ def channels(x: Tensor) -> Tensor:
     return x.reshape(x.shape[0], -1) if x.dim() else x.reshape(1, 1)
 
 
+def sized(top: Tensor) -> Tensor:
+    """Ranges [...] as they are, but where there is nothing to cover the largest of them, and 1 where all are 0.
+
+    A pruned channel, or a layer of zeros, has no size of its own. A step as small as its values would keep integers of
+    more bits than any machine has, and say nothing.
+    """
+    if not top.numel():
+        return top
+    largest = top.max()
+    if not largest > 0:
+        return torch.ones_like(top)
+    return torch.where(top > _NOTHING * largest, top, largest).clamp_min(_TINY)
+
+
 def magnitude(x: Tensor, how: Calibrate, percentile: float, per_channel: bool, kept: Tensor | None) -> Tensor:
-    """The range to cover: scalar, or [C, 1, ...].
+    """The range to cover: scalar, or [C, 1, ...]; of what has no magnitude, that of `sized`.
 
     `kept` (bool, shape of x) leaves pruned entries out: their zeros would pull a percentile down.
     """
     if how != "percentile" and not per_channel and x.numel():
         low, high = torch.aminmax(x.detach())  # one pass, and nothing to allocate
-        return torch.maximum(high, -low).clamp_min(_TINY)
+        return sized(torch.maximum(high, -low))
     size = x.detach().abs()
     rows = channels(size) if per_channel else size.reshape(1, -1)
     if how == "percentile":
@@ -53,7 +69,7 @@ def magnitude(x: Tensor, how: Calibrate, percentile: float, per_channel: bool, k
         )
     else:
         top = rows.amax(dim=1) if rows.shape[1] else rows.new_zeros(rows.shape[0])
-    top = top.clamp_min(_TINY)
+    top = sized(top)
     return top.reshape([-1] + [1] * (x.dim() - 1)) if per_channel else top.reshape(())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.compress.calibrate import Grid
+from pipeline.compress.calibrate import Grid, sized
 from pipeline.compress.rounding import Noise, Rounding, code_range, round_, uniform
 from pipeline.compress.stack import Quantizer
 
@@ -115,12 +115,14 @@ class DuQ(_Ranged):
         self.dims = 2
 
     def fit(self, x: Tensor, kept: Tensor | None) -> None:  # noqa: ARG002
-        reach = torch.stack(
-            [
-                torch.maximum((m + 3 * s).abs(), (m - 3 * s).abs())
-                for m, s in ((row.mean(), row.std(correction=0)) for row in self._rows(x, None))
-            ]
-        ).clamp_min(_TINY)
+        reach = sized(
+            torch.stack(
+                [
+                    torch.maximum((m + 3 * s).abs(), (m - 3 * s).abs())
+                    for m, s in ((row.mean(), row.std(correction=0)) for row in self._rows(x, None))
+                ]
+            )
+        )
         if self.power_of_two:
             reach = self._step(reach / self.high) * self.high
         self.a, self.c = nn.Parameter(reach.clone()), nn.Parameter(reach.clone())
@@ -161,7 +163,7 @@ class Lsq(_Ranged):
 
     def fit(self, x: Tensor, kept: Tensor | None) -> None:
         start = torch.stack([2 * row.abs().mean() / math.sqrt(self.high) for row in self._rows(x, kept)])
-        self.s = nn.Parameter(start.clamp_min(_TINY))
+        self.s = nn.Parameter(sized(start))
         self.dims = x.dim()
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -193,7 +195,10 @@ class Binary(_Ranged):
         self.dims = 2
 
     def fit(self, x: Tensor, kept: Tensor | None) -> None:
-        self.scale = torch.stack([row.abs().mean() for row in self._rows(x, kept)]).clamp_min(_TINY)
+        scale = torch.stack([row.abs().mean() for row in self._rows(x, kept)])
+        some = torch.ones_like(scale) if kept is None else kept.reshape(len(scale), -1).any(dim=1)
+        # Only where nothing is left: weights of 0 that are not pruned would come back as large as others.
+        self.scale = torch.where(some > 0, scale.clamp_min(_TINY), sized(scale))
         self.dims = x.dim()
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:

@@ -216,7 +216,7 @@ def _state(
     bits = formats.bits[field]
     if bits >= FLOAT_BITS:
         return None
-    if seen is None:
+    if seen is None or not seen[name].any():  # nobody watched, or nothing moved
         headroom = HEADROOM if formats.headroom is None else formats.headroom
         values = torch.as_tensor(neuron.threshold).detach().abs().max().reshape(1) * headroom
     else:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.compress.bake import bake, grids
-from pipeline.compress.learned import DuQ, Lsq
+from pipeline.compress.learned import Binary, DuQ, Lsq
 from pipeline.compress.prune import PruneWeights
 from pipeline.compress.quantize import QuantizeWeights
 from pipeline.compress.stack import stack_of
@@ -154,3 +154,13 @@ def test_binary_with_a_mask_has_two_values_and_zero() -> None:
 def test_bad_values_name_the_field(wrong, message) -> None:
     with pytest.raises(ValueError, match=message):
         QuantizeWeights(**wrong)
+
+
+def test_binary_channels_without_weights_take_the_largest_scale_and_zeros_that_are_kept_do_not() -> None:
+    """Mean magnitudes 2 (of 1 and 3), none (pruned) and 0: the pruned channel takes 2, the kept zeros stay near 0."""
+    x = torch.tensor([[1.0, -3.0], [4.0, 4.0], [0.0, 0.0]])
+    kept = torch.tensor([[True, True], [False, False], [True, True]])
+    quantizer = Binary(per_channel=True)
+    quantizer.fit(x, kept)
+    assert quantizer.scale.tolist() == pytest.approx([2.0, 2.0, 0.0], abs=1e-6)
+    assert quantizer(x, kept).flatten().tolist() == pytest.approx([2.0, -2.0, 0.0, 0.0, 0.0, 0.0], abs=1e-6)

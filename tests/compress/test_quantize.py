@@ -79,6 +79,20 @@ def test_a_channel_has_its_own_step() -> None:
     assert grids(net)["0.weight"].step.flatten().tolist() == [0.25, 0.015625]
 
 
+def test_a_channel_of_zeros_takes_the_step_of_the_largest() -> None:
+    """4 bit, low -8, high 7: channels reach 3.5, 0 and 7, so their free steps are 0.5, that of 7 (1), and 1."""
+    x = torch.tensor([[3.5, -1.0], [0.0, 0.0], [-7.0, 2.0]])
+    assert fit_step(x, -8, 7, power_of_two=False, per_channel=True).flatten().tolist() == [0.5, 1.0, 1.0]
+    # Pruned, its values count no longer: nothing is left of the second channel, either.
+    kept = torch.tensor([[True, True], [False, False], [True, True]])
+    x[1] = 5.0
+    steps = fit_step(x, -8, 7, "percentile", 100.0, False, True, kept)
+    assert steps.flatten().tolist() == [0.5, 1.0, 1.0]
+    # Where there is nothing at all the step is that of a range of 1: 1/7, or the power of two above it.
+    assert float(fit_step(torch.zeros(3, 2), -8, 7, power_of_two=False)) == pytest.approx(1 / 7)
+    assert float(fit_step(torch.zeros(3, 2), -8, 7)) == 0.25
+
+
 def test_an_unsigned_format_has_no_sign_bit() -> None:
     # U0.3: 3 bits, step 1/8, 0 to 7/8; weights of 0.30, 0.95 and 0.06 are 2.4, 7.6 and 0.48 steps.
     net = nn.Sequential(nn.Linear(3, 1, bias=False))

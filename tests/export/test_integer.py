@@ -26,6 +26,7 @@ from pipeline.export.program import (
     scalar,
 )
 from pipeline.export.proof import prove, spikes_of
+from pipeline.nets.feedforward import FeedForward
 from tests.export import reference
 from tests.export.small import FLAT, MAP, Normalised, compressed, convolutional, currents, flat, spikes
 
@@ -59,6 +60,41 @@ def test_every_spike_equals_the_network_for_every_reset(reset, delay):
 def test_every_weight_format_is_exact(weights):
     proven(flat(weights=weights, sparsity=0.5, bias=True))
     proven(convolutional(weights=weights, sparsity=0.5, bias=True))
+
+
+class Pruned(FeedForward):
+    """fc1's channel 3, or all of fc2, has no weight left."""
+
+    def __init__(self, dead):
+        super().__init__(hidden=(14, 9), threshold=0.4, init_gain=2.0, group=2)
+        object.__setattr__(self, "dead", dead)
+
+    def build(self, shape, classes, seed):
+        net = super().build(shape, classes, seed)
+        weight = net.fc1.weight.data[3] if self.dead == "channel" else net.fc2.weight.data
+        weight.zero_()
+        return net
+
+
+@pytest.mark.parametrize("dead", ["channel", "layer"])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {},
+        {"granularity": "per_channel"},
+        {"granularity": "per_channel", "calibrate": "percentile"},
+        {"scheme": "duq", "scale": "power_of_two", "granularity": "per_channel"},
+        {"scheme": "lsq", "scale": "power_of_two", "granularity": "per_channel"},
+    ],
+)
+def test_what_pruning_left_nothing_of_takes_no_bits(dead, weights):
+    """Its step was as small as its values: 2^-47, and sums of 65 bits beside the others."""
+    model = compressed(Pruned(dead), currents(FLAT), weights)
+    program = model.program()
+    assert max(bound.update_bits for bound in bounds(program)) <= 21
+    proof = prove(model.net, Engine(program), model.decode, model.batches())
+    assert proof.holds
+    assert proof.spikes > 100
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "truncation"])
