@@ -141,3 +141,36 @@ def test_events_and_dense_spikes_are_priced_alike():
     dense = measure(net, batches, {}, observe=right)
     assert metrics["validation_accuracy"] == right.count / 600 > 0.3
     assert loads == dense
+
+
+def test_an_stdp_trial_with_a_checkpoint_survives_all_its_parts(tmp_path):
+    """Pretraining and both halves of cumulative tuning share `learner.checkpoint`; cut in the last, it goes on."""
+    words = ["+experiment=fspinn_mnist", "data=digits", "data/encoding=poisson", "data.timesteps=40"]
+    words += ["data.encoding.max_rate_hz=200", "net.neurons=20", "net.w_input_mv=4", "net.theta_plus_mv=1.5"]
+    words += ["learner.epochs=1", "learner.rule.norm=16", "plan.scheme=cumulative", "plan.epochs=2"]
+    steps = {"compression.quantize_weights.bits": 4, "compression.prune_weights.sparsity": 0.3}
+    plain = config.override(config.plain(config.compose_job(words)), steps)
+    alone = evaluate(config.build_experiment(plain), lambda *_: None)
+    kept = config.override(plain, {"learner.checkpoint": str(tmp_path), "learner.save_chunks": 1})
+
+    def cut(after):
+        seen = []
+
+        def report(step, metrics):
+            seen.append(step)
+            if len(seen) == after:
+                raise KeyboardInterrupt
+
+        return report, seen
+
+    report, seen = cut(10**9)
+    whole = evaluate(config.build_experiment(kept), report)
+    epochs = len(seen)
+    assert whole.metrics == alone.metrics
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config.build_experiment(kept), cut(epochs)[0])
+    report, seen = cut(10**9)
+    assert evaluate(config.build_experiment(kept), report).metrics == alone.metrics
+    assert len(seen) < epochs

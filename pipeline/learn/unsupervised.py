@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.learn.labels import Assignment, LabelDecode, Responses, assign
 from pipeline.learn.stdp import StdpRule
-from pipeline.learn.unsupervised_state import Progress, resume, save
+from pipeline.learn.unsupervised_state import Progress, named, resume, save
 from pipeline.types import PART, Dataset, Diverged, Report, Saturated, Silent, Span, Split, require
 
 _TRAIN, _LABEL, _VALIDATION, _REPEAT = 0, 1, 2, 3
@@ -74,7 +74,8 @@ class Unsupervised:
                       with fewer spikes (Diehl & Cook 2015: 5); 0: never
     boost, rounds     intensity added per round (1 doubles the first time), and how many rounds at most
     chunk             images encoded at a time, while the network learns from those before
-    checkpoint        folder to save to after each epoch and every `save_chunks` chunks, and to resume from
+    checkpoint        folder to save to after each epoch and every `save_chunks` chunks, and to resume from; each run
+                      (of another seed, rule, network, data, or part of a fine-tuning) has a file of its own there
     progress          show images/s and running accuracy in the terminal
     """
 
@@ -128,8 +129,7 @@ class Unsupervised:
             raise ValueError(f"images have {pixels} pixels, but the network takes {inputs}.")
         total = self.epochs if epochs is None else epochs
         whole = span or Span(0, total)
-        rule = repr(self.rule) + (f" {whole}" if span else "")
-        book = Progress(seed, total, data.digest, rule)
+        book = Progress(named(net, self._settings(data, seed, span, total)))
         if self.checkpoint is not None and total > 0:
             resume(self.checkpoint, net, book)
         for epoch in range(book.epoch, total):
@@ -141,6 +141,21 @@ class Unsupervised:
                 save(self.checkpoint, net, book)
             after_epoch(epoch, metrics)
         return self._decode(plastic, data, encoder, seed, self.label_samples or len(data.train))
+
+    def _settings(self, data: Dataset, seed: int, span: Span | None, total: int) -> str:
+        """All that decides what is learned; not how long, unless rates fall until then: more epochs go on."""
+        told = (
+            self.rule,
+            self.chunk,
+            self.min_spikes,
+            self.boost,
+            self.rounds,
+            data.encode,
+            data.digest,
+            seed,
+        )
+        falling = total if self.rule.eta_last < 1 else None
+        return repr((*told, span, falling))
 
     def _epoch(
         self,

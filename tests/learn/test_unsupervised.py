@@ -12,7 +12,7 @@ from pipeline.learn.labels import LabelDecode, Responses, assign
 from pipeline.learn.stdp import StdpRule
 from pipeline.learn.unsupervised import Unsupervised
 from pipeline.nets.stdp import Stdp
-from pipeline.types import PART, DataError, Dataset, Saturated, Silent, Split
+from pipeline.types import PART, DataError, Dataset, Saturated, Silent, Span, Split
 
 RULE = StdpRule(presynaptic=False, window_ms=20.0, norm=16.0, eta_post=0.03)
 SPEC = Stdp(
@@ -197,8 +197,39 @@ def test_a_run_cut_off_and_resumed_equals_one_that_was_not(digits, tmp_path):
     assert steps == [1]
     assert torch.equal(resumed.weight, whole.weight)
     assert torch.equal(resumed.theta, whole.theta)
-    with pytest.raises(DataError, match="seed was 3, is 4"):
-        learner.fit(resumed, short, ignore, seed=4)
+    (file,) = tmp_path.glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(DataError, match=f"{file.name} cannot be read .*; delete it to start over"):
+        learner.fit(SPEC.build(digits.shape, 10, 0), short, ignore, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("seed", "spec", "learner", "span"),
+    [
+        (4, {}, {}, None),
+        (3, {"theta_plus_mv": 0.2}, {}, None),
+        (3, {"tau_m_ms": 90.0}, {}, None),
+        (3, {}, {"rule": StdpRule(eta_post=0.02)}, None),
+        (3, {}, {"min_spikes": 2}, None),
+        (3, {}, {}, Span(1, 2)),
+    ],
+)
+def test_runs_that_differ_share_a_folder_and_never_a_network(digits, tmp_path, seed, spec, learner, span):
+    """The first run's file was taken for any run of its seed and rule, or refused: trials of a study met there."""
+    short = dataclasses.replace(digits, train=Split(digits.train.x[:200], digits.train.y[:200]))
+    kept = dataclasses.replace(LEARNER, epochs=1, checkpoint=str(tmp_path))
+    kept.fit(SPEC.build(digits.shape, 10, 0), short, ignore, seed=3)
+    changed, steps = dataclasses.replace(SPEC, **spec), []
+    nets = [changed.build(digits.shape, 10, 0) for _ in range(3)]
+    mine = dataclasses.replace(kept, **learner)
+    mine.fit(nets[0], short, lambda step, _: steps.append(step), seed, None, span)
+    dataclasses.replace(mine, checkpoint=None).fit(nets[1], short, ignore, seed, None, span)
+    assert steps == [0]
+    assert torch.equal(nets[0].weight, nets[1].weight)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    mine.fit(nets[2], short, lambda step, _: steps.append(step), seed, None, span)
+    assert steps == [0], "its own file is found again"
+    assert torch.equal(nets[2].weight, nets[1].weight)
 
 
 def test_dim_images_are_shown_again_brighter(digits):
