@@ -102,7 +102,7 @@ class RayCrew:
     ) -> None:
         here, threads = self.here, max(1, int(self.settings.cpus))
         at_work: list[Any] = []
-        index, done, losses = 0, database.finished(study), 0
+        done, losses = database.finished(study), 0
         watch = launch.Watch(study, here.study.trial_timeout_s)
         try:
             while True:
@@ -112,10 +112,7 @@ class RayCrew:
                 met = met or search.ended(here.sampler, study) is not None
                 open_ = not met and losses < 3 * here.workers
                 while open_ and len(at_work) < here.workers:
-                    at_work.append(
-                        self._work.remote(here.config, index, threads, self.settings.trials_a_task)
-                    )
-                    index += 1
+                    at_work.append(self._work.remote(here.config, threads, self.settings.trials_a_task))
                 if not at_work:
                     break
                 ended, at_work = self.ray.wait(at_work, num_returns=1, timeout=POLL_S)
@@ -153,10 +150,10 @@ class RayCrew:
         return False
 
 
-def _work(plain: dict[str, object], index: int, threads: int, trials: int) -> None:
+def _work(plain: dict[str, object], threads: int, trials: int) -> None:
     timeout_s = cast(Mapping[str, float | None], plain["study"]).get("trial_timeout_s")
     fuse_s = None if timeout_s is None else timeout_s * launch.TIMEOUT_GRACE + FUSE_S
-    launch.work(plain, index, threads, limit=trials, fuse_s=fuse_s)
+    launch.work(plain, threads, limit=trials, fuse_s=fuse_s)
 
 
 def _task(task: Task, arguments: Arguments) -> None:

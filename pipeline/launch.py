@@ -56,7 +56,6 @@ class Launcher(Protocol):
 
 def work(
     plain: config.Plain,
-    index: int,
     threads: int,
     after_trial: Callable[[Row], None] | None = None,
     limit: int | None = None,
@@ -64,25 +63,27 @@ def work(
 ) -> None:
     """One worker: open the study and run trials (at most `limit`) until the budget is met.
 
-    The sampler's seed depends on the worker and on how many trials there are already, so that neither two workers
-    nor a resumed study draw the same random points again.
+    The sampler's seed depends on how many trials there are already, and on the worker's place among those who began
+    then: neither two workers, of whatever drivers, nor a resumed study draw the same random points again.
     """
     torch.set_num_threads(threads)
     here = job.build(plain)
     storage = database.connect(here.storage, made=True)
     study = optuna.load_study(storage=storage, study_name=here.name)
-    begun = len(study.get_trials(deepcopy=False))
-    study.sampler = here.sampler.build(here.seed + 1_000_003 * index + 7919 * begun)
+    begun, place = storage.join(study._study_id)
+    study.sampler = here.sampler.build(
+        (here.seed + 1_000_003 * place + 7919 * begun) % 2**32
+    )  # as NumPy's are
     worker = search.Worker(
         here.study, study, here.evaluate, here.fingerprint, here.stopper, after_trial, here.bound
     )
     worker.run(limit, fuse_s)
 
 
-def work_apart(plain: config.Plain, index: int, threads: int, variables: Mapping[str, str]) -> None:
+def work_apart(plain: config.Plain, threads: int, variables: Mapping[str, str]) -> None:
     """A worker process of its own: `variables` (threads, GPU) are set before a library has read them."""
     os.environ.update(variables)
-    work(plain, index, threads)
+    work(plain, threads)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Alone:
         after_trial: Callable[[Row], None],
         on_poll: Callable[[], None],
     ) -> None:
-        work(self.here.config, 0, self.threads, after_trial)
+        work(self.here.config, self.threads, after_trial)
         on_poll()
 
     def each(self, task: Task, arguments: Sequence[Arguments], on_poll: Callable[[], None]) -> None:
@@ -208,7 +209,7 @@ class Team:
         return True
 
     def _start(self, index: int) -> int:
-        return self.nursery.start(work_apart, self.here.config, index, self.threads, self._variables(index))
+        return self.nursery.start(work_apart, self.here.config, self.threads, self._variables(index))
 
     def _variables(self, index: int) -> dict[str, str]:
         variables = dict.fromkeys(THREAD_VARIABLES, str(self.threads))

@@ -164,6 +164,12 @@ class Storage(RDBStorage):
         self._mine[made._trial_id] = made
         return _copied(made)
 
+    def join(self, study_id: int) -> tuple[int, int]:
+        """What tells a worker that begins now from all others of the study: (trials so far, its place among those who
+        began when there were as many). A lone worker's place is 0."""
+        with self._transaction() as connection:
+            return bulk.join(connection, study_id)
+
     def _set_trial_param(
         self,
         trial_id: int,
@@ -311,7 +317,7 @@ READING = (
 )  # fmt: skip
 WRITING = (
     "create_new_study", "delete_study", "set_study_user_attr", "set_study_system_attr", "create_new_trial",
-    "_create_new_trial", "set_trial_param", "_set_trial_param", "set_trial_state_values", "set_trial_user_attr",
+    "_create_new_trial", "join", "set_trial_param", "_set_trial_param", "set_trial_state_values", "set_trial_user_attr",
     "set_trial_system_attr", "record_heartbeat", "_write",
 )  # fmt: skip
 for _names, _reading in ((READING, True), (WRITING, False)):
