@@ -18,7 +18,7 @@ from pipeline.config import ConfigError
 from pipeline.types import DataError
 
 OK, BAD_CONFIG, BAD_DATA, NO_RESULT, NO_ROOM, INTERRUPTED = 0, 2, 3, 4, 5, 130
-"""1 is an unforeseen error."""
+UNFORESEEN = 1
 UNREAD = 1
 """Whoever read the output has enough (``| head``): nothing is said, and the code is the one that rich ends with."""
 

@@ -15,9 +15,10 @@ import optuna
 import torch
 
 from pipeline import config, experiment, job
+from pipeline.exits import NO_ROOM
 from pipeline.job import Job
 from pipeline.nursery import Nursery, Task
-from pipeline.study import database, search
+from pipeline.study import database, results, search
 from pipeline.study.storage import WORKER
 from pipeline.types import Row, require
 
@@ -29,13 +30,25 @@ TIMEOUT_GRACE = 1.1
 Arguments = tuple[object, ...]
 
 
+class GivenUp(Exception):
+    """The budget is not met, and workers end as often as they begin; `no_room`: for want of a place to write."""
+
+    def __init__(self, why: str, no_room: bool) -> None:
+        super().__init__(why)
+        self.no_room = no_room
+
+
 class Crew(Protocol):
     """Workers that are ready to search, and for whatever else can be done side by side."""
 
     def search(
         self, study: optuna.Study, after_trial: Callable[[Row], None], on_poll: Callable[[], None]
     ) -> None:
-        """Run the study's trials until its budget is met."""
+        """Run the study's trials until its budget is met, or it ends by itself.
+
+        Raises:
+            GivenUp: neither, and workers cannot run.
+        """
         ...
 
     def each(self, task: Task, arguments: Sequence[Arguments], on_poll: Callable[[], None]) -> None:
@@ -144,8 +157,45 @@ class Alone:
         return False
 
 
+class Losses:
+    """Counts workers that died: one is replaced while the study makes progress, and while there is room to write."""
+
+    def __init__(self, here: Job, study: optuna.Study) -> None:
+        self.here, self.study = here, study
+        self._done, self._since, self._why, self._no_room = database.finished(study), 0, "", False
+
+    def lost(self, why: str, no_room: bool, blame: bool = True) -> None:
+        """A worker has ended before its time; not counted without `blame`."""
+        before = self._done
+        self.look()
+        self._since = self._since + 1 if blame and self._done == before else 0
+        self._why, self._no_room = why, self._no_room or no_room
+
+    def look(self) -> None:
+        """Any trial that has ended meanwhile is progress."""
+        now = database.finished(self.study)
+        self._since, self._done = (0, now) if now > self._done else (self._since, self._done)
+
+    @property
+    def going(self) -> bool:
+        """Whether to begin another worker: there is work, and workers can do it."""
+        return not self._no_room and self._since < 3 * self.here.workers and self._left()
+
+    def answer(self) -> None:
+        """Raise GivenUp where workers died and the study is not through."""
+        if self._why and self._left():
+            raise GivenUp(f"workers cannot go on: {self._why}", self._no_room)
+
+    def _left(self) -> bool:
+        here, study = self.here, self.study
+        met = (
+            database.finished(study) >= here.study.trials or results.exhausted(study, here.study) is not None
+        )
+        return not met and search.ended(here.sampler, study) is None
+
+
 class Team:
-    """Processes from a nursery: a worker that dies is replaced while the study still makes progress."""
+    """Processes from a nursery: a worker that dies is replaced (see `Losses`)."""
 
     def __init__(self, here: Job, threads: int, nursery: Nursery) -> None:
         self.here, self.threads, self.nursery = here, threads, nursery
@@ -159,29 +209,28 @@ class Team:
     ) -> None:
         here = self.here
         team = {self._start(index): index for index in range(here.workers)}
-        spawned, done, losses = len(team), database.finished(study), 0
+        losses = Losses(here, study)
         watch = Watch(study, here.study.trial_timeout_s)
         try:
             while team or self._aside:
                 time.sleep(POLL_S)
                 for pid, code in self.nursery.ended():
                     self._aside.discard(pid)
-                    if team.pop(pid, None) is None or code == 0:
+                    index = team.pop(pid, None)
+                    if index is None or code == 0:
                         continue
                     database.reap(study, here.study.retries)
-                    now = database.finished(study)
-                    losses = 0 if now > done or pid in watch.killed else losses + 1
-                    done = now
-                    # Without any progress in between, workers cannot run at all: enough has been tried.
-                    if now < here.study.trials and losses < 3 * here.workers:
-                        team[self._start(spawned)] = spawned
-                        spawned += 1
+                    why = self.nursery.last_words(pid) or _ending(code)
+                    losses.lost(why, code == NO_ROOM, blame=pid not in watch.killed)
+                    if losses.going:
+                        team[self._start(index)] = index
                 watch.look(team)
                 on_poll()
         finally:
             for pid in team:
                 _tell(pid, signal.SIGTERM)
         on_poll()
+        losses.answer()
 
     def each(self, task: Task, arguments: Sequence[Arguments], on_poll: Callable[[], None]) -> None:
         waiting = [(given, 0) for given in reversed(arguments)]
@@ -250,6 +299,11 @@ def _apart(variables: Mapping[str, str], threads: int, task: Task, arguments: Ar
     os.environ.update(variables)
     torch.set_num_threads(threads)
     task(*arguments)
+
+
+def _ending(code: int) -> str:
+    """What an exit code says where a process has not said anything."""
+    return f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
 
 
 def _tell(pid: int, number: signal.Signals) -> None:
