@@ -23,6 +23,8 @@ from pipeline.types import METRICS, DataError, Report
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PROOFS = ("told", "required")
+REPORTED = ("loss", "running_error")
+"""What learners report on the way beside an evaluation's metrics: for stoppers only."""
 JOB_KEYS = (
     "name",
     "workers",
@@ -177,7 +179,7 @@ def _check_metrics(job: Job) -> None:
                 (given,) if isinstance(given, str) else tuple(given)
             )
     for key, metrics in asked.items():
-        there = (*METRICS, "loss") if key.startswith("stopper") else METRICS
+        there = (*METRICS, *REPORTED) if key.startswith("stopper") else METRICS
         for metric in metrics:
             if metric not in there:
                 near = config.hint(metric, there)

@@ -149,3 +149,12 @@ def test_a_config_from_before_a_key_existed_still_means_what_it_meant():
 def test_densities_of_the_event_studies_are_those_of_training_data(name):
     counting = config.build_experiment(composed(f"+experiment={name}")).counting
     assert (counting.split, counting.samples) == ("train", 256)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, name) for group in ("stopper", "sampler") for name in config.members(group)],
+)
+def test_every_stopper_and_sampler_builds_with_a_study(group, option):
+    here = job.build(composed("+experiment=tinysnn_mnist", f"{group}={option}"))
+    assert type(getattr(here, group)).__name__ in here.config[group]["_target_"]
