@@ -13,6 +13,9 @@ from typing import Protocol
 from pipeline.report.detail import weight_bits
 from pipeline.types import Dataset, Metrics, Row
 
+SOME = 8
+"""The most rivals that a ``dominated_by`` tag names."""
+
 
 class Finalist(Protocol):
     """A model of the front that can be logged; `takes`: name, dtype and shape of one input."""
@@ -109,3 +112,20 @@ def title(row: Row) -> str:
     if row.state != "complete":
         words.append(row.state)
     return " ".join(words)
+
+
+def note(rows: Sequence[Row], ending: Ending) -> str:
+    """The parent run's description in Markdown: what was found, and how to filter the children."""
+    by_number = {row.number: title(row) for row in rows}
+    picks = "\n".join(f"- {name}: {by_number[number]}" for name, number in ending.picks.items())
+    return (
+        f"{len(rows)} trials, {sum(row.on_front for row in rows)} on the front. The picks:\n\n{picks or '- none'}\n\n"
+        "Filters: `tags.front = 'true'`, `metrics.energy_pj < 1e6 and tags.front = 'true'`, "
+        "`tags.state LIKE 'stopped%'`. Pictures and the report page are under Artifacts."
+    )
+
+
+def named(rivals: Sequence[int]) -> str:
+    """``#3, #17``, and how many more."""
+    more = [f"and {len(rivals) - SOME} more"] if len(rivals) > SOME else []
+    return ", ".join([*(f"#{rival}" for rival in rivals[:SOME]), *more])
