@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -112,6 +113,13 @@ def title(row: Row) -> str:
     if row.state != "complete":
         words.append(row.state)
     return " ".join(words)
+
+
+def alias(selector: str) -> str:
+    """A selector's name as MLflow takes one: letters, digits, ``_`` and ``-``, and none of those it reserves."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", selector).strip("-")
+    reserved = re.fullmatch(r"latest|v[0-9]+|", plain, re.IGNORECASE)
+    return f"selector-{plain}" if reserved else plain
 
 
 def note(rows: Sequence[Row], ending: Ending) -> str:

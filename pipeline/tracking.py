@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import create_engine
 
-from pipeline.tracker import Ending, Finalist, Silent, Tracker, named, note, title
+from pipeline.tracker import Ending, Finalist, Silent, Tracker, alias, named, note, title
 from pipeline.types import STORED, Dataset, Row, require
 
 if TYPE_CHECKING:
@@ -294,11 +294,9 @@ class Mlflow:
                 name, model.artifact_location, runs[chosen], tags=tags, model_id=model.model_id
             )
             version = made.version
-        aliases = [
-            selector.replace(" ", "-") for selector, number in ending.picks.items() if number == chosen
-        ]
-        for alias in ["chosen", *aliases]:
-            client.set_registered_model_alias(name, alias, version)
+        selectors = [selector for selector, number in ending.picks.items() if number == chosen]
+        for one in ["chosen", *map(alias, selectors)]:
+            client.set_registered_model_alias(name, one, version)
 
 
 class Models:

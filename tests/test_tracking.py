@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracker import Ending
+from pipeline.tracker import Ending, alias
 from pipeline.tracking import Mlflow, Silent, title
 from pipeline.types import Row
 
@@ -266,3 +266,14 @@ def test_a_trial_is_named_for_people():
         "plan.scheme": "joint",
     }
     assert title(Row(17, "complete", params)) == "#17 4-bit 80% joint"
+
+
+@pytest.mark.parametrize(
+    ("selector", "said"),
+    [
+        ("within 1 point", "within-1-point"), ("within 0.5 points", "within-0-5-points"), ("≤ 8 KiB", "8-KiB"),
+        ("knee", "knee"), ("Latest", "selector-Latest"), ("v2", "selector-v2"), ("≤", "selector-"),
+    ],
+)  # fmt: skip
+def test_any_selectors_name_is_an_alias_that_the_registry_takes(selector, said):
+    assert alias(selector) == said
