@@ -134,6 +134,19 @@ def join(connection: sa.Connection, study_id: int) -> tuple[int, int]:
     return trials, place
 
 
+def swap(connection: sa.Connection, study_id: int, key: str, before: object, after: object) -> bool:
+    """Set a study's attribute if it is still what it was `before` (None: absent); whether it is `after` now."""
+    said = Statements.of(connection)
+    connection.execute(said.lock_study, {"study": study_id})
+    text = connection.execute(said.study_attribute, {"study": study_id, "name": key}).scalar()
+    now = None if text is None else json.loads(text)
+    if now == before:
+        connection.execute(
+            said.study_user, {"study_id": study_id, "key": key, "value_json": json.dumps(after)}
+        )
+    return now in (before, after)
+
+
 def _last_number(connection: sa.Connection, study_id: int) -> int | None:
     """The newest trial's number, which stays the newest until this transaction ends; None where there is none."""
     said = Statements.of(connection)
