@@ -135,12 +135,18 @@ def build(plain: Plain) -> Job:
         study["space"] = settled(study["space"], config.flatten(plain))
     if isinstance(plain["name"], bool) or not isinstance(plain["name"], str | int):
         raise ConfigError(f"name must be text, but got {plain['name']!r}.")
+    sampler = plain["sampler"]
+    if isinstance(sampler, Mapping) and sampler.get("space") == cast(Plain, plain["study"])["space"]:
+        sampler = {
+            **sampler,
+            "space": study["space"],
+        }  # ${study.space}, without what is not searched after all
     parts: Plain = {
         "name": str(plain["name"]),
         "workers": plain["workers"],
         "storage": plain["storage"],
         "study": config.instantiate(study, "study"),
-        "sampler": config.instantiate(plain["sampler"], "sampler"),
+        "sampler": config.instantiate(sampler, "sampler"),
         "stopper": config.instantiate(plain["stopper"], "stopper"),
     }
     config.refuse_misfits(Job, parts)

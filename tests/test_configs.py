@@ -158,3 +158,10 @@ def test_densities_of_the_event_studies_are_those_of_training_data(name):
 def test_every_stopper_and_sampler_builds_with_a_study(group, option):
     here = job.build(composed("+experiment=tinysnn_mnist", f"{group}={option}"))
     assert type(getattr(here, group)).__name__ in here.config[group]["_target_"]
+
+
+def test_a_path_given_as_null_is_not_searched_by_the_ordered_sampler_either():
+    given = ("+experiment=tinysnn_mnist", "sampler=ordered", "study.space={plan.scheme: null}")
+    here = job.build(composed(*given))
+    assert "plan.scheme" not in here.study.axes.paths
+    assert set(here.sampler.space) == set(here.study.axes.paths)
