@@ -88,7 +88,7 @@ def work(
         (here.seed + 1_000_003 * place + 7919 * begun) % 2**32
     )  # as NumPy's are
     worker = search.Worker(
-        here.study, study, here.evaluate, here.fingerprint, here.stopper, after_trial, here.bound
+        here.study, study, here.evaluate, here.fingerprint, here.stopper, after_trial, here.bound, here.folder
     )
     worker.run(limit, fuse_s)
 

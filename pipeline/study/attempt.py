@@ -6,10 +6,12 @@ import errno
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
@@ -32,6 +34,7 @@ TELL_S = 1.0
 """Metrics of a running trial are written at every rung, and otherwise so often."""
 REPEATABLE = ("stopped:silent", "stopped:saturated", "stopped:dominated", "stopped:bound", "failed:nan")
 """Ends that the same configuration meets again: a repeat costs nothing. Crashes and time-outs may be bad luck."""
+FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS), (errno.EACCES, errno.EPERM)
 BOUND_SCALE = 1 - 1e-9
 """Bounds are sums of floats in another order than the final figures: equal is not beyond."""
 
@@ -48,6 +51,10 @@ class Bounded(TrialEnded):
     """Already what is known before training is beaten by a finished trial, or beyond a constraint."""
 
     state = "stopped:bound"
+
+
+class NoRoom(OSError):
+    """The study's folder takes nothing: not the trial's fault, which is given back."""
 
 
 class TimedOut(TrialEnded):
@@ -77,8 +84,9 @@ class Attempt:
         except optuna.exceptions.StorageInternalError:
             raise  # not the trial's fault: the worker ends, and the trial is done again
         except Exception as error:
-            if no_room(error):  # nor this: it would meet the next trial as well
-                raise OSError(errno.ENOSPC, f"trial {self.trial.number} was given back: {error}") from error
+            if no_room(error, self.worker.folder):  # nor this: it would meet the next trial as well
+                number = getattr(error, "errno", None) or errno.ENOSPC
+                raise NoRoom(number, f"trial {self.trial.number} was given back: {error}") from error
             name = "memory" if out_of_memory(error) else type(error).__name__
             record |= {"state": f"failed:{name}", "reason": str(error)}
             log.warning("trial %d failed: %s: %s", self.trial.number, type(error).__name__, error)
@@ -204,10 +212,14 @@ def repeatable(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and record["state"] in REPEATABLE
 
 
-def no_room(error: BaseException) -> bool:
-    """A full disk, a used-up quota or a file system that has become read-only, as Python or safetensors say it."""
-    known = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return getattr(error, "errno", None) in known or "No space left on device" in str(error)
+def no_room(error: BaseException, folder: Path | None = None) -> bool:
+    """A full disk, a used-up quota or a file system that has become read-only, as Python or safetensors say it; or a
+    place below `folder`, the study's own, that may not be written."""
+    code, text = getattr(error, "errno", None), str(error)
+    if isinstance(error, NoRoom) or code in FULL or any(words in text for words in map(os.strerror, FULL)):
+        return True
+    refused = code in REFUSED or any(words in text for words in map(os.strerror, REFUSED))
+    return refused and folder is not None and str(folder) in text
 
 
 def out_of_memory(error: BaseException) -> bool:

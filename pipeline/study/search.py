@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import optuna
@@ -58,7 +59,8 @@ class Worker:
     """Runs trials of one study until the budget is met: claim, ask, evaluate, tell.
 
     A worker that finds every place of the budget taken waits for the others: if one of them dies, its trial is
-    done here. `limit`: the most trials this worker runs (the budget is the study's).
+    done here. `limit`: the most trials this worker runs (the budget is the study's). `folder`: what it keeps of a
+    trial lies below it; where the system refuses that, no trial is at fault.
     """
 
     def __init__(
@@ -70,10 +72,11 @@ class Worker:
         stopper: Stopper | None = None,
         after_trial: Callable[[Row], None] | None = None,
         bound: Bound = lambda params: {},
+        folder: Path | None = None,
     ) -> None:
         self.spec, self.study, self.evaluate, self.fingerprint = spec, study, evaluate, fingerprint
         self.stopper: Stopper = stopper or Never()
-        self.after_trial, self.bound = after_trial, bound
+        self.after_trial, self.bound, self.folder = after_trial, bound, folder
         self.space = spec.axes
         self.storage = backend(study)
         self._size = self.space.size()

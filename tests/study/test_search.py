@@ -1,3 +1,5 @@
+import copy
+import errno
 import json
 import math
 import multiprocessing
@@ -9,6 +11,7 @@ import optuna
 import pytest
 
 from pipeline.study import database, results
+from pipeline.study.attempt import no_room
 from pipeline.study.samplers import Gp, Grid, Nsga2, Random, Tpe
 from pipeline.study.search import Outcome, Worker
 from pipeline.study.spec import Study
@@ -283,3 +286,36 @@ def test_importance_finds_the_axis_that_matters(storage):
     shares = results.importance(study, spec(), 0, results.rows(study, spec()))
     assert shares["error"]["x"] > 0.9
     assert "price" not in shares, "an objective that never changes has nothing to explain"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EROFS, "Read-only file system", "{folder}/models/x"),
+        PermissionError(errno.EACCES, "Permission denied", "{folder}/models/x"),
+        RuntimeError(
+            'I/O error: Permission denied (os error 13) at path "{folder}/models/x"'
+        ),  # as safetensors
+        PermissionError(errno.EPERM, "Operation not permitted", "{folder}/float/x.lock"),
+    ],
+)
+def test_a_folder_that_takes_nothing_gives_the_trial_back_and_another_place_fails_it(
+    error, storage, tmp_path
+):
+    def refused(place):
+        def evaluate(params, report, number):
+            if getattr(error, "filename", None):
+                raise type(error)(error.errno, error.strerror, error.filename.format(folder=place))
+            raise type(error)(str(error).format(folder=place))
+
+        return evaluate
+
+    with pytest.raises(OSError, match="trial 0 was given back") as caught:
+        run(storage, spec(), refused(tmp_path / "s"), folder=tmp_path / "s")
+    assert no_room(caught.value)
+    assert no_room(copy.copy(caught.value)), "another process knows it, too"
+    study = optuna.load_study(storage=storage, study_name="s")
+    assert database.finished(study) == 0
+    if error.args[0] != errno.EROFS:
+        rows = run(storage, spec(trials=1), refused(tmp_path / "data"), folder=tmp_path / "s")
+        assert rows[0].state.startswith("failed:")
