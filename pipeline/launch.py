@@ -235,17 +235,18 @@ class Team:
     def each(self, task: Task, arguments: Sequence[Arguments], on_poll: Callable[[], None]) -> None:
         waiting = [(given, 0) for given in reversed(arguments)]
         at_work: dict[int, tuple[Arguments, int]] = {}
+        slots: dict[int, int] = {}
         try:
             while waiting or at_work:
                 while waiting and len(at_work) < self.here.workers:
                     given, tries = waiting.pop()
-                    at_work[self.nursery.start(_apart, self._variables(0), self.threads, task, given)] = (
-                        given,
-                        tries,
-                    )
+                    slot = min(set(range(self.here.workers)) - set(slots.values()))
+                    pid = self.nursery.start(_apart, self._variables(slot), self.threads, task, given)
+                    at_work[pid], slots[pid] = (given, tries), slot
                 time.sleep(POLL_S / 3)
                 for pid, code in self.nursery.ended():
                     given, tries = at_work.pop(pid, ((), 2))
+                    slots.pop(pid, None)
                     if code != 0 and tries == 0:
                         waiting.append((given, 1))
                 on_poll()
@@ -254,13 +255,15 @@ class Team:
                 _tell(pid, signal.SIGTERM)
 
     def aside(self, task: Task, *arguments: object) -> bool:
-        self._aside.add(self.nursery.start(_apart, self._variables(0), self.threads, task, arguments))
+        variables = self._variables(self.here.workers)  # the GPU after the workers' own
+        self._aside.add(self.nursery.start(_apart, variables, self.threads, task, arguments))
         return True
 
     def _start(self, index: int) -> int:
         return self.nursery.start(work_apart, self.here.config, self.threads, self._variables(index))
 
     def _variables(self, index: int) -> dict[str, str]:
+        """The environment of the process in this place: GPUs are dealt out in turn."""
         variables = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         gpus = visible_gpus()
         if gpus:

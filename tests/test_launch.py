@@ -58,6 +58,24 @@ class Doomed:
         return self.words
 
 
+def test_gpus_are_dealt_out_to_re_runs_and_the_float_model_as_to_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "POLL_S", 0.0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    here, study = quickstart(tmp_path, "workers=3", "study.trials=1", "study.warm_start=[]")
+    nursery = Doomed(0)
+    team = launch.Team(here, 1, nursery)
+    team.aside(print)
+    team.search(study, print, lambda: None)
+    team.each(print, [(i,) for i in range(4)], lambda: None)
+    dealt = [
+        next(a for a in given if isinstance(a, dict) and "CUDA_VISIBLE_DEVICES" in a)
+        for _, given in nursery.begun
+    ]
+    float_model, *others = [variables["CUDA_VISIBLE_DEVICES"] for variables in dealt]
+    assert float_model == "3"
+    assert others == ["0", "1", "2", "0", "1", "2", "0"]
+
+
 def given_up(here, study, nursery):
     with pytest.raises(launch.GivenUp) as caught:
         launch.Team(here, 1, nursery).search(study, print, lambda: None)
