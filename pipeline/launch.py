@@ -15,7 +15,7 @@ import optuna
 import torch
 
 from pipeline import config, experiment, job
-from pipeline.exits import NO_ROOM
+from pipeline.exits import NO_ROOM, GivenUp
 from pipeline.job import Job
 from pipeline.nursery import Nursery, Task
 from pipeline.study import database, results, search
@@ -28,14 +28,6 @@ TIMEOUT_GRACE = 1.1
 """A trial ends itself at its next report after `trial_timeout_s`; one that hangs is killed at this multiple."""
 
 Arguments = tuple[object, ...]
-
-
-class GivenUp(Exception):
-    """The budget is not met, and workers end as often as they begin; `no_room`: for want of a place to write."""
-
-    def __init__(self, why: str, no_room: bool) -> None:
-        super().__init__(why)
-        self.no_room = no_room
 
 
 class Crew(Protocol):

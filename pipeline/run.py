@@ -15,9 +15,9 @@ from rich.console import Console
 
 from pipeline import baselines, config, experiment, finalists, interrupts, job, multirun, provable
 from pipeline.config import ConfigError
-from pipeline.exits import BAD_CONFIG, BAD_DATA, INTERRUPTED, NO_RESULT, NO_ROOM, OK, UNFORESEEN
+from pipeline.exits import BAD_CONFIG, BAD_DATA, INTERRUPTED, NO_RESULT, NO_ROOM, OK, GivenUp
 from pipeline.job import Job
-from pipeline.launch import Crew, GivenUp, Launcher
+from pipeline.launch import Crew, Launcher
 from pipeline.overview import command, context, ending, expectation, remember, with_portraits
 from pipeline.report.progress import StudyProgress, counted
 from pipeline.report.tables import front_table
@@ -106,7 +106,7 @@ def run(cfg: DictConfig) -> int:
         return NO_ROOM
     except GivenUp as error:
         console.print(f"{here.name}: {error}\n{resume}", style="red", markup=False)
-        return NO_ROOM if error.no_room else UNFORESEEN
+        return error.code
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

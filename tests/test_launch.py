@@ -77,7 +77,7 @@ def test_gpus_are_dealt_out_to_re_runs_and_the_float_model_as_to_workers(tmp_pat
 
 
 def given_up(here, study, nursery):
-    with pytest.raises(launch.GivenUp) as caught:
+    with pytest.raises(exits.GivenUp) as caught:
         launch.Team(here, 1, nursery).search(study, print, lambda: None)
     return caught.value
 
@@ -158,7 +158,7 @@ class Remote:
 def test_a_crew_of_ray_tasks_gives_up_as_well(error, no_room, begun, tmp_path):
     here, study = quickstart(tmp_path, "workers=2")
     ray = Remote(error)
-    with pytest.raises(launch.GivenUp, match=str(error.args[-1])) as caught:
+    with pytest.raises(exits.GivenUp, match=str(error.args[-1])) as caught:
         cluster.RayCrew(here, cluster.Ray(), ray).search(study, print, lambda: None)
     assert (caught.value.no_room, ray.begun) == (no_room, begun)
 
@@ -168,7 +168,7 @@ def test_a_run_that_workers_gave_up_ends_with_a_code_and_says_how_to_resume(
     no_room, code, tmp_path, monkeypatch, capsys
 ):
     def search(*_args, **_kwargs):
-        raise launch.GivenUp("workers cannot go on: killed by SIGKILL", no_room)
+        raise exits.GivenUp("workers cannot go on: killed by SIGKILL", no_room)
 
     monkeypatch.setattr(launch.Alone, "search", search)
     monkeypatch.setattr(finalists, "baseline", lambda *_: None)
