@@ -117,9 +117,11 @@ def run(cfg: DictConfig) -> int:
 
 def _checked(here: Job) -> Dataset:
     try:
-        return experiment.check(here.experiment({}))
+        data = experiment.check(here.experiment({}))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    job.check_measured(here, data)
+    return data
 
 
 def screen() -> Console:

@@ -215,6 +215,11 @@ def settled(space: Mapping[str, object], values: Mapping[str, object]) -> dict[s
     return kept
 
 
+def paths(space: Mapping[str, object]) -> set[str]:
+    """Every path that a space names, those given as null too."""
+    return {path for path, _ in _axes(space)}
+
+
 def _axes(space: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
     """(path, words); a path may be written dotted or as nested mappings (as the command line does)."""
     for key, given in space.items():
