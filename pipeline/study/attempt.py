@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.study.database import HISTORY, reap
 from pipeline.study.ledger import FINGERPRINT
-from pipeline.study.results import row
+from pipeline.study.results import SAME, row
 from pipeline.study.storage import RECORD, WORKER
 from pipeline.types import Metrics, TrialEnded
 
@@ -142,7 +142,7 @@ class Attempt:
         if before["state"] == "complete":
             before["state"] = "cached"
             self._constrain(before["metrics"])  # type: ignore[arg-type]
-        return {**before, "reason": f"same configuration as trial {other.number}", "evaluated_s": 0.0}
+        return {**before, "reason": f"{SAME} {other.number}", "evaluated_s": 0.0}
 
     def _bounded(self) -> bool:
         """Whether a bound can decide anything: something has a limit, or a trial is as good as any can be."""

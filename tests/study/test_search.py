@@ -6,9 +6,12 @@ import multiprocessing
 import os
 import signal
 import time
+from datetime import timedelta
+from types import SimpleNamespace
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from pipeline.study import database, results
 from pipeline.study.attempt import no_room
@@ -16,7 +19,7 @@ from pipeline.study.samplers import Gp, Grid, Nsga2, Random, Tpe
 from pipeline.study.search import Outcome, Worker
 from pipeline.study.spec import Study
 from pipeline.study.stopping import NonDominatedRank
-from pipeline.types import PART, STORED, DataError, Diverged, Silent
+from pipeline.types import PART, STORED, DataError, Diverged, Row, Silent
 
 SPACE = {"x": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}}
 
@@ -237,6 +240,36 @@ def test_hypervolume_never_falls(storage):
     volumes = [v for _, _, v in history]
     assert volumes == sorted(volumes)
     assert volumes[-1] > 0
+
+
+def test_the_night_between_two_sessions_is_no_time_of_the_search(storage):
+    run(storage, spec(trials=1))
+    study = optuna.load_study(storage=storage, study_name="s")
+    begin = study.get_trials()[0].datetime_start
+
+    def ran(number, worker, start, end):
+        found = optuna.trial.create_trial(state=TrialState.COMPLETE, values=[0.5, 0.5])
+        found.number, found.user_attrs = number, {"worker": worker, "record": '{"state": "complete"}'}
+        found.datetime_start, found.datetime_complete = (begin + timedelta(seconds=s) for s in (start, end))
+        return found
+
+    # Two workers, who both wait from 9 to 10; then one of them alone, and at night nobody.
+    times = [
+        ("a", 0, 4),
+        ("b", 1, 9),
+        ("a", 10, 12),
+        ("c", 100, 103),
+        ("d", 101, 110),
+        ("c", 111, 112),
+        ("d", 111, 115),
+    ]
+    trials = [ran(i, *given) for i, given in enumerate(times)]
+    assert [seconds for _, seconds in results.pauses(trials)] == [88.0]
+    assert results.pauses([ran(i, "a", start, end) for i, (_, start, end) in enumerate(times)]) == []
+    asked = SimpleNamespace(get_trials=lambda deepcopy: trials)
+    rows = [Row(i, "complete", metrics={"error": 0.5, "price": 0.5}) for i in range(len(times))]
+    history = results.hypervolume_history(asked, spec(), (1.0, 2.0), rows)
+    assert [seconds for _, seconds, _ in history] == [4, 9, 12, 15, 22, 24, 27]
 
 
 def _hang(url, started):
