@@ -19,6 +19,7 @@ from pipeline.exits import NO_ROOM, GivenUp
 from pipeline.job import Job
 from pipeline.nursery import Nursery, Task
 from pipeline.study import database, results, search
+from pipeline.study.attempt import WAITS
 from pipeline.study.storage import WORKER
 from pipeline.types import Row, require
 
@@ -266,7 +267,7 @@ class Team:
 class Watch:
     """Kills workers whose trial takes longer than it may: one that hangs in a library never reports again.
 
-    Time is measured here, from when a trial is first seen, so that a clock that jumps kills nobody.
+    Time is measured here, from when a trial is first seen at work, so that a clock that jumps kills nobody.
     """
 
     def __init__(self, study: optuna.Study, timeout_s: float | None) -> None:
@@ -281,10 +282,13 @@ class Watch:
         mine = None if team is None else {database.identity(pid): pid for pid in team}
         now = time.monotonic()
         for trial in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+            if trial.user_attrs.get(WAITS):
+                self._seen.pop(trial.number, None)
+                continue
             pid = None if mine is None else mine.get(str(trial.user_attrs.get(WORKER)))
             took = now - self._seen.setdefault(trial.number, now)
             if (mine is None or pid is not None) and took > self.timeout_s * TIMEOUT_GRACE:
-                reason = f"killed after {took:.0f} s without a report, more than trial_timeout_s = {self.timeout_s:g}"
+                reason = f"killed at its {took:.0f} s, beyond {TIMEOUT_GRACE:g} x trial_timeout_s = {self.timeout_s:g}"
                 if search.end(self.study, trial, search.TimedOut(reason)) and pid is not None:
                     self.killed.add(pid)
                     _tell(pid, signal.SIGKILL)

@@ -12,6 +12,9 @@ from optuna.trial import TrialState
 from pipeline import cluster, config, exits, finalists, job, launch, run
 from pipeline.nursery import Nursery
 from pipeline.study import database, samplers
+from pipeline.study.search import Outcome, Worker
+from pipeline.study.spec import Study
+from pipeline.study.storage import WORKER
 
 
 def quickstart(folder, *words):
@@ -177,3 +180,41 @@ def test_a_run_that_workers_gave_up_ends_with_a_code_and_says_how_to_resume(
     assert (
         "quickstart: workers cannot go on: killed by SIGKILL Finished trials are kept. Resume with:" in said
     )
+
+
+def test_the_time_of_a_trial_begins_when_it_no_longer_waits_for_an_equal_one(tmp_path, monkeypatch):
+    timed = Study(
+        trials=2, objectives=("error",), space={"x": {"low": 0.0, "high": 1.0}}, trial_timeout_s=0.2
+    )
+    study = database.create(database.connect(f"sqlite:///{tmp_path}/s.db"), "s", timed, {})
+    study._thread_local.in_optimize_loop = True
+    twin = study.ask()
+    twin.set_user_attr(WORKER, "elsewhere:1:1")
+    twin.set_user_attr("fingerprint", "same")
+    watch, really = launch.Watch(study, timed.trial_timeout_s), time.sleep
+    fuse = []
+    monkeypatch.setattr(Worker, "fuse", lambda self, lit: fuse.append(lit))
+
+    def sleep(_seconds):
+        really(0.15)
+        watch.look(None)
+        if len(slept) < 2:
+            slept.append(1)
+            return
+        database.give_back(study, study.get_trials(deepcopy=False)[0], 3, blame=False)
+
+    slept, waiting = [], Worker(timed, study, lambda *_: None, lambda _: "same")
+    monkeypatch.setattr("pipeline.study.attempt.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+
+    def evaluate(params, report, number):
+        assert study.get_trials(deepcopy=False)[number].user_attrs["waits"] is False
+        report(1, {"validation_error": 0.5})
+        return Outcome({"error": 0.5})
+
+    waiting.evaluate = evaluate
+    waiting.run(limit=1)
+    states = {
+        trial.number: json.loads(trial.user_attrs["record"]) for trial in study.get_trials() if trial.values
+    }
+    assert states[1]["state"] == "complete"
+    assert fuse == [True, False, True, False]

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,8 @@ TELL_S = 1.0
 """Metrics of a running trial are written at every rung, and otherwise so often."""
 REPEATABLE = ("stopped:silent", "stopped:saturated", "stopped:dominated", "stopped:bound", "failed:nan")
 """Ends that the same configuration meets again: a repeat costs nothing. Crashes and time-outs may be bad luck."""
+WAITS = "waits"
+"""User attribute of a running trial: true while it waits for the result of an equal one."""
 FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS), (errno.EACCES, errno.EPERM)
 BOUND_SCALE = 1 - 1e-9
 """Bounds are sums of floats in another order than the final figures: equal is not beyond."""
@@ -68,7 +70,7 @@ class Attempt:
 
     def __init__(self, worker: Worker, trial: optuna.Trial) -> None:
         self.worker, self.trial, self.spec = worker, trial, worker.spec
-        self.begin = self._told = time.monotonic()
+        self.begin = self._at_work = self._told = time.monotonic()
         self.history: list[tuple[int, dict[str, float]]] = []
         self.constraints: dict[str, float] = {}
         self._heard = 0
@@ -107,6 +109,7 @@ class Attempt:
         before = self._same(key)
         if before is not None:
             return before
+        self._at_work = time.monotonic()
         priced = worker.rivals.priced(self.spec.objectives)
         if priced or self._bounded():
             bound = worker.bound(params)
@@ -121,7 +124,25 @@ class Attempt:
         return {**result, "evaluated_s": took}
 
     def _same(self, key: str) -> dict[str, object] | None:
-        """The result of the same configuration, waiting for it where another worker has it at hand."""
+        """The result of the same configuration, waiting for it where another worker has it at hand.
+
+        What waits is not at work: its time runs neither here nor for whoever watches it (`WAITS`).
+        """
+        waits = False
+        for before in self._looked_for(key):
+            if before is not None:
+                return before
+            if not waits:
+                waits = True
+                self.worker.fuse(lit=False)
+                self.trial.set_user_attr(WAITS, True)
+        if waits:
+            self.worker.fuse(lit=True)
+            self.trial.set_user_attr(WAITS, False)
+        return None
+
+    def _looked_for(self, key: str) -> Iterator[dict[str, object] | None]:
+        """The result of the same configuration, or None as often as there is one at work that may give it."""
         pause = WAIT_S[0]
         while True:
             running = False
@@ -129,9 +150,11 @@ class Attempt:
                 if other.state == TrialState.RUNNING:
                     running = running or other.user_attrs.get(WORKER) != self.worker.storage.worker
                 elif repeatable(other):
-                    return self._repeat(other)
+                    yield self._repeat(other)
+                    return
             if not running:
-                return None
+                return
+            yield None
             time.sleep(pause)
             pause = min(2 * pause, WAIT_S[1])
             reap(self.worker.study, self.spec.retries)
@@ -185,7 +208,7 @@ class Attempt:
 
     def _report(self, step: int, metrics: Metrics) -> None:
         """From the learner, after each epoch: keep it where all see it, and end what is not worth finishing."""
-        elapsed = time.monotonic() - self.begin
+        elapsed = time.monotonic() - self._at_work
         if elapsed > self._timeout:
             raise TimedOut(f"{elapsed:.0f} s at step {step}, more than trial_timeout_s = {self._timeout:g}")
         now = {**self._known, **_finite(metrics)}

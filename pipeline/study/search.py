@@ -166,8 +166,7 @@ class Worker:
                 self._end(trial, {"state": "refused"})
                 return False
             attempt = Attempt(self, trial)
-            if self._fuse_s is not None:
-                faulthandler.dump_traceback_later(self._fuse_s, exit=True)
+            self.fuse(lit=True)
             self._end(trial, attempt.record(), attempt)
         except (KeyboardInterrupt, SystemExit):
             signal.setitimer(signal.ITIMER_REAL, 0)  # heard: whoever insists on it may stop
@@ -178,8 +177,7 @@ class Worker:
                 self._give_up(trial)
             raise
         finally:
-            if self._fuse_s is not None:
-                faulthandler.cancel_dump_traceback_later()
+            self.fuse(lit=False)
             self._current = None
             self.storage.forget(trial._trial_id)
         if self.after_trial is not None:
@@ -187,6 +185,13 @@ class Worker:
             if counted(ended):
                 self.after_trial(row(ended, self.spec))
         return True
+
+    def fuse(self, lit: bool) -> None:
+        """Light the fuse of this process anew, or put it out; see `run`."""
+        if self._fuse_s is not None and lit:
+            faulthandler.dump_traceback_later(self._fuse_s, exit=True)
+        elif self._fuse_s is not None:
+            faulthandler.cancel_dump_traceback_later()
 
     def _give_up(self, trial: optuna.Trial) -> None:
         frozen = self.storage.get_trial(trial._trial_id)
