@@ -12,7 +12,6 @@ from pipeline import checkpoint, config, experiment, provable
 from pipeline.config import ConfigError, Plain
 from pipeline.experiment import Experiment, Trained
 from pipeline.export.program import Accumulator
-from pipeline.hardware.workload import ReportsLearning, ReportsMatrices
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
 from pipeline.study import database, results
 from pipeline.study.search import Outcome, Samplers
@@ -194,11 +193,12 @@ def check_measured(job: Job, data: Dataset) -> None:
         return
     net = point.net.build(data.shape, data.classes, job.seed)
     schemes = next((a.choices for a in job.study.axes.axes if a.path == "plan.scheme"), (point.plan.scheme,))
-    learns = isinstance(net, ReportsLearning) and "in_training" in schemes
+    # As hardware/workload.py asks a network whether it counts its learning, and the matrices of a simulator.
+    learns = hasattr(net, "training_load") and "in_training" in schemes
     for key, metrics in _asked(job).items():
         for metric in special & set(metrics):
             matrices = metric == "dense_memory_bits"
-            if not (isinstance(net, ReportsMatrices) if matrices else learns):
+            if not (hasattr(net, "matrix_bits") if matrices else learns):
                 needs = (
                     "a network of dense matrices (net=stdp)" if matrices else "net=stdp and plan=in_training"
                 )
