@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +104,7 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
     Raises:
         TrialEnded: the network is silent or saturated, the loss diverged, or `report` stopped it.
     """
-    seed, learner, plan = experiment.seed, experiment.learner, experiment.plan
+    seed, learner, plan = experiment.seed, apart(experiment), experiment.plan
     clock = Clock(report)
     with torch.random.fork_rng(devices=[]):  # dropout draws from torch's global generator
         torch.manual_seed(seed)
@@ -128,6 +130,19 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
         prices |= priced_otherwise(net, widths, plan, experiment.accelerator)
         SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built
     return Trained(net, decode, widths, {**metrics, **prices}, detail(net, layers), loads)
+
+
+def apart(experiment: Experiment) -> Learner:
+    """The learner, its checkpoints in a folder that only trials compressed alike share: what is learned and what is
+    masked on the way belong together, and no network says how its masks will grow."""
+    learner = experiment.learner
+    folder = getattr(learner, "checkpoint", None)
+    if folder is None:
+        return learner
+    told = repr((sorted(experiment.compression.items()), experiment.plan))
+    return replace(
+        cast(Any, learner), checkpoint=str(Path(folder, hashlib.sha256(told.encode()).hexdigest()[:12]))
+    )
 
 
 def alive(learner: Learner, loads: Sequence[LayerLoad]) -> None:
