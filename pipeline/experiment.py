@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +15,7 @@ import torch
 from snntorch import SpikingNeuron
 from torch import nn
 
-from pipeline.checkpoint import Saved
+from pipeline.checkpoint import Saved, apart
 from pipeline.clock import Clock
 from pipeline.compress import alone
 from pipeline.compress.accumulate import accumulators
@@ -104,7 +102,8 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
     Raises:
         TrialEnded: the network is silent or saturated, the loss diverged, or `report` stopped it.
     """
-    seed, learner, plan = experiment.seed, apart(experiment), experiment.plan
+    seed, plan = experiment.seed, experiment.plan
+    learner = apart(experiment.learner, experiment.compression, plan)
     clock = Clock(report)
     with torch.random.fork_rng(devices=[]):  # dropout draws from torch's global generator
         torch.manual_seed(seed)
@@ -130,19 +129,6 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
         prices |= priced_otherwise(net, widths, plan, experiment.accelerator)
         SpikingNeuron.instances.clear()  # snnTorch keeps every neuron ever built
     return Trained(net, decode, widths, {**metrics, **prices}, detail(net, layers), loads)
-
-
-def apart(experiment: Experiment) -> Learner:
-    """The learner, its checkpoints in a folder that only trials compressed alike share: what is learned and what is
-    masked on the way belong together, and no network says how its masks will grow."""
-    learner = experiment.learner
-    folder = getattr(learner, "checkpoint", None)
-    if folder is None:
-        return learner
-    told = repr((sorted(experiment.compression.items()), experiment.plan))
-    return replace(
-        cast(Any, learner), checkpoint=str(Path(folder, hashlib.sha256(told.encode()).hexdigest()[:12]))
-    )
 
 
 def alive(learner: Learner, loads: Sequence[LayerLoad]) -> None:
@@ -281,7 +267,7 @@ def check(experiment: Experiment) -> Dataset:
 
     Raises:
         DataError: files are missing or damaged.
-        ValueError: a compression step names what the net lacks; the net does not fit the memory.
+        ValueError: a compression step names what the net lacks; the net does not fit the memory, or the learner.
     """
     data = experiment.data.load(experiment.seed)
     try:
@@ -297,17 +283,25 @@ def check(experiment: Experiment) -> Dataset:
             step.check(net)
         except ValueError as error:
             raise ValueError(f"compression.{name}.{error}") from error
+    fits = getattr(experiment.learner, "check", None)
+    if fits is not None:
+        fits(net, data)
     return data
 
 
 def sketch(experiment: Experiment, data: Dataset) -> tuple[nn.Module, Mapping[str, Grid], Widths]:
-    """The untrained network, compressed as its plan would and baked: its numeric form, which no training changes."""
+    """The untrained network, compressed as its plan would and baked: its numeric form, which no training changes.
+
+    Raises:
+        ValueError: the plan cannot work on this network, with the key.
+    """
 
     def answer(spikes: torch.Tensor) -> torch.Tensor:
         return spikes.sum(0).argmax(-1)
 
     with torch.random.fork_rng(devices=[]):
         net = experiment.net.build(data.shape, data.classes, experiment.seed)
+        experiment.plan.check(net, experiment.compression)
         plan = replace(experiment.plan, scheme="ptq")
         _, widths = compress(net, experiment.compression, plan, lambda _epochs, _progress, _span=None: answer)
     SpikingNeuron.instances.clear()

@@ -133,6 +133,15 @@ class QuantizeWeights:
                     name == _REST or name in known, "bits", f"name layers among {known} or {_REST!r}", name
                 )
 
+    def check_learning(self, net: nn.Module) -> None:
+        """Raise ValueError where `net` cannot learn on such weights: an STDP network has one grid, fixed beforehand."""
+        if self.active and is_stdp(net):
+            rule = "to learn on quantized weights of an STDP network (plan.scheme=ptq follows them)"
+            require(self.integer_bits is not None, "integer_bits", f"be a number {rule}", self.integer_bits)
+            require(
+                self.granularity == "per_tensor", "granularity", f"be per_tensor {rule}", self.granularity
+            )
+
     @property
     def _free(self) -> bool:
         return self.scale == "free" or (self.scale == "auto" and self.scheme in LEARNED)

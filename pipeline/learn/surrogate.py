@@ -122,6 +122,18 @@ class Surrogate:
             net.eval()
         return decode
 
+    def check(self, net: nn.Module, data: Dataset) -> None:  # noqa: ARG002
+        """Raise ValueError where `net` cannot be trained so, or the device is not there."""
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            raise ValueError(
+                f"net must have weights that gradients move for learner=surrogate, but got {type(net).__name__}; "
+                "an STDP network learns with learner=stdp."
+            )
+        try:
+            self._device(torch.device("cpu"))
+        except ValueError as error:
+            raise ValueError(f"learner.{error}") from error
+
     def _device(self, home: torch.device) -> torch.device:
         if self.device == "cpu":
             return home if home.type == "cpu" else torch.device("cpu")

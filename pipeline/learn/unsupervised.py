@@ -134,11 +134,8 @@ class Unsupervised:
             ValueError: the net is no STDP network, the encoding gives no events, or images have another size.
             Silent, Saturated, Diverged: what the network did over a whole chunk.
         """
+        self.check(net, data)
         plastic, encoder = _plastic(net), _encoder(data)
-        require(len(data.train) > 0, "data", "have training images", len(data.train))
-        pixels, inputs = math.prod(data.shape), len(plastic.weight)
-        if pixels != inputs:
-            raise ValueError(f"images have {pixels} pixels, but the network takes {inputs}.")
         total = self.epochs if epochs is None else epochs
         whole = span or Span(0, total)
         book = Progress(named(net, self._settings(data, seed, span, total)))
@@ -153,6 +150,14 @@ class Unsupervised:
                 save(self.checkpoint, net, book)
             after_epoch(epoch + 1, metrics)
         return self._decode(plastic, data, encoder, seed, self.label_samples or len(data.train))
+
+    def check(self, net: nn.Module, data: Dataset) -> None:
+        """Raise ValueError for another kind of network, an encoding without events, or images of another size."""
+        plastic, _ = _plastic(net), _encoder(data)
+        require(len(data.train) > 0, "data", "have training images", len(data.train))
+        pixels, inputs = math.prod(data.shape), len(plastic.weight)
+        if pixels != inputs:
+            raise ValueError(f"images have {pixels} pixels, but the network takes {inputs}.")
 
     def _settings(self, data: Dataset, seed: int, span: Span | None, total: int) -> str:
         """All that decides what is learned, the number of epochs, too: rates fall and masks grow until the last."""
