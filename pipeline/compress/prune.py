@@ -47,7 +47,7 @@ class PruneWeights:
             out of a chain of layers when the net is baked (`compact`). Attention's own layers have none to lose, and
             channels that it hears stay in place, masked: it has weights for neighbours among them.
             N:M keeps the N largest of every M weights in a row of inputs (2:4), and its sparsity is 1 - N / M
-            whatever `sparsity` says above 0.
+            whatever `sparsity` says above 0; what is left at a row's end is a block, too, and keeps as many.
         begin, end: the schedule's span as shares of the training's progress; end < 1 leaves time to recover.
     """
 
@@ -118,7 +118,7 @@ class PruneWeights:
         blocks = _blocks(self.structure)
         if blocks is not None:
             for layer in layers:
-                keep_blocks(layer, *blocks, share=sparsity / self.sparsity)
+                keep_blocks(layer, *blocks, share=sparsity / self.sparsity, columns=is_stdp(net))
         elif self.structure == "channel":
             prune_channels(net, layers, sparsity, self.scope == "global")
         else:
@@ -165,15 +165,20 @@ def lamp(weight: Tensor) -> Tensor:
     return scores.reshape(weight.shape)
 
 
-def keep_blocks(layer: Layer, most: int, block: int, share: float) -> None:
-    """Of every `block` weights in a row of inputs keep the `most` largest; `share` of the way there."""
+def keep_blocks(layer: Layer, most: int, block: int, share: float, columns: bool = False) -> None:
+    """Of every `block` weights in a row of inputs keep the `most` largest; `share` of the way there.
+
+    columns: the weight is [inputs, neurons], an STDP network's, and a row of inputs is one of its columns.
+    """
     drop = round(share * (block - most))
-    rows = torch.where(layer.mask.keep, layer.weight.abs(), -1.0).reshape(len(layer.weight), -1)
+    size = torch.where(layer.mask.keep, layer.weight.abs(), -1.0)
+    rows = size.t() if columns else size.reshape(len(size), -1)
     width = rows.shape[1]
-    padded = nn.functional.pad(rows, (0, -width % block), value=torch.inf).reshape(len(rows), -1, block)
+    # What fills up the last block would be the first to go.
+    padded = nn.functional.pad(rows, (0, -width % block), value=-torch.inf).reshape(len(rows), -1, block)
     order = padded.argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)
-    keep = (order >= drop).reshape(len(rows), -1)[:, :width].reshape(layer.weight.shape)
-    layer.mask.keep = keep & layer.mask.keep
+    keep = (order >= drop).reshape(len(rows), -1)[:, :width]
+    layer.mask.keep = (keep.t() if columns else keep.reshape(size.shape)) & layer.mask.keep
 
 
 def prune_channels(net: nn.Module, layers: Sequence[Layer], sparsity: float, together: bool) -> None:

@@ -143,12 +143,33 @@ def test_gradients_of_pruned_weights_are_zero() -> None:
 
 
 def test_two_of_four_by_hand() -> None:
-    # Rows of six: blocks (1 -4 3 2) and (5 -6), the second one is short and loses its share of two, too.
-    net = nn.Sequential(nn.Linear(6, 1, bias=False))
+    # Rows of seven: of (1 -4 3 2) go the smallest two; (5 -6 4) is short of one and loses one only, 4.
+    net = nn.Sequential(nn.Linear(7, 1, bias=False))
     with torch.no_grad():
-        net[0].weight.copy_(torch.tensor([[1.0, -4.0, 3.0, 2.0, 5.0, -6.0]]))
+        net[0].weight.copy_(torch.tensor([[1.0, -4.0, 3.0, 2.0, 5.0, -6.0, 4.0]]))
+    step = PruneWeights(0.5, structure="2:4", schedule="gradual", begin=0.0, end=1.0)
+    step.attach(net)
+    step.advance(net, 0.21)  # half of the way: of each block one weight, and the short one has lost its own
+    assert net[0].weight.tolist() == [[0, -4, 3, 2, 5, -6, 4]]
+    step.advance(net, 1.0)
+    assert net[0].weight.tolist() == [[0, -4, 3, 0, 5, -6, 0]]
+
+
+def test_the_end_of_a_row_keeps_its_n_largest() -> None:
+    # 25 taps in blocks of four: six blocks keep two each, and the last tap has a block of its own.
+    net = nn.Sequential(nn.Conv2d(1, 3, 5, bias=False))
     PruneWeights(0.5, structure="2:4").attach(net)
-    assert net[0].weight.tolist() == [[0, -4, 3, 0, 0, 0]]
+    assert (net[0].weight != 0).flatten(1).sum(1).tolist() == [13, 13, 13]
+    assert bool((net[0].weight[:, 0, 4, 4] != 0).all())
+
+
+def test_blocks_of_an_stdp_network_are_of_its_inputs() -> None:
+    # Neuron j has weights near j + 1: blocks along a pixel would leave the small neurons nothing.
+    net = Stdp(neurons=4).build((1, 2, 3), 10, 0)
+    with torch.no_grad():
+        net.weight.copy_(torch.arange(1.0, 5.0) + torch.tensor([0.3, 0.1, 0.2, 0.0, 0.5, 0.4])[:, None])
+    PruneWeights(0.5, structure="2:4").attach(net)
+    assert (net.weight != 0).int().tolist() == [[int(kept)] * 4 for kept in (1, 0, 1, 0, 1, 1)]
 
 
 @settings(max_examples=20, deadline=None)
