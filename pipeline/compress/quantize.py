@@ -40,7 +40,7 @@ class QuantizeWeights:
         scheme: fixed_point (two's complement Qi.f, power-of-two step); symmetric (as many levels below zero as
             above); duq and lsq (learned range; duq has 2^bits - 1 levels, so 2 bits are ternary); binary (bits 1).
         rounding: truncation, nearest or stochastic.
-        granularity: one step per tensor or per output channel.
+        granularity: one step per tensor or per output channel (STDP networks: per tensor).
         scale: power_of_two, free, or auto: free for duq, lsq and binary, power_of_two for the others.
         calibrate: range by max, percentile (of magnitudes) or mse (least squared error); duq and lsq start by their
             own rules.
@@ -125,7 +125,11 @@ class QuantizeWeights:
         return found
 
     def check(self, net: nn.Module) -> None:
-        """Raise ValueError where the config names a layer that the net lacks."""
+        """Raise ValueError where the config names a layer that the net lacks, or wants steps that it cannot have."""
+        # Its weights are [inputs, neurons]: a step per row is one per pixel, and each neuron sums over all pixels.
+        rule = "be per_tensor for an STDP network"
+        fits = self.granularity == "per_tensor" or not self.active or not is_stdp(net)
+        require(fits, "granularity", rule, self.granularity)
         if isinstance(self.bits, Mapping):
             known = [name for name, _ in synapses(net)]
             for name in self.bits:
