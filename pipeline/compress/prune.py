@@ -112,9 +112,7 @@ class PruneWeights:
         """Any net will do."""
 
     def _prune(self, net: nn.Module, sparsity: float) -> None:
-        layers = [
-            Layer(original(module, "weight").detach(), mask_of(net, module)) for _, module in synapses(net)
-        ]
+        layers = self._layers(net)
         blocks = _blocks(self.structure)
         if blocks is not None:
             for layer in layers:
@@ -124,6 +122,12 @@ class PruneWeights:
         else:
             for group in [layers] if self.scope == "global" else [[one] for one in layers]:
                 prune_elements(group, sparsity, self.score)
+
+    def _layers(self, net: nn.Module) -> list[Layer]:
+        """What is ranked, and the masks that follow from it."""
+        return [
+            Layer(original(module, "weight").detach(), mask_of(net, module)) for _, module in synapses(net)
+        ]
 
 
 class Layer(NamedTuple):
