@@ -13,7 +13,7 @@ from pipeline.compress.learned import Binary, DuQ, Lsq
 from pipeline.compress.quantizers import Uniform
 from pipeline.compress.rounding import ROUNDINGS, FixedPoint, Rounding
 from pipeline.compress.snn_neurons import attach_neurons, neurons, quantities, watch
-from pipeline.compress.stack import Quantizer, full_name, original, seed_of, stack_on, synapses
+from pipeline.compress.stack import Quantizer, full_name, ledger, original, seed_of, stack_on, synapses
 from pipeline.compress.stdp_neurons import CONSTANTS, STATES, is_stdp, quantize_stdp
 from pipeline.types import FLOAT_BITS, require
 
@@ -116,12 +116,17 @@ class QuantizeWeights:
         """Nothing to do: the step follows the weights at every training forward."""
 
     def widths(self, net: nn.Module) -> dict[str, int]:
-        """Bits by tensor; with one step per channel also those of a step (a single one is folded into constants)."""
+        """Bits by tensor; with one step per channel also those of a step (a single one is folded into constants).
+
+        A shift that folding will multiply by a float is a float.
+        """
         found = {full_name(name, tensor): bits for name, tensor, _, bits in self._targets(net)}
         if self.granularity == "per_channel":
             bits = FLOAT_BITS if self._free else EXPONENT_BITS
-            weights = [name for name, tensor, _, _ in self._targets(net) if tensor == "weight"]
-            found |= {full_name(name, "step"): bits for name in weights}
+            steps = [
+                full_name(name, "step") for name, tensor, _, _ in self._targets(net) if tensor == "weight"
+            ]
+            found |= {step: max(bits, ledger(net).steps.get(step, 0)) for step in steps}
         return found
 
     def check(self, net: nn.Module) -> None:
