@@ -1,7 +1,7 @@
 """Composing, overriding, building and comparing configs; with run.py the only place that imports Hydra.
 
 A config becomes frozen objects here and nowhere else. Messages say the key: Hydra's own errors are turned into
-``compression.quantize_weights.bits must be in [2, 24], or 32 (off), but got 1.``
+``compression.quantize_weights.bits must be in [2, 32], but got 1.``
 """
 
 from __future__ import annotations

@@ -22,8 +22,6 @@ from pipeline.study.stopping import Stopper
 from pipeline.types import METRICS, DataError, Report
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FEW = 32
-"""Values of a searched range that are all built before the study begins."""
 PROOFS = ("told", "required")
 JOB_KEYS = (
     "name",
@@ -191,9 +189,9 @@ def _check_metrics(job: Job) -> None:
 
 
 def _check_space(job: Job) -> None:
-    """Every searched path exists, and its values build, or its ends: a bad range stops here, not in trial 17."""
+    """Every searched path exists, and its ends and choices build: a bad range stops here, not in trial 17."""
     for axis in job.study.axes.axes:
-        for value in _samples(axis):
+        for value in _extremes(axis):
             try:
                 config.build_experiment(config.override(job.config, {**_conditions(axis), axis.path: value}))
             except ConfigError as error:
@@ -207,10 +205,8 @@ def _check_space(job: Job) -> None:
             raise ConfigError(f"{key}: {error}") from error
 
 
-def _samples(axis: Axis) -> tuple[object, ...]:
-    """All values where they are few: between two that are good, widths of 2 and 32 bits, may be some that are not."""
-    values = axis.values() if axis.choices or axis.integer else None
-    return values if values is not None and len(values) <= _FEW else (axis.low, axis.high)
+def _extremes(axis: Axis) -> tuple[object, ...]:
+    return axis.choices or (axis.low, axis.high)
 
 
 def _conditions(axis: Axis) -> dict[str, object]:

@@ -26,16 +26,8 @@ NEURON_QUANTITIES = (
     "membrane", "current", "threshold", "beta", "alpha", "reset", "inhibition", "theta", "trace",
 )  # fmt: skip
 _REST = "default"
-_WIDEST = 24
-"""Codes are counted in float32, which holds all whole numbers up to 2^24: of 25 bits some are rounded to a neighbour,
-and of 26 the last, 2^25 - 1, to one beyond the range."""
-_WIDTHS = f"be in [2, {_WIDEST}], or {FLOAT_BITS} (off)"
 EXPONENT_BITS = 8
 """Stored bits of one power-of-two step: a signed shift."""
-
-
-def _stored(bits: int) -> bool:
-    return 2 <= bits <= _WIDEST or bits == FLOAT_BITS
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class QuantizeWeights:
     """Weights (and biases) of every synaptic layer on a fixed-point grid.
 
     Args:
-        bits: stored bits per weight in [2, 24], or 32, which is off; or one number per layer name, with `default` for
+        bits: stored bits per weight in [2, 32], 32 is off; or one number per layer name, with `default` for
             the layers not named (32 without it). Sign bit included: bits = 1 + i + f.
         scheme: fixed_point (two's complement Qi.f, power-of-two step); symmetric (as many levels below zero as
             above); duq and lsq (learned range; duq has 2^bits - 1 levels, so 2 bits are ternary); binary (bits 1).
@@ -94,16 +86,18 @@ class QuantizeWeights:
         )
         require(self.calibrate in CALIBRATIONS, "calibrate", f"be one of {CALIBRATIONS}", self.calibrate)
         require(50 < self.percentile <= 100, "percentile", "be in (50, 100]", self.percentile)
-        require(_stored(self.bias_bits), "bias_bits", _WIDTHS, self.bias_bits)
+        require(2 <= self.bias_bits <= FLOAT_BITS, "bias_bits", "be in [2, 32]", self.bias_bits)
 
     def _check_bits(self, bits: int) -> None:
         if self.scheme == "binary":
             require(bits in (1, FLOAT_BITS), "bits", "be 1 (or 32, off) with scheme=binary", bits)
         elif self.scheme == "duq":
-            rule = f"{_WIDTHS} with scheme=duq (1 bit would leave 2^(bits - 1) - 1 = 0 levels beside zero; "
-            require(_stored(bits), "bits", rule + "scheme=binary has 1 bit)", bits)
+            rule = (
+                "be in [2, 32] with scheme=duq (1 bit would leave 2^(bits - 1) - 1 = 0 levels beside zero; "
+            )
+            require(2 <= bits <= FLOAT_BITS, "bits", rule + "scheme=binary has 1 bit)", bits)
         else:
-            require(_stored(bits), "bits", _WIDTHS, bits)
+            require(2 <= bits <= FLOAT_BITS, "bits", "be in [2, 32]", bits)
 
     @property
     def active(self) -> bool:
@@ -203,7 +197,7 @@ class QuantizeWeights:
 
 @dataclass(frozen=True)
 class QuantizeNeurons:
-    """Neuron parameters and states, each with a width of its own in [2, 24] (or 32: off), sign bit included.
+    """Neuron parameters and states, each with a width of its own (32 is off), sign bit included.
 
     snnTorch neurons: membrane (and the synaptic `current` of `Synaptic`) after every time step through
     `state_quant`; threshold, beta, alpha (the current's decay) as parametrized constants.
@@ -238,7 +232,7 @@ class QuantizeNeurons:
 
     def __post_init__(self) -> None:
         for field, bits in self.bits.items():
-            require(_stored(bits), field, _WIDTHS, bits)
+            require(2 <= bits <= FLOAT_BITS, field, "be in [2, 32]", bits)
         require(self.decay in get_args(Decay), "decay", f"be one of {get_args(Decay)}", self.decay)
         require(self.rounding in ROUNDINGS, "rounding", f"be one of {ROUNDINGS}", self.rounding)
         require(self.calibrate in CALIBRATIONS, "calibrate", f"be one of {CALIBRATIONS}", self.calibrate)

@@ -159,7 +159,7 @@ def test_binary_with_a_mask_has_two_values_and_zero() -> None:
     [
         (
             {"bits": 1, "scheme": "duq"},
-            r"bits must be in \[2, 24\], or 32 \(off\) with scheme=duq .*scheme=binary has 1 bit\), but got 1",
+            r"bits must be in \[2, 32\] with scheme=duq .*scheme=binary has 1 bit\), but got 1",
         ),
         ({"bits": 2, "scheme": "binary"}, r"bits must be 1 \(or 32, off\) with scheme=binary, but got 2"),
         ({"bits": 4, "scheme": "lsq", "integer_bits": 1}, "integer_bits must be null with scheme=lsq"),

@@ -224,10 +224,8 @@ def test_a_stochastic_membrane_answers_the_same_batch_alike() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"bits": 1}, r"bits must be in \[2, 24\], or 32 \(off\), but got 1\."),
-        ({"bits": {"fc1": 40}}, r"bits must be in \[2, 24\], or 32 \(off\), but got 40\."),
-        ({"bits": 25}, r"bits must be in \[2, 24\], or 32 \(off\), but got 25\."),
-        ({"bias_bits": 31}, r"bias_bits must be in \[2, 24\], or 32 \(off\), but got 31\."),
+        ({"bits": 1}, r"bits must be in \[2, 32\], but got 1\."),
+        ({"bits": {"fc1": 40}}, r"bits must be in \[2, 32\], but got 40\."),
         ({"rounding": "up"}, "rounding must be one of"),
         ({"scheme": "magic"}, "scheme must be one of"),
         ({"calibrate": "guess"}, "calibrate must be one of"),
@@ -249,20 +247,5 @@ def test_a_format_that_cannot_hold_the_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"integer_bits must hold the calibrated range ±3\.2"):
         QuantizeWeights(bits=8, integer_bits=0).attach(net)
     QuantizeWeights(bits=8, integer_bits=0, calibrate="percentile").attach(Spiking())
-    for bits in (25, 64):
-        with pytest.raises(
-            ValueError, match=rf"membrane must be in \[2, 24\], or 32 \(off\), but got {bits}"
-        ):
-            QuantizeNeurons(membrane=bits)
-
-
-@pytest.mark.parametrize(("signed", "exponent"), [(True, 23), (False, 24)])
-def test_the_widest_codes_are_exact(signed, exponent) -> None:
-    # Of 24 bits the last code is 2^23 - 1, or 2^24 - 1 without a sign: a weight of 1 - 2^-23, or 1 - 2^-24.
-    net = nn.Sequential(nn.Linear(2, 1, bias=False))
-    with torch.no_grad():
-        net[0].weight.copy_(torch.tensor([[1 - 2.0**-exponent, 0.0]]))
-    QuantizeWeights(24, signed=signed).attach(net)
-    bake(net)
-    assert codes_of(net, "0.weight").tolist() == [[2**exponent - 1, 0]]
-    assert grids(net)["0.weight"].high == 2**exponent - 1
+    with pytest.raises(ValueError, match=r"membrane must be in \[2, 32\], but got 64"):
+        QuantizeNeurons(membrane=64)

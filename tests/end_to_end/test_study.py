@@ -114,7 +114,7 @@ def test_help_lists_experiments_and_groups():
         ("study.trails=3", "Did you mean 'trials'"),
         (
             "compression.quantize_weights.bits=1",
-            "compression.quantize_weights.bits must be in [2, 24], or 32 (off), but got 1.",
+            "compression.quantize_weights.bits must be in [2, 32], but got 1.",
         ),
         ("+study.space.net.hiden={low: 2, high: 4}", "study.space.net.hiden"),
     ],
@@ -122,7 +122,7 @@ def test_help_lists_experiments_and_groups():
 def test_a_wrong_config_stops_before_trial_0(tmp_path, override, said, run):
     done = run(tmp_path, override)
     assert done.returncode == 2
-    assert said in " ".join(done.stderr.split())  # lines end where a terminal would
+    assert said in done.stderr
     assert not (tmp_path / "quickstart").exists()
 
 
