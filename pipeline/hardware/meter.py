@@ -262,7 +262,8 @@ class Meter:
     def _parameters(self, name: str, tally: Tally) -> tuple[int, int]:
         """(values, bits) of the bias, with a batch norm folded into it, of steps by channel, decays and thresholds."""
         values = bits = 0
-        if step := self.widths.get(f"{name}.step", 0):
+        step = self.widths.get(f"{name}.step", 0)
+        if step and tally.geometry.out_channels > 1:  # a single one is folded into constants
             values, bits = tally.geometry.out_channels, tally.geometry.out_channels * step
         if tally.norm or getattr(tally.module, "bias", None) is not None:
             width = self.widths.get(f"{name}.bias", self.widths.get(f"{tally.norm}.bias", FLOAT_BITS))
