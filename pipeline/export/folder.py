@@ -53,8 +53,8 @@ class Vectors:
 
 
 def vectors(engine: AnyEngine, codes: np.ndarray, most: int = 8) -> Vectors:
-    """The first samples of `codes`, as many as a check can run in seconds, at least one."""
-    count = max(1, min(most, len(codes), MOST_WORK // max(work_of(engine.program), 1)))
+    """The first samples of `codes`, as many as a check can run in seconds and takes at all, at least one."""
+    count = max(1, min(most, MOST_VECTORS, len(codes), MOST_WORK // max(work_of(engine.program), 1)))
     return Vectors(codes[:count], engine.trace(codes[:count]))
 
 

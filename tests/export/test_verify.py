@@ -14,7 +14,7 @@ from pipeline.export.integer import Engine
 from pipeline.export.manifest import Store
 from pipeline.types import DataError
 from pipeline.verify import main, verify
-from tests.export.small import convolutional, flat
+from tests.export.small import FLAT, convolutional, flat, spikes
 
 
 def exported(model, folder, store=None):
@@ -180,6 +180,16 @@ def test_a_huge_file_is_not_read(copy):
         file.truncate(1 << 33)  # sparse: takes no room
     with pytest.raises(DataError, match="more than"):
         read(copy)
+
+
+def test_more_vectors_than_a_check_takes_are_not_shipped(tmp_path):
+    """``--vectors 1500`` wrote an export that could not be verified."""
+    model = flat(x=spikes(FLAT, steps=2, batch=1500))
+    engine = Engine(model.program())
+    samples = vectors(engine, engine.codes(model.x), 1500)
+    assert len(samples.codes) == 1024
+    write(tmp_path / "m", engine.program, Store(), samples, {}, {})
+    assert len(verify(tmp_path / "m").samples.codes) == 1024
 
 
 def test_a_folder_that_is_no_export_is_never_replaced(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -129,6 +130,31 @@ def test_energy_constants_share_out_the_whole_energy(name: str) -> None:
     assert sum(
         e.elasticity["energy_pj"] for e in report if e.name.endswith(("_pj", "sizes"))
     ) == pytest.approx(1.0, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("constants", "name", "side"),
+    [
+        ({"gated_share": 0.8}, "arithmetic.gated_share", "high"),  # 1.04 is no share
+        ({"add_int8_pj": 0.09}, "arithmetic.add_int8_pj", "high"),  # 0.117 > 0.1 for 32 bits
+        ({"add_int8_pj": 0.09}, "arithmetic.add_int32_pj", "low"),  # 0.07 < 0.09 for 8 bits
+    ],
+)
+def test_a_constant_at_the_end_of_its_range_is_moved_to_the_other_side_only(
+    constants: dict[str, float], name: str, side: str
+) -> None:
+    """The slope is then that of the side that was moved: `explain` ended with an error."""
+    machine = MACHINES["eyeriss_45nm"]
+    near = replace(machine, arithmetic=replace(machine.arithmetic, **constants))
+    (entry,) = (each for each in sensitivity(LOADS, near) if each.name == name)
+    still, moved = (entry.high, entry.low) if side == "high" else (entry.low, entry.high)
+    assert set(still.values()) == {1.0}
+    factor = 0.7 if side == "high" else 1.3
+    changed = cost(LOADS, with_constant(near, name, entry.value * factor)).energy_pj
+    assert moved["energy_pj"] == pytest.approx(changed / cost(LOADS, near).energy_pj)
+    slope = math.log(moved["energy_pj"]) / math.log(factor)
+    assert entry.elasticity["energy_pj"] == pytest.approx(slope)
+    assert slope > 0
 
 
 def test_taps_are_counted_with_their_edges() -> None:
