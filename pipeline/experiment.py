@@ -198,15 +198,16 @@ def bound(experiment: Experiment) -> dict[str, float]:
     data = experiment.data.load(experiment.seed)
     with torch.random.fork_rng(devices=[]):
         net = experiment.net.build(data.shape, data.classes, experiment.seed)
-    widths: dict[str, int] = {}
-    for step in experiment.compression.values():
-        if step.active:
-            widths |= step.widths(net)
-    if any(
-        step.active and getattr(step, "structure", "") == "channel"
-        for step in experiment.compression.values()
-    ):
+    steps = [step for step in experiment.compression.values() if step.active]
+    if any(getattr(step, "structure", "") == "channel" for step in steps):
         smallest(net)
+    for step in steps:
+        if step.family == "prepare":  # folding leaves a bias, which has a width of its own
+            step.check(net)
+            step.attach(net)
+    widths: dict[str, int] = {}
+    for step in steps:
+        widths |= step.widths(net)
     price = floor(net, data.shape, data.timesteps, widths, experiment.accelerator).metrics()
     SpikingNeuron.instances.clear()
     return {name: price[name] for name in PRICES if name in price}

@@ -10,6 +10,8 @@ from sklearn.datasets import load_digits
 from pipeline import checkpoint, config, experiment
 from pipeline.clock import Clock
 from pipeline.compress.bake import sparsity
+from pipeline.compress.fold import FoldBatchNorm
+from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
 from pipeline.data.poisson import Poisson
 from pipeline.experiment import evaluate, measured, reload
 from pipeline.hardware.counting import Counting
@@ -21,6 +23,7 @@ from pipeline.learn.unsupervised import Unsupervised
 from pipeline.nets.feedforward import FeedForward
 from pipeline.nets.stdp import Stdp
 from pipeline.types import EVALUATION_BATCH, Dataset, Silent, Split
+from tests.export.small import Normalised
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,23 @@ def test_the_floor_before_training_is_below_what_training_gives(small):
     metrics = evaluate(small[1], lambda *_: None).metrics
     assert all(floor[name] <= metrics[name] for name in floor)
     assert floor["memory_bits"] > 0
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_floor_counts_a_folded_bias_as_it_is_stored(small, when):
+    """A normalisation folds into a bias of 16 bits a channel; counted as a float, a network that fits was refused.
+
+    conv1 54 x 4 weights, 6 x 16 bias, 216 x 12 state, 64 map; fc1 540 x 4, 10 x 16, 10 x 12, 54; 8 + 8 bits of decay
+    and threshold in both: 2984 + 2510.
+    """
+    steps = {
+        "fold": FoldBatchNorm(when=when),
+        "weights": QuantizeWeights(bits=4),
+        "neurons": QuantizeNeurons(beta=8, threshold=8, membrane=12),
+    }
+    machine = replace(small[1].accelerator, weight_encoding="dense")
+    built = replace(small[1], net=Normalised(), compression=steps, accelerator=machine)
+    assert experiment.bound(built)["memory_bits"] == 2984 + 2510
 
 
 def test_params_of_a_job_reach_the_objects(small):
