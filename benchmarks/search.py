@@ -68,9 +68,9 @@ def plain_config(seed: int, folder: Path) -> config.Plain:
     return config.plain(config.compose([*SEARCHED, f"out={folder}", f"storage={url}", f"seed={seed}"]))
 
 
-def serve(plain: config.Plain, index: int) -> None:
+def serve(plain: config.Plain) -> None:
     """One of our workers."""
-    launch.work(plain, index, threads=1)
+    launch.work(plain, threads=1)
 
 
 def opponent(plain: config.Plain, kind: str, index: int, seconds: float) -> None:
@@ -111,7 +111,7 @@ def timed(plain: config.Plain, kind: str, seconds: float) -> list[tuple[float, P
         nursery.start(time.sleep, 0.0)  # answers once the nursery is prepared
         begin = time.time()
         for index in range(WORKERS):
-            given = (serve, plain, index) if kind == "ours" else (opponent, plain, kind, index, seconds)
+            given = (serve, plain) if kind == "ours" else (opponent, plain, kind, index, seconds)
             nursery.start(*given)
         time.sleep(max(0.0, begin + seconds - time.time()))
     study = optuna.load_study(study_name=here.name, storage=here.storage)

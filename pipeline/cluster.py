@@ -20,7 +20,8 @@ from pipeline import launch
 from pipeline.job import Job
 from pipeline.launch import Arguments, Crew
 from pipeline.nursery import Task
-from pipeline.study import database, results, search
+from pipeline.study import database
+from pipeline.study.attempt import no_room
 from pipeline.types import DataError, Row, require
 
 POLL_S = 0.5
@@ -102,25 +103,22 @@ class RayCrew:
     ) -> None:
         here, threads = self.here, max(1, int(self.settings.cpus))
         at_work: list[Any] = []
-        index, done, losses = 0, database.finished(study), 0
+        losses = launch.Losses(here, study)
         watch = launch.Watch(study, here.study.trial_timeout_s)
         try:
             while True:
-                now = database.finished(study)
-                losses, done = (0, now) if now > done else (losses, done)
-                met = now >= here.study.trials or results.exhausted(study, here.study) is not None
-                met = met or search.ended(here.sampler, study) is not None
-                open_ = not met and losses < 3 * here.workers
-                while open_ and len(at_work) < here.workers:
-                    at_work.append(
-                        self._work.remote(here.config, index, threads, self.settings.trials_a_task)
-                    )
-                    index += 1
+                losses.look()
+                going = losses.going
+                while going and len(at_work) < here.workers:
+                    at_work.append(self._work.remote(here.config, threads, self.settings.trials_a_task))
                 if not at_work:
                     break
                 ended, at_work = self.ray.wait(at_work, num_returns=1, timeout=POLL_S)
                 for reference in ended:
-                    losses += self._lost(reference)
+                    error = self._lost(reference)
+                    if error is not None:
+                        lasting = isinstance(error, optuna.exceptions.StorageInternalError)
+                        losses.lost(_first_line(error), lasting or no_room(error))
                 watch.look(None)
                 database.reap(study, here.study.retries)
                 on_poll()
@@ -131,6 +129,7 @@ class RayCrew:
                 self.ray.wait(self._aside, num_returns=len(self._aside))
             database.reap(study, here.study.retries)
         on_poll()
+        losses.answer()
 
     def each(self, task: Task, arguments: Sequence[Arguments], on_poll: Callable[[], None]) -> None:
         left = [self._task.remote(task, given) for given in arguments]
@@ -144,19 +143,24 @@ class RayCrew:
         self._aside.append(self._task.remote(task, arguments))
         return True
 
-    def _lost(self, reference: Any) -> bool:
-        """Whether a task ended by an error of its own or with its node, for good."""
+    def _lost(self, reference: Any) -> BaseException | None:
+        """By what error of its own, or with its node, a task ended for good."""
         try:
             self.ray.get(reference)
-        except self.ray.exceptions.RayError:
-            return True
-        return False
+        except self.ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None)  # of an error of its own: as the task raised it
+            return cause if isinstance(cause, BaseException) else cast(BaseException, error)
+        return None
 
 
-def _work(plain: dict[str, object], index: int, threads: int, trials: int) -> None:
+def _work(plain: dict[str, object], threads: int, trials: int) -> None:
     timeout_s = cast(Mapping[str, float | None], plain["study"]).get("trial_timeout_s")
     fuse_s = None if timeout_s is None else timeout_s * launch.TIMEOUT_GRACE + FUSE_S
-    launch.work(plain, index, threads, limit=trials, fuse_s=fuse_s)
+    launch.work(plain, threads, limit=trials, fuse_s=fuse_s)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error.__cause__ or error).strip().partition(chr(10))[0]}"
 
 
 def _task(task: Task, arguments: Arguments) -> None:

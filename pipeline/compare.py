@@ -42,7 +42,7 @@ class Found:
     evaluations: int
     """Trials that were evaluated; repeats that were answered from memory are not among them."""
     minutes: float
-    """From the first trial's start to the last one's end."""
+    """From the first trial's start to the last one's end, without the pauses between sessions."""
     front: int
     accuracy: float
     """Best on validation."""
@@ -53,7 +53,7 @@ class Found:
     hypervolume: float
     """Share of the reference box."""
     history: tuple[tuple[int, float, float], ...]
-    """(evaluations, minutes, hypervolume share) after each trial."""
+    """(evaluations, minutes, hypervolume share) after each evaluation."""
 
 
 def compare(folders: Sequence[Path], points: float) -> list[Found]:
@@ -83,7 +83,7 @@ def compare(folders: Sequence[Path], points: float) -> list[Found]:
     bound = results.reference_point([row for rows in tables for row in rows], first.study, reference)
     lines = []
     for (here, study, _), rows in zip(opened, tables, strict=True):
-        history = results.hypervolume_history(study, here.study, bound, rows)
+        history = results.hypervolume_history(study, here.study, bound, rows, only=results.evaluated)
         lines.append(_found(here, rows, history, reference, points))
     return lines
 
@@ -95,7 +95,6 @@ def _found(
     reference: Row | None,
     points: float,
 ) -> Found:
-    evaluated = [row for row in rows if row.state not in ("cached", "running")]
     done = [row for row in rows if row.state == "complete" and row.feasible]
     good: list[float] = []
     if reference is not None:
@@ -105,7 +104,7 @@ def _found(
     return Found(
         name=here.name,
         search=type(here.sampler).__name__,
-        evaluations=len(evaluated),
+        evaluations=history[-1][0],
         minutes=history[-1][1] / 60,
         front=sum(row.on_front for row in rows),
         accuracy=max((row.metrics["validation_accuracy"] for row in done), default=math.nan),

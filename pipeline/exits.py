@@ -18,7 +18,7 @@ from pipeline.config import ConfigError
 from pipeline.types import DataError
 
 OK, BAD_CONFIG, BAD_DATA, NO_RESULT, NO_ROOM, INTERRUPTED = 0, 2, 3, 4, 5, 130
-"""1 is an unforeseen error."""
+UNFORESEEN = 1
 UNREAD = 1
 """Whoever read the output has enough (``| head``): nothing is said, and the code is the one that rich ends with."""
 
@@ -30,6 +30,20 @@ MEANING = {
     NO_ROOM: "the output folder cannot be written",
     INTERRUPTED: "interrupted",
 }
+
+
+class GivenUp(Exception):
+    """The budget is not met, and workers end as often as they begin; `no_room`: for want of a place to write."""
+
+    def __init__(self, why: str, no_room: bool) -> None:
+        super().__init__(why)
+        self.no_room = no_room
+
+    @property
+    def code(self) -> int:
+        """The exit code of the command."""
+        return NO_ROOM if self.no_room else UNFORESEEN
+
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -47,6 +61,8 @@ def spoken(command: Main) -> Callable[..., int]:
             return _said(f"data error: {error}", BAD_DATA)
         except optuna.exceptions.StorageInternalError as error:
             return _said(refused(error), NO_ROOM)
+        except GivenUp as error:
+            return _said(f"{error}; finished trials are kept, and the same command resumes", error.code)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
             return UNREAD

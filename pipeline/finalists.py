@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from statistics import mean, stdev
@@ -26,6 +27,8 @@ from pipeline.types import DataError, Metrics, Row, TrialEnded
 
 log = logging.getLogger(__name__)
 
+WAIT_S = 0.5
+"""Between two looks at a re-run that another driver does."""
 CONFIDENCE = 0.95
 DRAWS = 2000
 
@@ -107,14 +110,14 @@ def confirm(
     """Rows with the front's members re-run: test accuracy, and over several seeds means and intervals.
 
     `each` (a crew's) does the re-runs side by side. A finished re-run is kept in the study and never done again;
-    one that fails is left out and said in `reason`.
+    one that fails is left out and said in `reason`. What another driver of this machine is at comes last.
     """
     members = [row for row in rows if row.on_front]
     pairs = [(row, job.seed + i) for row in members for i in range(job.study.finalists)]
 
     def missing() -> list[tuple[Row, int]]:
         stored = study.user_attrs
-        return [(row, seed) for row, seed in pairs if _key(row, seed) not in stored]
+        return [(row, seed) for row, seed in pairs if _key(row.number, seed) not in stored]
 
     # A saved model only has to see the test split, which is not worth a process.
     wanted = [
@@ -122,14 +125,20 @@ def confirm(
         for row, seed in missing()
         if seed != job.seed or not job.model_path(row.number).exists()
     ]
+    wanted.sort(key=lambda given: _taken(study, given[1], given[2]) is not None)
     if each is not None and len(wanted) > 1:
         each(rerun, wanted, lambda: progress(len(pairs) - len(missing()), len(pairs)))
-    runs: dict[int, list[dict[str, float]]] = {row.number: [] for row in members}
-    for done, (row, seed) in enumerate(pairs):
-        progress(done, len(pairs))
-        runs[row.number].append(_run(job, study, row, seed))
+    found: dict[tuple[int, int], dict[str, float]] = {}
+    while len(found) < len(pairs):
+        progress(len(found), len(pairs))
+        left = [(row, seed) for row, seed in pairs if (row.number, seed) not in found]
+        row, seed = next((pair for pair in left if _taken(study, pair[0].number, pair[1]) is None), left[0])
+        found[row.number, seed] = _run(job, study, row, seed)
     progress(len(pairs), len(pairs))
-    return _with(job, study, rows, runs)
+    seeds = range(job.seed, job.seed + job.study.finalists)
+    return _with(
+        job, study, rows, {row.number: [found[row.number, seed] for seed in seeds] for row in members}
+    )
 
 
 def known(job: Job, study: optuna.Study, rows: Sequence[Row]) -> list[Row]:
@@ -137,7 +146,7 @@ def known(job: Job, study: optuna.Study, rows: Sequence[Row]) -> list[Row]:
     stored = study.user_attrs
     runs: dict[int, list[dict[str, float]]] = {}
     for row in (row for row in rows if row.on_front):
-        keys = [_key(row, job.seed + i) for i in range(job.study.finalists)]
+        keys = [_key(row.number, job.seed + i) for i in range(job.study.finalists)]
         found = [json.loads(stored[key]) for key in keys if key in stored]
         if found:
             runs[row.number] = found
@@ -156,17 +165,43 @@ def _with(
     ]
 
 
-def _key(row: Row, seed: int) -> str:
-    return f"final:{row.number}:{seed}"
+def _key(number: int, seed: int) -> str:
+    return f"final:{number}:{seed}"
 
 
 def _inexact(row: Row, seed: int) -> str:
-    return f"{_key(row, seed)}:inexact"
+    return f"{_key(row.number, seed)}:inexact"
+
+
+def _by(number: int, seed: int) -> str:
+    """Attribute of a study: the process that is at this re-run."""
+    return f"{_key(number, seed)}:by"
+
+
+def _taken(study: optuna.Study, number: int, seed: int) -> str | None:
+    """The living process of this machine that is at a re-run without result; of other machines none is known to live,
+    so that nobody waits for the dead."""
+    stored = study.user_attrs
+    by = stored.get(_by(number, seed))
+    alive = by and by != database.identity() and database.dead(by) is False
+    return by if alive and _key(number, seed) not in stored else None
+
+
+def _take(study: optuna.Study, number: int, seed: int) -> None:
+    """Wait until nobody is at a re-run that has no result, and be the one who is."""
+    while _key(number, seed) not in study.user_attrs:
+        by = study.user_attrs.get(_by(number, seed))
+        free = _taken(study, number, seed) is None
+        storage = database.backend(study)
+        if free and storage.swap(study._study_id, _by(number, seed), by, database.identity()):
+            return
+        time.sleep(WAIT_S)
 
 
 def _run(job: Job, study: optuna.Study, row: Row, seed: int) -> dict[str, float]:
     """One member under one seed; the trial's own seed takes its saved model instead of training again."""
-    key = _key(row, seed)
+    key = _key(row.number, seed)
+    _take(study, row.number, seed)
     stored = study.user_attrs.get(key)
     if stored is not None:
         return cast(dict[str, float], json.loads(stored))
@@ -189,6 +224,7 @@ def _run(job: Job, study: optuna.Study, row: Row, seed: int) -> dict[str, float]
     except (RuntimeError, ArithmeticError, MemoryError, OSError) as error:
         # Bad luck of one re-run (memory, disk) costs neither the report nor the next attempt.
         log.warning("trial %d with seed %d: %s: %s", row.number, seed, type(error).__name__, error)
+        study.set_user_attr(_by(row.number, seed), "")
         return {"ended": 1.0}
     study.set_user_attr(key, json.dumps(metrics))
     return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
@@ -12,17 +12,20 @@ from pipeline import checkpoint, config, experiment, provable
 from pipeline.config import ConfigError, Plain
 from pipeline.experiment import Experiment, Trained
 from pipeline.export.program import Accumulator
+from pipeline.hardware.workload import ReportsLearning, ReportsMatrices
 from pipeline.pretrained import FLOAT_KEYS, Pretrained
 from pipeline.study import database, results
 from pipeline.study.search import Outcome, Samplers
 from pipeline.study.select import Selector
-from pipeline.study.space import Axis, settled
+from pipeline.study.space import Axis, paths, settled
 from pipeline.study.spec import Study
 from pipeline.study.stopping import Stopper
-from pipeline.types import METRICS, DataError, Report
+from pipeline.types import METRICS, DataError, Dataset, Report
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PROOFS = ("told", "required")
+REPORTED = ("loss", "running_error")
+"""What learners report on the way beside an evaluation's metrics: for stoppers only."""
 JOB_KEYS = (
     "name",
     "workers",
@@ -133,12 +136,18 @@ def build(plain: Plain) -> Job:
         study["space"] = settled(study["space"], config.flatten(plain))
     if isinstance(plain["name"], bool) or not isinstance(plain["name"], str | int):
         raise ConfigError(f"name must be text, but got {plain['name']!r}.")
+    sampler = plain["sampler"]
+    if isinstance(sampler, Mapping) and sampler.get("space") == cast(Plain, plain["study"])["space"]:
+        sampler = {
+            **sampler,
+            "space": study["space"],
+        }  # ${study.space}, without what is not searched after all
     parts: Plain = {
         "name": str(plain["name"]),
         "workers": plain["workers"],
         "storage": plain["storage"],
         "study": config.instantiate(study, "study"),
-        "sampler": config.instantiate(plain["sampler"], "sampler"),
+        "sampler": config.instantiate(sampler, "sampler"),
         "stopper": config.instantiate(plain["stopper"], "stopper"),
     }
     config.refuse_misfits(Job, parts)
@@ -159,13 +168,45 @@ def build(plain: Plain) -> Job:
     if plain.get("proof", PROOFS[0]) not in PROOFS:
         raise ConfigError(f"proof must be one of {', '.join(PROOFS)}, but got {plain['proof']!r}.")
     config.build_experiment(plain)
+    most = 2**32 - max(job.study.finalists, 1)
+    if job.seed > most:
+        raise ConfigError(f"seed must be <= {most} with {job.study.finalists} finalists, but got {job.seed}.")
+    for name, selector in job.selectors.items():
+        if not isinstance(selector, Selector):
+            raise ConfigError(
+                f"study.selectors.{name} must be a selector, as {{_target_: pipeline.study.select.Knee}}, "
+                f"but got {selector!r}."
+            )
     _check_metrics(job)
     _check_space(job)
     return job
 
 
-def _check_metrics(job: Job) -> None:
-    """Every metric that a study, a selector or a stopper asks for is one that trials have."""
+def check_measured(job: Job, data: Dataset) -> None:
+    """Refuse metrics that only other networks, or other schemes, have: each trial would be trained and then fail.
+
+    Raises:
+        ConfigError: the key, and what the metric needs.
+    """
+    point = job.experiment({})
+    special = {metric for metrics in _asked(job).values() for metric in metrics} & set(METRICS[-3:])
+    if not special or any(path in ("net", "net._target_") for path in job.study.axes.paths):
+        return
+    net = point.net.build(data.shape, data.classes, job.seed)
+    schemes = next((a.choices for a in job.study.axes.axes if a.path == "plan.scheme"), (point.plan.scheme,))
+    learns = isinstance(net, ReportsLearning) and "in_training" in schemes
+    for key, metrics in _asked(job).items():
+        for metric in special & set(metrics):
+            matrices = metric == "dense_memory_bits"
+            if not (isinstance(net, ReportsMatrices) if matrices else learns):
+                needs = (
+                    "a network of dense matrices (net=stdp)" if matrices else "net=stdp and plan=in_training"
+                )
+                raise ConfigError(f"{key} asks for {metric}, which only {needs} has.")
+
+
+def _asked(job: Job) -> dict[str, tuple[str, ...]]:
+    """The metrics that a study, its selectors and its stopper ask for, by key."""
     asked = {
         f"study.{name}": tuple(getattr(job.study, name)) for name in ("objectives", "constraints", "floors")
     }
@@ -176,8 +217,14 @@ def _check_metrics(job: Job) -> None:
             asked[f"study.selectors.{name}.{field_name}"] = (
                 (given,) if isinstance(given, str) else tuple(given)
             )
+    return asked
+
+
+def _check_metrics(job: Job) -> None:
+    """Every metric that is asked for is one that trials have."""
+    asked = _asked(job)
     for key, metrics in asked.items():
-        there = (*METRICS, "loss") if key.startswith("stopper") else METRICS
+        there = (*METRICS, *REPORTED) if key.startswith("stopper") else METRICS
         for metric in metrics:
             if metric not in there:
                 near = config.hint(metric, there)
@@ -203,6 +250,24 @@ def _check_space(job: Job) -> None:
             config.build_experiment(config.override(job.config, point))
         except ConfigError as error:
             raise ConfigError(f"{key}: {error}") from error
+    known = paths(cast(Mapping[str, object], cast(Plain, job.config["study"])["space"]))
+    for i, point in enumerate(job.study.warm_start):
+        _check_warm_start(job, f"study.warm_start[{i}]", point, known)
+
+
+def _check_warm_start(job: Job, key: str, point: Mapping[str, object], known: Collection[str]) -> None:
+    """It lies in the space; `known`: the space's paths, with those that are not searched after all."""
+    axes = {axis.path: axis for axis in job.study.axes.axes}
+    for path, value in point.items():
+        if path not in known:
+            raise ConfigError(f"{key} must give paths that study.space searches, but got {path!r}.")
+        if path in axes and not axes[path].holds(value):
+            axis = axes[path]
+            inside = f"one of {list(axis.choices)}" if axis.choices else f"in [{axis.low}, {axis.high}]"
+            raise ConfigError(
+                f"{key}.{path} must be {inside}, as study.space has it, but got {value!r}. "
+                "study.warm_start=[] leaves such points out."
+            )
 
 
 def _extremes(axis: Axis) -> tuple[object, ...]:

@@ -74,7 +74,7 @@ def parts(given: Sequence[str]) -> list[Part]:
     built = [_built(job_words) for job_words in jobs]
     names = [here.name for here in built]
     changes = [[word for word in job_words if word not in words] for job_words in jobs]
-    settled = [_settled(here, own) for here, own in zip(built, changes, strict=True)]
+    settled = [_settled(here, own, built) for here, own in zip(built, changes, strict=True)]
     if len(set(names)) < len(names):  # else name=…, or the experiments, tell them apart already
         own_names = [_name(name, own) for name, own in zip(names, changes, strict=True)]
         jobs = [[word for word in job_words if not word.startswith("name=")] for job_words in jobs]
@@ -94,10 +94,26 @@ def _part(words: Sequence[str]) -> Part:
     return Part(here.name, here.folder, tuple(words))
 
 
-def _settled(here: Job, changes: Sequence[str]) -> list[str]:
-    """For every path that the job sets and its study would search: it is not to be searched."""
+def _settled(here: Job, changes: Sequence[str], jobs: Sequence[Job]) -> list[str]:
+    """For every path that the job sets and its study would search: it is not to be searched.
+
+    A group (``plan=ptq,qat``) sets what it tells the jobs apart by, where that is searched and nothing else is
+    different: the jobs would otherwise search one and the same space.
+    """
+    searched = here.study.axes.paths
     own = [change.partition("=")[0].lstrip("+") for change in changes]
-    return [f"study.space={{{path}: null}}" for path in own if path in here.study.axes.paths]
+    found = [path for path in own if path in searched]
+    for group in own:
+        differing = _differing(group, jobs)
+        if group not in searched and differing and differing <= set(searched):
+            found += sorted(differing)
+    return [f"study.space={{{path}: null}}" for path in found]
+
+
+def _differing(group: str, jobs: Sequence[Job]) -> set[str]:
+    """The paths below a group that are not the same in all jobs."""
+    each = [config.flatten(job.config.get(group), group) for job in jobs]
+    return {path for path in set().union(*each) if len({repr(one.get(path)) for one in each}) > 1}
 
 
 def _name(name: str, changes: Sequence[str]) -> str:

@@ -18,7 +18,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
 
+import optuna
+
 from pipeline import interrupts
+from pipeline.exits import NO_ROOM
+from pipeline.study.attempt import no_room
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ Task = Callable[..., None]
 TICK_S = 0.05
 MERCY_S = 10.0
 """How long a process may take to end itself before it is killed."""
+WORDS = 4000
+"""Bytes of a process's last words: a pipe takes them at once."""
 INTERRUPTED = 130
 
 
@@ -47,6 +53,7 @@ class Nursery:
                 os._exit(code)
         theirs.close()
         self._ended: list[tuple[int, int]] = []
+        self._words: dict[int, str] = {}
 
     def start(self, task: Task, *arguments: object) -> int:
         """Run `task(*arguments)` in a new process (both must be importable and picklable); its process number.
@@ -60,20 +67,30 @@ class Nursery:
                 kind, *rest = self._pipe.recv()
                 if kind == "started":
                     return int(rest[0])
-                self._ended.append((rest[0], rest[1]))
+                self._note(*rest)
         except (EOFError, OSError) as error:
             raise ConnectionError("the process that starts workers was killed") from error
 
+    def _note(self, pid: int, code: int, words: str) -> None:
+        self._ended.append((pid, code))
+        if code != 0:
+            self._words[pid] = words
+
     def ended(self) -> list[tuple[int, int]]:
-        """(process, exit code) of all that ended since the last call; the code is -signal where one was killed."""
+        """(process, exit code) of all that ended since the last call: -signal where one was killed, `NO_ROOM` where
+        it met a full disk or a database that takes nothing."""
         try:
             while self._pipe.poll():
-                _, pid, code = self._pipe.recv()
-                self._ended.append((pid, code))
+                _, *rest = self._pipe.recv()
+                self._note(*rest)
         except (EOFError, OSError) as error:
             raise ConnectionError("the process that starts workers was killed") from error
         ended, self._ended = self._ended, []
         return ended
+
+    def last_words(self, pid: int) -> str:
+        """Why a process ended that did not end well, as far as it could say so; told once."""
+        return self._words.pop(pid, "")
 
     def close(self) -> None:
         """End the workers that are left, and the nursery."""
@@ -96,7 +113,7 @@ def _serve(pipe: Connection, prepare: Callable[[], None]) -> int:
     """Fork what is asked for, tell what has ended, and leave when the driver closes the pipe or dies."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the driver is told too, and closes the pipe
-    children: set[int] = set()
+    children: dict[int, int] = {}
     try:
         prepare()
     except Exception as error:
@@ -105,22 +122,24 @@ def _serve(pipe: Connection, prepare: Callable[[], None]) -> int:
         while True:
             if pipe.poll(TICK_S):
                 task, arguments = pipe.recv()
+                heard, said = os.pipe()
                 pid = os.fork()
                 if pid == 0:
                     pipe.close()
-                    _live(task, arguments)
-                children.add(pid)
+                    _live(task, arguments, said)
+                os.close(said)
+                children[pid] = heard
                 pipe.send(("started", pid))
-            for pid, code in _collect(children):
-                pipe.send(("ended", pid, code))
+            for ended in _collect(children):
+                pipe.send(("ended", *ended))
     except (EOFError, OSError):
         pass
     _end(children)
     return 0
 
 
-def _live(task: Task, arguments: tuple[object, ...]) -> None:
-    """A child's whole life; never returns."""
+def _live(task: Task, arguments: tuple[object, ...], words: int) -> None:
+    """A child's whole life; never returns. Its last words go into the pipe `words`."""
     code = 1
     try:
         interrupts.listen()
@@ -133,27 +152,39 @@ def _live(task: Task, arguments: tuple[object, ...]) -> None:
         code = done.code if isinstance(done.code, int) else 1
     except BaseException as error:
         cause = error.__cause__ or error
-        print(
-            f"worker {os.getpid()}: {type(error).__name__}: {type(cause).__name__}: {cause}", file=sys.stderr
-        )
+        said = f"{type(cause).__name__}: {cause}"
+        print(f"worker {os.getpid()}: {type(error).__name__}: {said}", file=sys.stderr)
+        os.write(words, said.partition("\n")[0].encode()[:WORDS])
+        if isinstance(error, optuna.exceptions.StorageInternalError) or no_room(error):
+            code = NO_ROOM
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def _collect(children: set[int]) -> list[tuple[int, int]]:
+def _collect(children: dict[int, int]) -> list[tuple[int, int, str]]:
+    """(process, exit code, last words) of those that have ended."""
     found = []
     while children:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             break
-        children.discard(pid)
-        found.append((pid, os.waitstatus_to_exitcode(status)))
+        found.append((pid, os.waitstatus_to_exitcode(status), _heard(children.pop(pid))))
     return found
 
 
-def _end(children: set[int]) -> None:
+def _heard(pipe: int) -> str:
+    os.set_blocking(pipe, False)  # a process that the dead one has left behind may hold the other end
+    try:
+        return os.read(pipe, WORDS).decode(errors="replace")
+    except BlockingIOError:
+        return ""
+    finally:
+        os.close(pipe)
+
+
+def _end(children: dict[int, int]) -> None:
     """Ask, wait, and then kill."""
     for pid in children:
         os.kill(pid, signal.SIGTERM)

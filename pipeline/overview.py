@@ -231,7 +231,13 @@ def with_portraits(job: Job, data: Dataset, rows: Sequence[Row]) -> list[Row]:
 
 
 def _portrait(job: Job, data: Dataset, row: Row) -> dict[str, object]:
-    path = job.folder / "portraits" / f"trial-{row.number:05d}.json"
+    """`data` are those of the config as it stands: a member that searched a key of data is shown its own.
+
+    Its portrait has another file name than the others', as older ones were drawn on the wrong data.
+    """
+    spec = job.experiment(row.params).data
+    own = spec != job.experiment({}).data
+    path = job.folder / "portraits" / f"trial-{row.number:05d}{'-own-data' if own else ''}.json"
     if path.exists():
         try:
             return cast(dict[str, object], json.loads(path.read_text(encoding="utf-8")))
@@ -240,7 +246,7 @@ def _portrait(job: Job, data: Dataset, row: Row) -> dict[str, object]:
     trained = finalists.reload(job, row)
     if trained is None:
         return {}
-    drawn = portrait(trained.net, trained.decode, data)
+    drawn = portrait(trained.net, trained.decode, spec.load(job.seed) if own else data)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(drawn), encoding="utf-8")
     return drawn

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pipeline import baselines, config, experiment, finalists, interrupts, job, multirun, provable
 from pipeline.config import ConfigError
-from pipeline.exits import BAD_CONFIG, BAD_DATA, INTERRUPTED, NO_RESULT, NO_ROOM, OK
+from pipeline.exits import BAD_CONFIG, BAD_DATA, INTERRUPTED, NO_RESULT, NO_ROOM, OK, GivenUp
 from pipeline.job import Job
 from pipeline.launch import Crew, Launcher
 from pipeline.overview import command, context, ending, expectation, remember, with_portraits
@@ -84,6 +84,7 @@ def run(cfg: DictConfig) -> int:
     tracker = cast(Tracker, config.instantiate(plain["tracking"], "tracking"))
     console = screen()
     study = None
+    resume = f"Finished trials are kept. Resume with: {command()}"
     try:
         data = _checked(here)
         with launcher.open(here) as crew:
@@ -101,22 +102,26 @@ def run(cfg: DictConfig) -> int:
     except optuna.exceptions.StorageInternalError as error:
         cause = str(error.__cause__ or error).strip().splitlines()[0]
         said = f"the study database {database.shown(here.storage)} does not take this: {cause}"
-        console.print(
-            f"{said}\nFinished trials are kept. Resume with: {command()}", style="red", markup=False
-        )
+        console.print(f"{said}\n{resume}", style="red", markup=False)
         return NO_ROOM
+    except GivenUp as error:
+        console.print(f"{here.name}: {error}\n{resume}", style="red", markup=False)
+        return error.code
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        console.print(f"cannot write below {here.folder}: {error}", style="red", markup=False)
+        said = f"cannot write below {here.folder}: {error}"
+        console.print(f"{said}\n{resume}" if study else said, style="red", markup=False)
         return NO_ROOM
 
 
 def _checked(here: Job) -> Dataset:
     try:
-        return experiment.check(here.experiment({}))
+        data = experiment.check(here.experiment({}))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    job.check_measured(here, data)
+    return data
 
 
 def screen() -> Console:

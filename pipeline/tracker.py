@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,9 @@ from typing import Protocol
 
 from pipeline.report.detail import weight_bits
 from pipeline.types import Dataset, Metrics, Row
+
+SOME = 8
+"""The most rivals that a ``dominated_by`` tag names."""
 
 
 class Finalist(Protocol):
@@ -109,3 +113,27 @@ def title(row: Row) -> str:
     if row.state != "complete":
         words.append(row.state)
     return " ".join(words)
+
+
+def alias(selector: str) -> str:
+    """A selector's name as MLflow takes one: letters, digits, ``_`` and ``-``, and none of those it reserves."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", selector).strip("-")
+    reserved = re.fullmatch(r"latest|v[0-9]+|", plain, re.IGNORECASE)
+    return f"selector-{plain}" if reserved else plain
+
+
+def note(rows: Sequence[Row], ending: Ending) -> str:
+    """The parent run's description in Markdown: what was found, and how to filter the children."""
+    by_number = {row.number: title(row) for row in rows}
+    picks = "\n".join(f"- {name}: {by_number[number]}" for name, number in ending.picks.items())
+    return (
+        f"{len(rows)} trials, {sum(row.on_front for row in rows)} on the front. The picks:\n\n{picks or '- none'}\n\n"
+        "Filters: `tags.front = 'true'`, `metrics.energy_pj < 1e6 and tags.front = 'true'`, "
+        "`tags.state LIKE 'stopped%'`. Pictures and the report page are under Artifacts."
+    )
+
+
+def named(rivals: Sequence[int]) -> str:
+    """``#3, #17``, and how many more."""
+    more = [f"and {len(rivals) - SOME} more"] if len(rivals) > SOME else []
+    return ", ".join([*(f"#{rival}" for rival in rivals[:SOME]), *more])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import create_engine
 
-from pipeline.tracker import Ending, Finalist, Silent, Tracker, title
+from pipeline.tracker import Ending, Finalist, Silent, Tracker, alias, named, note, title
 from pipeline.types import STORED, Dataset, Row, require
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ LOADER = "pipeline.served"
 """The module whose ``_load_pyfunc`` opens a logged model."""
 KIND = "mlflow.experimentKind"
 """Tag by which the UI shows an experiment as model training rather than as agents and prompts."""
-SOME = 8
-"""The most rivals that a ``dominated_by`` tag names."""
 
 
 def _offline() -> None:
@@ -151,28 +149,36 @@ class Mlflow:
                     raise
         if found is not None:
             self._experiment = found.experiment_id
-        same = client.search_runs([self._experiment], "tags.kind = 'study'", max_results=1)
+        same = self._runs("tags.kind = 'study'")
+        run = same[0] if same else None
+        run = run or client.create_run(self._experiment, tags={"kind": "study", **tags}, run_name=name)
+        # An answer may have been lost between any two of these calls: what is there already is looked at each time.
+        missing = {key: value for key, value in params.items() if key not in run.data.params}
+        if missing:
+            self._batch(run.info.run_id, missing, [], {})
+        if self._data is not None and not _has_data(run):
+            client.log_inputs(run.info.run_id, [_dataset(self._data)])
         if same:
-            self._parent = same[0].info.run_id
             self._sent = self._numbers()
-            return
-        run = client.create_run(self._experiment, tags={"kind": "study", **tags}, run_name=name)
         self._parent = run.info.run_id
-        self._batch(self._parent, params, [], {})
-        if self._data is not None:
-            client.log_inputs(self._parent, [_dataset(self._data)])
 
-    def _numbers(self) -> set[int]:
-        numbers: set[int] = set()
+    def _runs(self, wanted: str) -> list[Run]:
+        """The study's runs that this filter finds, the oldest first."""
+        found: list[Run] = []
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [self._experiment], "tags.kind = 'trial'", max_results=1000, page_token=token
-            )
-            numbers |= {int(run.data.tags["trial"]) for run in page if "trial" in run.data.tags}
+                [self._experiment], wanted, max_results=1000, page_token=token,
+                order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+            )  # fmt: skip
+            found += page
             token = page.token
             if not token:
-                return numbers
+                return found
+
+    def _numbers(self) -> set[int]:
+        """Trials that are there as a whole: an open run may be empty still, or for ever."""
+        return {_number(run) for run in self._runs("tags.kind = 'trial'") if _ended(run)}
 
     def _send(self, row: Row) -> None:
         if row.number in self._sent:
@@ -186,12 +192,19 @@ class Mlflow:
         }
         if row.reason:
             tags["reason"] = row.reason[:500]
-        run = self._client.create_run(self._experiment, tags=tags, run_name=title(row))
-        history = [(step, {k: v for k, v in told.items() if k != STORED}) for step, told in row.history]
-        self._batch(run.info.run_id, row.params, history, row.metrics)
-        status = "FAILED" if row.state.startswith("failed") else "KILLED" if _stopped(row) else "FINISHED"
-        self._client.set_terminated(run.info.run_id, status=status)
+        # Another driver of the study may have sent it, or an answer of this one's server was lost half-way.
+        there = self._runs(f"tags.kind = 'trial' and tags.trial = '{row.number}'")
+        if not any(map(_ended, there)):
+            self._write(there[0] if there else None, row, tags)
         self._sent.add(row.number)
+
+    def _write(self, run: Run | None, row: Row, tags: dict[str, str]) -> None:
+        run = run or self._client.create_run(self._experiment, tags=tags, run_name=title(row))
+        history = [(step, {k: v for k, v in told.items() if k != STORED}) for step, told in row.history]
+        # Under the time at which the run began: a point that is sent twice is then kept once.
+        self._batch(run.info.run_id, row.params, history, row.metrics, run.info.start_time)
+        status = {"failed": "FAILED", "stopped": "KILLED"}.get(row.state.partition(":")[0], "FINISHED")
+        self._client.set_terminated(run.info.run_id, status=status)
 
     def _batch(
         self,
@@ -199,10 +212,11 @@ class Mlflow:
         params: Mapping[str, object],
         history: Sequence[tuple[int, Mapping[str, float]]],
         metrics: Mapping[str, float],
+        at_ms: int | None = None,
     ) -> None:
         from mlflow.entities import Metric, Param
 
-        now = int(time.time() * 1000)
+        now = int(time.time() * 1000) if at_ms is None else at_ms
         points = [
             Metric(k, v, now, step) for step, values in history for k, v in values.items() if math.isfinite(v)
         ]
@@ -216,6 +230,7 @@ class Mlflow:
             self._client.log_batch(run_id, metrics=points[begin : begin + 1000], params=chunk[:100])
 
     def _finish(self, rows: Sequence[Row], ending: Ending) -> None:
+        self._sent |= self._numbers()
         for row in rows:
             self._send(row)
         runs = self._mark(rows, ending)
@@ -236,23 +251,31 @@ class Mlflow:
         from mlflow.entities import Metric, RunTag
 
         front = {row.number: row for row in rows if row.on_front}
-        runs = self._client.search_runs([self._experiment], "tags.kind = 'trial'", max_results=50_000)
+        runs = self._once(self._runs("tags.kind = 'trial'"))
         now = int(time.time() * 1000)
         for run in runs:
             number, have = _number(run), run.data
             wanted = {"front": str(number in front).lower()}
             rivals = ending.dominated_by.get(number, ())
             if rivals or "dominated_by" in have.tags:
-                wanted["dominated_by"] = _named(rivals)
+                wanted["dominated_by"] = named(rivals)
             tags = [RunTag(key, value) for key, value in wanted.items() if have.tags.get(key) != value]
             values = front[number].metrics if number in front else {}
             new = {k: float(v) for k, v in values.items() if have.metrics.get(k) != v and math.isfinite(v)}
             if tags or new:
                 points = [Metric(key, value, now, 0) for key, value in new.items()]
                 self._client.log_batch(run.info.run_id, metrics=points, tags=tags)
-            if self._data is not None and number in front and not (run.inputs and run.inputs.dataset_inputs):
+            if self._data is not None and number in front and not _has_data(run):
                 self._client.log_inputs(run.info.run_id, [_dataset(self._data)])
         return {_number(run): run.info.run_id for run in runs}
+
+    def _once(self, runs: Sequence[Run]) -> list[Run]:
+        """One run for each trial: two drivers that saw it end at the same moment have made two."""
+        kept: dict[int, Run] = {}
+        for run in sorted(runs, key=lambda run: not _ended(run)):
+            if kept.setdefault(_number(run), run) is not run and _ended(run):
+                self._client.delete_run(run.info.run_id)
+        return list(kept.values())
 
     def _register(self, ending: Ending, logged: Mapping[int, str], runs: Mapping[int, str]) -> None:
         """Make the chosen model a version of the registered model that has the study's name."""
@@ -271,11 +294,9 @@ class Mlflow:
                 name, model.artifact_location, runs[chosen], tags=tags, model_id=model.model_id
             )
             version = made.version
-        aliases = [
-            selector.replace(" ", "-") for selector, number in ending.picks.items() if number == chosen
-        ]
-        for alias in ["chosen", *aliases]:
-            client.set_registered_model_alias(name, alias, version)
+        selectors = [selector for selector, number in ending.picks.items() if number == chosen]
+        for one in ["chosen", *map(alias, selectors)]:
+            client.set_registered_model_alias(name, one, version)
 
 
 class Models:
@@ -360,29 +381,16 @@ def _dataset(data: Dataset) -> DatasetInput:
     return DatasetInput(shown, [InputTag("mlflow.data.context", "train, validation, test")])
 
 
-def note(rows: Sequence[Row], ending: Ending) -> str:
-    """The parent run's description in Markdown: what was found, and how to filter the children."""
-    by_number = {row.number: title(row) for row in rows}
-    picks = "\n".join(f"- {name}: {by_number[number]}" for name, number in ending.picks.items())
-    return (
-        f"{len(rows)} trials, {sum(row.on_front for row in rows)} on the front. The picks:\n\n{picks or '- none'}\n\n"
-        "Filters: `tags.front = 'true'`, `metrics.energy_pj < 1e6 and tags.front = 'true'`, "
-        "`tags.state LIKE 'stopped%'`. Pictures and the report page are under Artifacts."
-    )
-
-
-def _named(rivals: Sequence[int]) -> str:
-    """``#3, #17``, and how many more."""
-    more = [f"and {len(rivals) - SOME} more"] if len(rivals) > SOME else []
-    return ", ".join([*(f"#{rival}" for rival in rivals[:SOME]), *more])
-
-
 def _number(run: Run) -> int:
     return int(run.data.tags.get("trial", -1))
 
 
-def _stopped(row: Row) -> bool:
-    return row.state.startswith("stopped")
+def _ended(run: Run) -> bool:
+    return run.info.status in ("FINISHED", "FAILED", "KILLED")
+
+
+def _has_data(run: Run) -> bool:
+    return bool(run.inputs and run.inputs.dataset_inputs)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from optuna.trial import TrialState
 
 from pipeline import config, job
 from pipeline.compare import compare, main
@@ -26,10 +27,17 @@ def write(out, name, members, sampler, baseline=FLOAT):
         here.study.axes.suggest(trial)
         values = (1 - accuracy, float(memory), 5e8)
         metrics = dict(zip(("validation_error", "memory_bits", "energy_pj"), values, strict=True))
-        trial.set_user_attr(
-            "record", json.dumps({"state": state, "metrics": {**metrics, "validation_accuracy": accuracy}})
-        )
-        study.tell(trial, values)
+        record = {"state": state, "metrics": {**metrics, "validation_accuracy": accuracy}}
+        if state.startswith("stopped"):
+            record = {
+                "state": state,
+                "reason": "lif1 never fires" if accuracy else "same configuration as trial 3",
+            }
+        trial.set_user_attr("record", json.dumps(record))
+        if state.startswith("stopped"):
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, values)
     return out / name
 
 
@@ -54,6 +62,15 @@ def test_each_line_says_what_was_found_and_for_how_much(folders):
     # one: 0.95 x 0.75 + (0.90 of the 0.2 of memory below it) = 0.7125 + 0.18; two: 0.95 x 0.875.
     assert one.hypervolume == pytest.approx((0.7125 + 0.90 * 0.20) * 0.75)
     assert two.hypervolume == pytest.approx(0.95 * 0.875 * 0.75)
+
+
+def test_repeats_are_evaluations_neither_in_the_table_nor_on_the_axis(folders, tmp_path):
+    """Nor those of an early end, which keep its state."""
+    assert [point[0] for point in compare(folders, points=1.0)[1].history] == [1, 2]
+    members = [("complete", 0.95, 50_000), ("cached", 0.95, 50_000), ("cached", 0.95, 50_000)]
+    early = [("stopped:silent", 1, 0), ("stopped:silent", 0, 0), ("stopped:silent", 0, 0)]
+    (line,) = compare([write(tmp_path, "repeats", [*members, *early], "random")], points=1.0)
+    assert line.evaluations == line.history[-1][0] == 2
 
 
 def test_table_figure_and_numbers(folders, tmp_path, capsys):

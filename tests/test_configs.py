@@ -1,6 +1,7 @@
 """Every experiment composes, builds and searches paths that exist; wrong ones stop with the key and what is allowed."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -83,6 +84,20 @@ def test_what_does_not_exist_is_named_with_what_does(overrides, said):
         ("+accumulator.bit=8", "unknown key accumulator.bit. Did you mean 'bits'?"),
         ("accumulator=8", "accumulator must have the keys bits and overflow, but got 8."),
         ("+study.space.net.hidn={low: 1, high: 2}", "study.space.net.hidn"),
+        (
+            "study.warm_start=[{net.hidden: 999}]",
+            "study.warm_start[0].net.hidden must be in [16, 128], as study.space has it, but got 999.",
+        ),
+        (
+            "study.warm_start=[{}, {plan.scheme: joint}]",
+            "study.warm_start[1].plan.scheme must be one of ['ptq', 'qat'], as study.space has it",
+        ),
+        (
+            "study.warm_start=[{learner.epochs: 3}]",
+            "study.warm_start[0] must give paths that study.space searches, but got 'learner.epochs'.",
+        ),
+        ("study.reference=[1.0, 0.0, 1.0]", "study.reference must be > 0 in every objective"),
+        ("study.selectors.knee=5", "study.selectors.knee must be a selector"),
         ("+study.space.net.beta={low: 0.1, high: 3.0}", "net.beta must"),
     ],
 )
@@ -90,6 +105,12 @@ def test_values_out_of_range_stop_with_their_key(override, said):
     with pytest.raises(ConfigError) as caught:
         job.build(composed("+experiment=quickstart", override))
     assert said in str(caught.value)
+
+
+def test_the_seeds_of_the_finalists_are_seeds_as_well():
+    job.build(composed("+experiment=quickstart", "seed=4294967295", "study.finalists=1"))
+    with pytest.raises(ConfigError, match="seed must be <= 4294967294 with 2 finalists, but got 4294967295"):
+        job.build(composed("+experiment=quickstart", "seed=4294967295", "study.finalists=2"))
 
 
 def test_the_fingerprint_sees_what_decides_a_trial_and_nothing_else():
@@ -149,3 +170,48 @@ def test_a_config_from_before_a_key_existed_still_means_what_it_meant():
 def test_densities_of_the_event_studies_are_those_of_training_data(name):
     counting = config.build_experiment(composed(f"+experiment={name}")).counting
     assert (counting.split, counting.samples) == ("train", 256)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, name) for group in ("stopper", "sampler") for name in config.members(group)],
+)
+def test_every_stopper_and_sampler_builds_with_a_study(group, option):
+    here = job.build(composed("+experiment=tinysnn_mnist", f"{group}={option}"))
+    assert type(getattr(here, group)).__name__ in here.config[group]["_target_"]
+
+
+def test_a_path_given_as_null_is_not_searched_by_the_ordered_sampler_either():
+    given = ("+experiment=tinysnn_mnist", "sampler=ordered", "study.space={plan.scheme: null}")
+    here = job.build(composed(*given))
+    assert "plan.scheme" not in here.study.axes.paths
+    assert set(here.sampler.space) == set(here.study.axes.paths)
+
+
+def test_a_warm_start_may_name_a_path_that_is_not_searched_after_all_and_leave_others_to_the_sampler():
+    given = ("study.space={plan.scheme: null}", "study.warm_start=[{plan.scheme: qat, net.hidden: 20}]")
+    here = job.build(composed("+experiment=quickstart", *given))
+    assert here.study.axes.restrict(here.study.warm_start[0]) == {"net.hidden": 20}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["study.objectives=[validation_error, energy_training_pj]"],
+            "study.objectives asks for energy_training_pj",
+        ),
+        (["+study.constraints={dense_memory_bits: 5}"], "study.constraints asks for dense_memory_bits"),
+        (
+            ["+study.selectors.cheap={_target_: pipeline.study.select.Within, price: energy_training_pj}"],
+            "study.selectors.cheap.price asks for energy_training_pj, which only net=stdp and plan=in_training",
+        ),
+    ],
+)
+def test_a_metric_that_this_network_lacks_is_refused_before_anything_is_trained(words, said):
+    here = job.build(composed("+experiment=quickstart", *words))
+    data = here.experiment({}).data.load(here.seed)
+    with pytest.raises(ConfigError, match=said):
+        job.check_measured(here, data)
+    learns = job.build(composed("+experiment=fspinn_knobs"))
+    job.check_measured(learns, replace(data, shape=(1, 28, 28)))

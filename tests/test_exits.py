@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import baselines, claims, compare, interrupts, reprice, select, stages, verify
 from pipeline.config import ConfigError
+from pipeline.exits import GivenUp
 from pipeline.export import __main__ as export
 from pipeline.hardware import explain
 from pipeline.types import DataError
@@ -36,8 +37,12 @@ def main_of(name):
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize(
     ("error", "code", "said"),
-    [(FULL, 5, "No space left on device: 'outputs/x'"), (LOCKED, 5, "readonly"), (KeyboardInterrupt(), 130, "Interr")],
-    ids=["disk", "database", "interrupt"],
+    [
+        (FULL, 5, "No space left on device: 'outputs/x'"), (LOCKED, 5, "readonly"),
+        (KeyboardInterrupt(), 130, "Interr"), (GivenUp("no place", True), 5, "no place; finished trials are kept"),
+        (GivenUp("killed", False), 1, "killed"),
+    ],
+    ids=["disk", "database", "interrupt", "full for workers", "dying workers"],
 )  # fmt: skip
 def test_what_the_machine_does_to_a_command_is_a_sentence_and_a_code(
     name, error, code, said, monkeypatch, capsys

@@ -104,3 +104,21 @@ def test_published_costs_stand_only_beside_studies_of_the_same_data_and_network(
     here = job.build(config.plain(config.compose_job([f"+experiment={experiment}"])))
     assert overview._papers(here, SimpleNamespace(name=data)) == papers
     assert overview._alike(here, SimpleNamespace(name=data)) == alike
+
+
+def test_a_member_that_searched_a_key_of_data_is_shown_its_own(tmp_path, monkeypatch):
+    given = ["+experiment=quickstart", f"out={tmp_path}", "data.timesteps=8"]
+    here = job.build(config.plain(config.compose_job(given)))
+    data = here.experiment({}).data.load(here.seed)
+    monkeypatch.setattr(overview.finalists, "reload", lambda *_: SimpleNamespace(net=None, decode=None))
+    monkeypatch.setattr(overview, "portrait", lambda net, decode, shown: {"steps": shown.timesteps})
+    rows = [
+        Row(number, "complete", {"data.timesteps": steps} if steps else {}, on_front=True)
+        for number, steps in enumerate((0, 5, 8))
+    ]
+    wrong = here.folder / "portraits" / "trial-00001.json"  # as drawn before, on the data of the config
+    wrong.parent.mkdir(parents=True)
+    wrong.write_text('{"steps": 8}')
+    for _ in range(2):  # drawn, and read again
+        found = overview.with_portraits(here, data, rows)
+        assert [row.detail["steps"] for row in found] == [8, 5, 8]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracker import Ending
+from pipeline.tracker import Ending, alias
 from pipeline.tracking import Mlflow, Silent, title
 from pipeline.types import Row
 
@@ -95,13 +95,67 @@ print(json.dumps(dict(
 """
 
 
+LOST = """
+def driver(fails=()):
+    tracker = Mlflow(uri, f"{folder}/artifacts", retry_s=0.0, register=())
+    calls, real = [], tracker._client.log_batch
+
+    def log_batch(*args, **kwargs):
+        calls.append(1)
+        if len(calls) in fails:
+            raise ConnectionError("the answer was lost")
+        return real(*args, **kwargs)
+
+    tracker._client.log_batch = log_batch
+    return tracker
+
+
+def seen(name):
+    c = tracker._client
+    e = c.get_experiment_by_name(name).experiment_id
+    children = sorted((int(r.data.tags["trial"]), r.info.status, len(r.data.params), len(r.data.metrics))
+                      for r in c.search_runs([e], "tags.kind = 'trial'"))
+    return [children, [r.data.params for r in c.search_runs([e], "tags.kind = 'study'")]]
+
+
+found, two = dict(), rows()[2:]
+tracker = driver(fails=(1, 3))  # the parent's parameters, and all of a trial but that it has begun
+tracker.start("lost", dict(seed=0), dict())
+for row in two:
+    tracker.trial(row)
+tracker.finish(two, Ending())
+found["answers lost"] = seen("lost")
+tracker = driver(fails=(2,))
+tracker.start("killed", dict(seed=0), dict())
+tracker.trial(two[0])
+tracker = driver()  # the same command again
+tracker.start("killed", dict(seed=0), dict())
+tracker.finish(two, Ending())
+found["killed in between"] = seen("killed")
+drivers = driver(), driver()
+for tracker in drivers:
+    tracker.start("joined", dict(seed=0), dict())
+for row in two:
+    for tracker in drivers:
+        tracker.trial(row)
+double = tracker._client.create_run(tracker._experiment, tags=dict(kind="trial", trial="3"))  # at the same moment
+tracker._client.set_terminated(double.info.run_id)
+for tracker in drivers:
+    tracker.finish(two, Ending())
+found["two drivers"] = seen("joined")
+print(json.dumps(found))
+"""
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """One study written by a process of its own (MLflow's import is slow and warns in many ways)."""
     script = SCRIPT.format(here=str(Path(__file__).parent), folder=str(tmp_path_factory.mktemp("mlflow")))
+    script += LOST  # in the same process
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    found, lost = done.stdout.splitlines()[-2:]
+    return {**json.loads(found), "lost": json.loads(lost)}
 
 
 def test_a_parent_and_one_child_per_trial_even_when_told_twice(store):
@@ -167,6 +221,13 @@ def test_the_documented_filter_finds_the_cheap_members(store):
     assert store["cheap"] == ["#0 4-bit 80% qat"]
 
 
+def test_every_trial_is_sent_whole_and_once_whatever_answer_is_lost_and_however_many_drivers_there_are(store):
+    whole = [[[2, "KILLED", 3, 0], [3, "FINISHED", 1, 1]], [{"seed": "0"}]]
+    assert list(store["lost"]) == ["answers lost", "killed in between", "two drivers"]
+    for case, found in store["lost"].items():
+        assert found == whole, case
+
+
 def test_a_dead_server_is_said_once_and_stops_nothing(caplog):
     tracker = Mlflow("http://127.0.0.1:9", retry_s=60)
     begin = time.monotonic()
@@ -205,3 +266,14 @@ def test_a_trial_is_named_for_people():
         "plan.scheme": "joint",
     }
     assert title(Row(17, "complete", params)) == "#17 4-bit 80% joint"
+
+
+@pytest.mark.parametrize(
+    ("selector", "said"),
+    [
+        ("within 1 point", "within-1-point"), ("within 0.5 points", "within-0-5-points"), ("≤ 8 KiB", "8-KiB"),
+        ("knee", "knee"), ("Latest", "selector-Latest"), ("v2", "selector-v2"), ("≤", "selector-"),
+    ],
+)  # fmt: skip
+def test_any_selectors_name_is_an_alias_that_the_registry_takes(selector, said):
+    assert alias(selector) == said

@@ -25,12 +25,22 @@ MEANING = {
     "cached": "asked for again: the result of the same earlier point, at no cost",
     "running": "not ended when this was written",
     "lost": "its worker died",
-    "stopped:dominated": "others were better in every objective, at this step or by its cost before training",
+    "stopped:dominated": "others were better in every objective at this step",
+    "stopped:bound": "its cost alone was beaten, or beyond a constraint, before it was trained",
     "stopped:silent": "some layer never fires",
     "stopped:saturated": "some layer fires at almost every step",
     "failed:nan": "the loss or a weight became NaN or infinite",
-    "failed:timeout": "took longer than one trial may",
+    "stopped:timeout": "took longer than one trial may",
+    "failed:memory": "more memory than there is",
+    "failed:killed": "its workers died in it, one after the other",
+    "refused:inexact": "has no exact integer form, which this study asks for",
 }
+
+
+def meaning(state: str) -> str:
+    """What a trial's state says; any error's name may stand behind ``failed:``."""
+    unforeseen = "an error of this name; the trial's reason says which" if state.startswith("failed:") else ""
+    return MEANING.get(state, unforeseen)
 
 
 @dataclass(frozen=True)
@@ -265,7 +275,7 @@ def _bar(state: str, count: int) -> Trace:
         "text": [str(count)],
         "textposition": "outside",
         "cliponaxis": False,
-        "hovertext": [f"{escape(state)}: {escape(MEANING.get(state, ''))}"],
+        "hovertext": [f"{escape(state)}: {escape(meaning(state))}"],
         "hoverinfo": "text",
         "marker": {
             "color": role(tint),
@@ -284,7 +294,7 @@ def ended_table(rows: Sequence[Row]) -> str:
     body = "".join(
         f'<tr data-trial="{row.number}"><td><button type="button" class="trial" data-trial="{row.number}">'
         f'#{row.number}</button></td><td class="text">{escape(row.state)}</td>'
-        f'<td class="text">{escape(row.reason or MEANING.get(row.state, ""))}</td>'
+        f'<td class="text">{escape(row.reason or meaning(row.state))}</td>'
         f"<td>{row.history[-1][0] if row.history else 0}</td><td>{row.duration_s:.1f} s</td></tr>"
         for row in ended
     )

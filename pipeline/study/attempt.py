@@ -6,10 +6,12 @@ import errno
 import json
 import logging
 import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
@@ -17,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.study.database import HISTORY, reap
 from pipeline.study.ledger import FINGERPRINT
-from pipeline.study.results import row
+from pipeline.study.results import SAME, row
 from pipeline.study.storage import RECORD, WORKER
 from pipeline.types import Metrics, TrialEnded
 
@@ -32,6 +34,9 @@ TELL_S = 1.0
 """Metrics of a running trial are written at every rung, and otherwise so often."""
 REPEATABLE = ("stopped:silent", "stopped:saturated", "stopped:dominated", "stopped:bound", "failed:nan")
 """Ends that the same configuration meets again: a repeat costs nothing. Crashes and time-outs may be bad luck."""
+WAITS = "waits"
+"""User attribute of a running trial: true while it waits for the result of an equal one."""
+FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS), (errno.EACCES, errno.EPERM)
 BOUND_SCALE = 1 - 1e-9
 """Bounds are sums of floats in another order than the final figures: equal is not beyond."""
 
@@ -50,6 +55,10 @@ class Bounded(TrialEnded):
     state = "stopped:bound"
 
 
+class NoRoom(OSError):
+    """The study's folder takes nothing: not the trial's fault, which is given back."""
+
+
 class TimedOut(TrialEnded):
     """Longer than `trial_timeout_s`."""
 
@@ -61,7 +70,7 @@ class Attempt:
 
     def __init__(self, worker: Worker, trial: optuna.Trial) -> None:
         self.worker, self.trial, self.spec = worker, trial, worker.spec
-        self.begin = self._told = time.monotonic()
+        self.begin = self._at_work = self._told = time.monotonic()
         self.history: list[tuple[int, dict[str, float]]] = []
         self.constraints: dict[str, float] = {}
         self._heard = 0
@@ -77,8 +86,9 @@ class Attempt:
         except optuna.exceptions.StorageInternalError:
             raise  # not the trial's fault: the worker ends, and the trial is done again
         except Exception as error:
-            if no_room(error):  # nor this: it would meet the next trial as well
-                raise OSError(errno.ENOSPC, f"trial {self.trial.number} was given back: {error}") from error
+            if no_room(error, self.worker.folder):  # nor this: it would meet the next trial as well
+                number = getattr(error, "errno", None) or errno.ENOSPC
+                raise NoRoom(number, f"trial {self.trial.number} was given back: {error}") from error
             name = "memory" if out_of_memory(error) else type(error).__name__
             record |= {"state": f"failed:{name}", "reason": str(error)}
             log.warning("trial %d failed: %s: %s", self.trial.number, type(error).__name__, error)
@@ -99,6 +109,7 @@ class Attempt:
         before = self._same(key)
         if before is not None:
             return before
+        self._at_work = time.monotonic()
         priced = worker.rivals.priced(self.spec.objectives)
         if priced or self._bounded():
             bound = worker.bound(params)
@@ -113,7 +124,25 @@ class Attempt:
         return {**result, "evaluated_s": took}
 
     def _same(self, key: str) -> dict[str, object] | None:
-        """The result of the same configuration, waiting for it where another worker has it at hand."""
+        """The result of the same configuration, waiting for it where another worker has it at hand.
+
+        What waits is not at work: its time runs neither here nor for whoever watches it (`WAITS`).
+        """
+        waits = False
+        for before in self._looked_for(key):
+            if before is not None:
+                return before
+            if not waits:
+                waits = True
+                self.worker.fuse(lit=False)
+                self.trial.set_user_attr(WAITS, True)
+        if waits:
+            self.worker.fuse(lit=True)
+            self.trial.set_user_attr(WAITS, False)
+        return None
+
+    def _looked_for(self, key: str) -> Iterator[dict[str, object] | None]:
+        """The result of the same configuration, or None as often as there is one at work that may give it."""
         pause = WAIT_S[0]
         while True:
             running = False
@@ -121,9 +150,11 @@ class Attempt:
                 if other.state == TrialState.RUNNING:
                     running = running or other.user_attrs.get(WORKER) != self.worker.storage.worker
                 elif repeatable(other):
-                    return self._repeat(other)
+                    yield self._repeat(other)
+                    return
             if not running:
-                return None
+                return
+            yield None
             time.sleep(pause)
             pause = min(2 * pause, WAIT_S[1])
             reap(self.worker.study, self.spec.retries)
@@ -134,7 +165,7 @@ class Attempt:
         if before["state"] == "complete":
             before["state"] = "cached"
             self._constrain(before["metrics"])  # type: ignore[arg-type]
-        return {**before, "reason": f"same configuration as trial {other.number}", "evaluated_s": 0.0}
+        return {**before, "reason": f"{SAME} {other.number}", "evaluated_s": 0.0}
 
     def _bounded(self) -> bool:
         """Whether a bound can decide anything: something has a limit, or a trial is as good as any can be."""
@@ -177,7 +208,7 @@ class Attempt:
 
     def _report(self, step: int, metrics: Metrics) -> None:
         """From the learner, after each epoch: keep it where all see it, and end what is not worth finishing."""
-        elapsed = time.monotonic() - self.begin
+        elapsed = time.monotonic() - self._at_work
         if elapsed > self._timeout:
             raise TimedOut(f"{elapsed:.0f} s at step {step}, more than trial_timeout_s = {self._timeout:g}")
         now = {**self._known, **_finite(metrics)}
@@ -204,10 +235,14 @@ def repeatable(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and record["state"] in REPEATABLE
 
 
-def no_room(error: BaseException) -> bool:
-    """A full disk, a used-up quota or a file system that has become read-only, as Python or safetensors say it."""
-    known = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return getattr(error, "errno", None) in known or "No space left on device" in str(error)
+def no_room(error: BaseException, folder: Path | None = None) -> bool:
+    """A full disk, a used-up quota or a file system that has become read-only, as Python or safetensors say it; or a
+    place below `folder`, the study's own, that may not be written."""
+    code, text = getattr(error, "errno", None), str(error)
+    if isinstance(error, NoRoom) or code in FULL or any(words in text for words in map(os.strerror, FULL)):
+        return True
+    refused = code in REFUSED or any(words in text for words in map(os.strerror, REFUSED))
+    return refused and folder is not None and str(folder) in text
 
 
 def out_of_memory(error: BaseException) -> bool:

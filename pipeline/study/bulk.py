@@ -113,6 +113,49 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
+JOINED = "joined"
+"""Study attribute: [trials, workers that joined when there were as many]."""
+
+
+def join(connection: sa.Connection, study_id: int) -> tuple[int, int]:
+    """How many trials there are, and how many workers have joined since there were as many: no two get the same.
+
+    Raises:
+        KeyError: there is no such study.
+    """
+    said = Statements.of(connection)
+    before = _last_number(connection, study_id)
+    trials = 0 if before is None else before + 1
+    text = connection.execute(said.study_attribute, {"study": study_id, "name": JOINED}).scalar()
+    then, count = (trials, 0) if text is None else json.loads(text)
+    place = count if then == trials else 0
+    told = {"study_id": study_id, "key": JOINED, "value_json": json.dumps([trials, place + 1])}
+    connection.execute(said.study_user, told)
+    return trials, place
+
+
+def swap(connection: sa.Connection, study_id: int, key: str, before: object, after: object) -> bool:
+    """Set a study's attribute if it is still what it was `before` (None: absent); whether it is `after` now."""
+    said = Statements.of(connection)
+    connection.execute(said.lock_study, {"study": study_id})
+    text = connection.execute(said.study_attribute, {"study": study_id, "name": key}).scalar()
+    now = None if text is None else json.loads(text)
+    if now == before:
+        connection.execute(
+            said.study_user, {"study_id": study_id, "key": key, "value_json": json.dumps(after)}
+        )
+    return now in (before, after)
+
+
+def _last_number(connection: sa.Connection, study_id: int) -> int | None:
+    """The newest trial's number, which stays the newest until this transaction ends; None where there is none."""
+    said = Statements.of(connection)
+    if connection.execute(said.lock_study, {"study": study_id}).scalar() is None:
+        raise KeyError(f"no study {study_id}")
+    number: int | None = connection.execute(said.last_number, {"study": study_id}).scalar()
+    return number
+
+
 def claim(connection: sa.Connection, study_id: int, user: Mapping[str, object]) -> FrozenTrial:
     """A new RUNNING trial with its number, attributes and first heartbeat.
 
@@ -124,9 +167,7 @@ def claim(connection: sa.Connection, study_id: int, user: Mapping[str, object]) 
         KeyError: there is no such study.
     """
     said = Statements.of(connection)
-    if connection.execute(said.lock_study, {"study": study_id}).scalar() is None:
-        raise KeyError(f"no study {study_id}")
-    before = connection.execute(said.last_number, {"study": study_id}).scalar()
+    before = _last_number(connection, study_id)
     number, start = 0 if before is None else before + 1, _now()
     row = {"study_id": study_id, "number": number, "state": TrialState.RUNNING, "datetime_start": start}
     made = connection.execute(said.new_trial, row).inserted_primary_key

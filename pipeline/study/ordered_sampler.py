@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.study.database import RECORD
 from pipeline.study.ordered import Found, NoCandidate, Point, Search, key_of, short
+from pipeline.study.space import label
 from pipeline.types import require
 
 ACCURACY = "validation_accuracy"
@@ -45,11 +46,17 @@ class Ordered:
     def __post_init__(self) -> None:
         for path, axis in self.space.items():
             require(
-                "when" not in axis, f"space.{path}", "have no `when` with sampler=ordered", axis.get("when")
+                not axis.get("when"), f"space.{path}", "have no `when` with sampler=ordered", axis.get("when")
             )
             whole = "choices" in axis or all(isinstance(axis.get(end), int) for end in ("low", "high"))
             rule = "be whole numbers or choices with sampler=ordered"
             require(whole and not axis.get("log"), f"space.{path}", rule, dict(axis))
+            require(
+                axis.get("step") in (None, 1),
+                f"space.{path}.step",
+                "be 1 with sampler=ordered: it bisects",
+                axis.get("step"),
+            )
         require(
             not self.space or bool(self._weights),
             "weights",
@@ -72,7 +79,10 @@ class Ordered:
     def search(self) -> Search:
         """The strategy over this space. Raises ValueError for a space without widths."""
         widths, first = self._widths, self._weights
-        choices = {p: cast(Sequence[object], a["choices"]) for p, a in self.space.items() if "choices" in a}
+        given = {p: cast(Sequence[object], a["choices"]) for p, a in self.space.items() if "choices" in a}
+        choices = {
+            p: [label(option) for option in options] for p, options in given.items()
+        }  # as Optuna has them
         return Search(
             {path: widths[path] for path in [*first, *(p for p in widths if p not in first)]},
             {path: options for path, options in choices.items() if path in self.crossed},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -13,10 +14,12 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.study import pareto
 from pipeline.study.database import HISTORY, RECORD, counted
 from pipeline.study.spec import Study
-from pipeline.study.storage import Storage
+from pipeline.study.storage import WORKER, Storage
 from pipeline.types import PART, DataError, Row
 
 LEAST_FOR_FANOVA = 8
+SAME = "same configuration as trial"
+"""How the reason of a repeat begins: its result is that of an earlier trial, at no cost."""
 
 
 def row(trial: FrozenTrial, spec: Study) -> Row:
@@ -54,6 +57,11 @@ def _value(axis: object, value: object) -> object:
         if value == choice or value == json.dumps(choice, sort_keys=True):
             return choice
     return value
+
+
+def evaluated(row: Row) -> bool:
+    """Whether a trial was begun and has ended; a repeat, of an early end too, took its result from another."""
+    return row.state not in ("cached", "running") and not row.reason.startswith(SAME)
 
 
 class Book:
@@ -160,27 +168,63 @@ def reference_point(rows: Sequence[Row], spec: Study, baseline: Row | None) -> t
     return tuple(bound(name) for name in spec.objectives)
 
 
+def pauses(trials: Sequence[FrozenTrial]) -> list[tuple[datetime, float]]:
+    """(end, seconds) of each time in which no trial ran, and after which only workers came that were not there before.
+
+    Between two sessions of a study, that is: a short wait of workers that go on is a part of the search.
+    """
+    ordered = sorted((t for t in trials if t.datetime_start and t.datetime_complete), key=_start)
+    last = {t.user_attrs.get(WORKER): i for i, t in enumerate(ordered)}
+    found, until, through = [], None, -1
+    for i, trial in enumerate(ordered):
+        start, end = _start(trial), trial.datetime_complete
+        assert end is not None
+        if until is not None and start > until and through < i:
+            found.append((start, (start - until).total_seconds()))
+        until = end if until is None else max(until, end)
+        through = max(through, last[trial.user_attrs.get(WORKER)])
+    return found
+
+
+def _start(trial: FrozenTrial) -> datetime:
+    assert trial.datetime_start is not None
+    return trial.datetime_start
+
+
 def hypervolume_history(
-    study: optuna.Study, spec: Study, reference: Sequence[float], rows: Sequence[Row]
+    study: optuna.Study,
+    spec: Study,
+    reference: Sequence[float],
+    rows: Sequence[Row],
+    only: Callable[[Row], bool] = lambda row: True,
 ) -> tuple[tuple[int, float, float], ...]:
-    """(trials finished, seconds since the first trial began, hypervolume) after each finished trial of `rows`."""
+    """(trials finished, seconds since the first trial began, hypervolume) after each finished trial of `rows`.
+
+    Seconds without the `pauses`. `only`: what is counted as a trial.
+    """
     by_number = {row.number: row for row in rows}
     trials = [t for t in study.get_trials(deepcopy=False) if counted(t) and t.datetime_complete is not None]
     trials.sort(key=lambda t: t.datetime_complete or t.datetime_start)  # type: ignore[arg-type,return-value]
     if not trials:
         return ()
     start = min(t.datetime_start for t in trials if t.datetime_start is not None)
+    idle = pauses(trials)
     points: list[list[float]] = []
     volume, history = 0.0, []
-    for done, trial in enumerate(trials, start=1):
+    done = 0
+    for trial in trials:
         here = by_number.get(trial.number)
+        if here is not None and not only(here):
+            continue
+        done += 1
         if here is not None and here.feasible and here.state in ("complete", "cached"):
             point = [here.metrics[name] for name in spec.objectives]
             if not any(pareto.dominates(p, point) or p == point for p in points):
                 points = [p for p in points if not pareto.dominates(point, p)] + [point]
                 volume = pareto.hypervolume(points, reference)
         assert trial.datetime_complete is not None
-        history.append((done, (trial.datetime_complete - start).total_seconds(), volume))
+        slept = sum(seconds for until, seconds in idle if until <= trial.datetime_complete)
+        history.append((done, (trial.datetime_complete - start).total_seconds() - slept, volume))
     return tuple(history)
 
 

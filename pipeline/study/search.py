@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import optuna
@@ -58,7 +59,8 @@ class Worker:
     """Runs trials of one study until the budget is met: claim, ask, evaluate, tell.
 
     A worker that finds every place of the budget taken waits for the others: if one of them dies, its trial is
-    done here. `limit`: the most trials this worker runs (the budget is the study's).
+    done here. `limit`: the most trials this worker runs (the budget is the study's). `folder`: what it keeps of a
+    trial lies below it; where the system refuses that, no trial is at fault.
     """
 
     def __init__(
@@ -70,10 +72,11 @@ class Worker:
         stopper: Stopper | None = None,
         after_trial: Callable[[Row], None] | None = None,
         bound: Bound = lambda params: {},
+        folder: Path | None = None,
     ) -> None:
         self.spec, self.study, self.evaluate, self.fingerprint = spec, study, evaluate, fingerprint
         self.stopper: Stopper = stopper or Never()
-        self.after_trial, self.bound = after_trial, bound
+        self.after_trial, self.bound, self.folder = after_trial, bound, folder
         self.space = spec.axes
         self.storage = backend(study)
         self._size = self.space.size()
@@ -163,8 +166,7 @@ class Worker:
                 self._end(trial, {"state": "refused"})
                 return False
             attempt = Attempt(self, trial)
-            if self._fuse_s is not None:
-                faulthandler.dump_traceback_later(self._fuse_s, exit=True)
+            self.fuse(lit=True)
             self._end(trial, attempt.record(), attempt)
         except (KeyboardInterrupt, SystemExit):
             signal.setitimer(signal.ITIMER_REAL, 0)  # heard: whoever insists on it may stop
@@ -175,8 +177,7 @@ class Worker:
                 self._give_up(trial)
             raise
         finally:
-            if self._fuse_s is not None:
-                faulthandler.cancel_dump_traceback_later()
+            self.fuse(lit=False)
             self._current = None
             self.storage.forget(trial._trial_id)
         if self.after_trial is not None:
@@ -184,6 +185,13 @@ class Worker:
             if counted(ended):
                 self.after_trial(row(ended, self.spec))
         return True
+
+    def fuse(self, lit: bool) -> None:
+        """Light the fuse of this process anew, or put it out; see `run`."""
+        if self._fuse_s is not None and lit:
+            faulthandler.dump_traceback_later(self._fuse_s, exit=True)
+        elif self._fuse_s is not None:
+            faulthandler.cancel_dump_traceback_later()
 
     def _give_up(self, trial: optuna.Trial) -> None:
         frozen = self.storage.get_trial(trial._trial_id)

@@ -79,13 +79,13 @@ class Axis:
         """Whether `value` is one that this axis may take."""
         values = self.values()
         if values is not None and not (self.step and not self.integer):
-            return value in values or value in [_label(v) for v in values]
+            return value in values or value in [label(v) for v in values]
         return isinstance(value, int | float) and _within(value, self.low, self.high)
 
     def suggest(self, trial: optuna.Trial) -> object:
         if self.choices:
-            label = trial.suggest_categorical(self.path, [_label(c) for c in self.choices])
-            return next(c for c in self.choices if _label(c) == label)
+            chosen = trial.suggest_categorical(self.path, [label(c) for c in self.choices])
+            return next(c for c in self.choices if label(c) == chosen)
         assert self.low is not None
         assert self.high is not None
         if self.integer:
@@ -129,7 +129,7 @@ class Space:
         for axis in self.axes:
             if axis.path in params and axis.active(kept):
                 kept[axis.path] = params[axis.path]
-        return {path: _label(value) if self._axis(path).choices else value for path, value in kept.items()}
+        return {path: label(value) if self._axis(path).choices else value for path, value in kept.items()}
 
     def holds(self, params: Mapping[str, object]) -> bool:
         """Whether a point of another study gives every active axis a value that this space has."""
@@ -215,6 +215,11 @@ def settled(space: Mapping[str, object], values: Mapping[str, object]) -> dict[s
     return kept
 
 
+def paths(space: Mapping[str, object]) -> set[str]:
+    """Every path that a space names, those given as null too."""
+    return {path for path, _ in _axes(space)}
+
+
 def _axes(space: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
     """(path, words); a path may be written dotted or as nested mappings (as the command line does)."""
     for key, given in space.items():
@@ -229,7 +234,7 @@ def _within(value: float, low: float | None, high: float | None) -> bool:
     return low is not None and high is not None and low <= value <= high
 
 
-def _label(value: object) -> Scalar:
+def label(value: object) -> Scalar:
     """Optuna's categories are scalars; lists and mappings become their JSON."""
     if isinstance(value, bool | int | float | str):
         return value

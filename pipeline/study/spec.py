@@ -50,6 +50,7 @@ class Study:
         require(timeout is None or timeout > 0, "trial_timeout_s", "be > 0 s, or null for none", timeout)
         right = len(self.reference) in (0, len(self.objectives))
         require(right, "reference", "have one value per objective", self.reference)
+        require(all(v > 0 for v in self.reference), "reference", "be > 0 in every objective", self.reference)
         for name in self.constraints:
             self.bound(name)
         _ = self.axes

@@ -12,6 +12,7 @@ from optuna.storages._rdb import models
 from sqlalchemy.dialects import postgresql, sqlite
 
 STUDIES, TRIALS = models.StudyModel.__table__, models.TrialModel.__table__
+STUDY_USER = models.StudyUserAttributeModel.__table__
 PARAMS, VALUES = models.TrialParamModel.__table__, models.TrialValueModel.__table__
 USER, SYSTEM = models.TrialUserAttributeModel.__table__, models.TrialSystemAttributeModel.__table__
 STEPS, BEATS = models.TrialIntermediateValueModel.__table__, models.TrialHeartbeatModel.__table__
@@ -50,6 +51,10 @@ class Statements:
         self.attribute = sa.select(USER.c.value_json).where(
             USER.c.trial_id == sa.bindparam("trial"), USER.c.key == sa.bindparam("name")
         )
+        self.study_attribute = sa.select(STUDY_USER.c.value_json).where(
+            STUDY_USER.c.study_id == sa.bindparam("study"), STUDY_USER.c.key == sa.bindparam("name")
+        )
+        self.study_user = self._upsert(STUDY_USER, "study_id", "key")
         self.param = self._upsert(PARAMS, "trial_id", "param_name")
         self.value = self._upsert(VALUES, "trial_id", "objective")
         self.user = self._upsert(USER, "trial_id", "key")

@@ -164,6 +164,17 @@ class Storage(RDBStorage):
         self._mine[made._trial_id] = made
         return _copied(made)
 
+    def join(self, study_id: int) -> tuple[int, int]:
+        """What tells a worker that begins now from all others of the study: (trials so far, its place among those who
+        began when there were as many). A lone worker's place is 0."""
+        with self._transaction() as connection:
+            return bulk.join(connection, study_id)
+
+    def swap(self, study_id: int, key: str, before: object, after: object) -> bool:
+        """Set a study's attribute if it is still `before`; False where another process was faster."""
+        with self._transaction() as connection:
+            return bulk.swap(connection, study_id, key, before, after)
+
     def _set_trial_param(
         self,
         trial_id: int,
@@ -312,7 +323,7 @@ READING = (
 WRITING = (
     "create_new_study", "delete_study", "set_study_user_attr", "set_study_system_attr", "create_new_trial",
     "_create_new_trial", "set_trial_param", "_set_trial_param", "set_trial_state_values", "set_trial_user_attr",
-    "set_trial_system_attr", "record_heartbeat", "_write",
+    "set_trial_system_attr", "record_heartbeat", "_write", "join", "swap",
 )  # fmt: skip
 for _names, _reading in ((READING, True), (WRITING, False)):
     for _name in _names:

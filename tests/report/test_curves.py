@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from pipeline.report.curves import curve_charts, draw_curves, draw_states, learning_words, states_charts
-from pipeline.types import STORED, Row
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.report.curves import (
+    curve_charts,
+    draw_curves,
+    draw_states,
+    learning_words,
+    meaning,
+    states_charts,
+)
+from pipeline.study import attempt
+from pipeline.types import STORED, Row, TrialEnded
 
 
 def row(number: int, float_epochs: int, epochs: int, stored: bool = True) -> Row:
@@ -47,3 +59,21 @@ def test_what_is_counted_has_no_tick_between_whole_numbers() -> None:
         assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
     (many,) = curve_charts([row(0, 1, 40)], {})
     assert "dtick" not in many.layout["xaxis"]  # type: ignore[operator]
+
+
+def endings(kind: type[TrialEnded]) -> Iterator[str]:
+    """The states of all errors that end a trial by name."""
+    for below in kind.__subclasses__():
+        if below.__module__.startswith("pipeline."):
+            yield below.state
+        yield from endings(below)
+
+
+OTHERS = ("complete", "cached", "running", "lost", "failed:memory", "failed:killed", "failed:KeyError")
+
+
+@pytest.mark.parametrize("state", sorted({*endings(TrialEnded), *OTHERS, *attempt.REPEATABLE}))
+def test_every_state_that_a_trial_can_have_is_explained(state: str) -> None:
+    assert meaning(state)
+    (chart,) = states_charts([Row(0, state)])
+    assert chart.data[0]["hovertext"] != [f"{state}: "]  # type: ignore[index]

@@ -158,11 +158,33 @@ class TestAsASampler:
         assert found.params == {**need, "rounding": "nearest", "decay": "shift"}
         assert found.significance == pytest.approx({"n.mem": 0.09})
 
+    def test_choices_that_optuna_knows_by_labels_are_searched_as_well(self, tmp_path) -> None:
+        space = {"w.bits": {"low": 2, "high": 4}, "later": {"choices": [None, [2, 1], 25]}}
+        spec = Study(20, ("validation_error",), space)
+        ordered = Ordered(space, "w.bits", [])
+        study = database.create(database.connect(f"sqlite:///{tmp_path}/study.db"), "s", spec, {"config": 1})
+        study.sampler = ordered.build(0)
+        seen = []
+
+        def evaluate(params, report, number):
+            seen.append(params["later"])
+            accuracy = 0.9 + 0.01 * (params["later"] == [2, 1])
+            return Outcome({"validation_accuracy": accuracy, "validation_error": 1 - accuracy})
+
+        Worker(spec, study, evaluate, lambda params: str(sorted(params.items()))).run()
+        assert {trial.state.name for trial in study.get_trials()} == {"COMPLETE"}
+        assert seen[0] is None
+        assert "91.0% at bits=2, later=[2, 1]" in ordered.ended(study)
+
     @pytest.mark.parametrize(
         ("space", "message"),
         [
             ({"w.bits": {"low": 2, "high": 8, "when": {"a": [1]}}}, r"space\.w\.bits must have no `when`"),
             ({"w.bits": {"low": 0.1, "high": 0.9}}, r"space\.w\.bits must be whole numbers or choices"),
+            (
+                {"w.bits": {"low": 2, "high": 16, "step": 2}},
+                r"space\.w\.bits\.step must be 1 with sampler=ordered: it bisects, but got 2",
+            ),
             ({"net.hidden": {"low": 2, "high": 8}}, "weights must begin a width of the study's space"),
         ],
     )

@@ -1,19 +1,25 @@
+import copy
+import errno
 import json
 import math
 import multiprocessing
 import os
 import signal
 import time
+from datetime import timedelta
+from types import SimpleNamespace
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from pipeline.study import database, results
+from pipeline.study.attempt import no_room
 from pipeline.study.samplers import Gp, Grid, Nsga2, Random, Tpe
 from pipeline.study.search import Outcome, Worker
 from pipeline.study.spec import Study
 from pipeline.study.stopping import NonDominatedRank
-from pipeline.types import PART, STORED, DataError, Diverged, Silent
+from pipeline.types import PART, STORED, DataError, Diverged, Row, Silent
 
 SPACE = {"x": {"low": 0.0, "high": 1.0}, "kind": {"choices": ["a", "b"]}}
 
@@ -236,6 +242,36 @@ def test_hypervolume_never_falls(storage):
     assert volumes[-1] > 0
 
 
+def test_the_night_between_two_sessions_is_no_time_of_the_search(storage):
+    run(storage, spec(trials=1))
+    study = optuna.load_study(storage=storage, study_name="s")
+    begin = study.get_trials()[0].datetime_start
+
+    def ran(number, worker, start, end):
+        found = optuna.trial.create_trial(state=TrialState.COMPLETE, values=[0.5, 0.5])
+        found.number, found.user_attrs = number, {"worker": worker, "record": '{"state": "complete"}'}
+        found.datetime_start, found.datetime_complete = (begin + timedelta(seconds=s) for s in (start, end))
+        return found
+
+    # Two workers, who both wait from 9 to 10; then one of them alone, and at night nobody.
+    times = [
+        ("a", 0, 4),
+        ("b", 1, 9),
+        ("a", 10, 12),
+        ("c", 100, 103),
+        ("d", 101, 110),
+        ("c", 111, 112),
+        ("d", 111, 115),
+    ]
+    trials = [ran(i, *given) for i, given in enumerate(times)]
+    assert [seconds for _, seconds in results.pauses(trials)] == [88.0]
+    assert results.pauses([ran(i, "a", start, end) for i, (_, start, end) in enumerate(times)]) == []
+    asked = SimpleNamespace(get_trials=lambda deepcopy: trials)
+    rows = [Row(i, "complete", metrics={"error": 0.5, "price": 0.5}) for i in range(len(times))]
+    history = results.hypervolume_history(asked, spec(), (1.0, 2.0), rows)
+    assert [seconds for _, seconds, _ in history] == [4, 9, 12, 15, 22, 24, 27]
+
+
 def _hang(url, started):
     def forever(params, report, number):
         started.set()
@@ -283,3 +319,36 @@ def test_importance_finds_the_axis_that_matters(storage):
     shares = results.importance(study, spec(), 0, results.rows(study, spec()))
     assert shares["error"]["x"] > 0.9
     assert "price" not in shares, "an objective that never changes has nothing to explain"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EROFS, "Read-only file system", "{folder}/models/x"),
+        PermissionError(errno.EACCES, "Permission denied", "{folder}/models/x"),
+        RuntimeError(
+            'I/O error: Permission denied (os error 13) at path "{folder}/models/x"'
+        ),  # as safetensors
+        PermissionError(errno.EPERM, "Operation not permitted", "{folder}/float/x.lock"),
+    ],
+)
+def test_a_folder_that_takes_nothing_gives_the_trial_back_and_another_place_fails_it(
+    error, storage, tmp_path
+):
+    def refused(place):
+        def evaluate(params, report, number):
+            if getattr(error, "filename", None):
+                raise type(error)(error.errno, error.strerror, error.filename.format(folder=place))
+            raise type(error)(str(error).format(folder=place))
+
+        return evaluate
+
+    with pytest.raises(OSError, match="trial 0 was given back") as caught:
+        run(storage, spec(), refused(tmp_path / "s"), folder=tmp_path / "s")
+    assert no_room(caught.value)
+    assert no_room(copy.copy(caught.value)), "another process knows it, too"
+    study = optuna.load_study(storage=storage, study_name="s")
+    assert database.finished(study) == 0
+    if error.args[0] != errno.EROFS:
+        rows = run(storage, spec(trials=1), refused(tmp_path / "data"), folder=tmp_path / "s")
+        assert rows[0].state.startswith("failed:")

@@ -134,3 +134,14 @@ def test_the_ledger_counts_as_a_walk_through_all_trials_does(url):
             equal = [t.number for t in trials if t.user_attrs.get("fingerprint") == same and t.number < 9]
             assert [t.number for t in ledger.equal(same, 9)] == equal
         study.ask()
+
+
+def test_no_two_workers_have_the_same_place(url):
+    """(trials so far, place among those who began then): what a sampler's seed is made of."""
+    study = database.create(database.connect(url), "s", SPEC, {"config": 1})
+    drivers = [database.connect(url) for _ in range(3)]
+    assert [driver.join(study._study_id) for driver in drivers] == [(0, 0), (0, 1), (0, 2)]
+    study.ask()
+    assert [driver.join(study._study_id) for driver in drivers[:2]] == [(1, 0), (1, 1)]
+    with pytest.raises(KeyError):
+        drivers[0].join(99)
