@@ -3,7 +3,7 @@
     python -m pipeline.baselines outputs/NAME [--member K]
 
 * float SNN, as small: the same network without any compression, its layers narrowed until its memory is the member's
-* random pruning: the same bits and sparsity, but the weights that go are drawn, not chosen by magnitude
+* random pruning: the same bits, sparsity and structure, but what goes is drawn, not chosen by magnitude
 * quantized ANN: the same layers and weight bits, ReLUs of 8 bits in place of the neurons, one pass in place of T steps,
   its energy as multiply-accumulates on the same accelerator; it sees the mean of the input over time. Of an STDP
   network: one hidden layer of as many neurons, trained with labels on the images themselves

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.types import DataError, Decode, Widths
+from pipeline.types import DataError, Decode, Learner, Widths
 
 _DECODE = "decode."
 
@@ -76,3 +78,15 @@ class Saved:
             )
         tensors = {k.removeprefix(_DECODE): t for k, t in self.tensors.items() if k.startswith(_DECODE)}
         return cast(Decode, known[self._decode].from_tensors(tensors))  # type: ignore[attr-defined]
+
+
+def apart(learner: Learner, *told: object) -> Learner:
+    """The learner, its checkpoints in a folder that only trials compressed alike share.
+
+    What is learned and what is masked on the way belong together, and no network says how its masks will grow.
+    """
+    folder = getattr(learner, "checkpoint", None)
+    if folder is None:
+        return learner
+    own = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+    return cast(Learner, dataclasses.replace(cast(Any, learner), checkpoint=str(Path(folder, own))))

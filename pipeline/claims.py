@@ -113,8 +113,10 @@ class Record:
     @property
     def verdict(self) -> str:
         """``holds``, ``does not``, or ``undecided`` where this data cannot tell: the rule runs through the interval."""
-        if self.interval is not None and len({BY_ID[self.id].judge(end) for end in self.interval}) > 1:
-            return "undecided"
+        if self.interval is not None and self.value is not None:
+            judged = {BY_ID[self.id].judge(each) for each in (*self.interval, self.value)}
+            if len(judged) > 1:  # of a claim with two bounds both ends may lie outside, one on either side
+                return "undecided"
         return {True: "holds", False: "does not", None: "undecided"}[self.holds]
 
 

@@ -15,7 +15,7 @@ import torch
 from snntorch import SpikingNeuron
 from torch import nn
 
-from pipeline.checkpoint import Saved
+from pipeline.checkpoint import Saved, apart
 from pipeline.clock import Clock
 from pipeline.compress import alone
 from pipeline.compress.accumulate import accumulators
@@ -102,7 +102,8 @@ def evaluate(experiment: Experiment, report: Report, pretrain: Pretrain = fit_al
     Raises:
         TrialEnded: the network is silent or saturated, the loss diverged, or `report` stopped it.
     """
-    seed, learner, plan = experiment.seed, experiment.learner, experiment.plan
+    seed, plan = experiment.seed, experiment.plan
+    learner = apart(experiment.learner, experiment.compression, plan)
     clock = Clock(report)
     with torch.random.fork_rng(devices=[]):  # dropout draws from torch's global generator
         torch.manual_seed(seed)
@@ -197,15 +198,16 @@ def bound(experiment: Experiment) -> dict[str, float]:
     data = experiment.data.load(experiment.seed)
     with torch.random.fork_rng(devices=[]):
         net = experiment.net.build(data.shape, data.classes, experiment.seed)
-    widths: dict[str, int] = {}
-    for step in experiment.compression.values():
-        if step.active:
-            widths |= step.widths(net)
-    if any(
-        step.active and getattr(step, "structure", "") == "channel"
-        for step in experiment.compression.values()
-    ):
+    steps = [step for step in experiment.compression.values() if step.active]
+    if any(getattr(step, "structure", "") == "channel" for step in steps):
         smallest(net)
+    for step in steps:
+        if step.family == "prepare":  # folding leaves a bias, which has a width of its own
+            step.check(net)
+            step.attach(net)
+    widths: dict[str, int] = {}
+    for step in steps:
+        widths |= step.widths(net)
     price = floor(net, data.shape, data.timesteps, widths, experiment.accelerator).metrics()
     SpikingNeuron.instances.clear()
     return {name: price[name] for name in PRICES if name in price}
@@ -266,7 +268,7 @@ def check(experiment: Experiment) -> Dataset:
 
     Raises:
         DataError: files are missing or damaged.
-        ValueError: a compression step names what the net lacks; the net does not fit the memory.
+        ValueError: a compression step names what the net lacks; the net does not fit the memory, or the learner.
     """
     data = experiment.data.load(experiment.seed)
     try:
@@ -282,17 +284,25 @@ def check(experiment: Experiment) -> Dataset:
             step.check(net)
         except ValueError as error:
             raise ValueError(f"compression.{name}.{error}") from error
+    fits = getattr(experiment.learner, "check", None)
+    if fits is not None:
+        fits(net, data)
     return data
 
 
 def sketch(experiment: Experiment, data: Dataset) -> tuple[nn.Module, Mapping[str, Grid], Widths]:
-    """The untrained network, compressed as its plan would and baked: its numeric form, which no training changes."""
+    """The untrained network, compressed as its plan would and baked: its numeric form, which no training changes.
+
+    Raises:
+        ValueError: the plan cannot work on this network, with the key.
+    """
 
     def answer(spikes: torch.Tensor) -> torch.Tensor:
         return spikes.sum(0).argmax(-1)
 
     with torch.random.fork_rng(devices=[]):
         net = experiment.net.build(data.shape, data.classes, experiment.seed)
+        experiment.plan.check(net, experiment.compression)
         plan = replace(experiment.plan, scheme="ptq")
         _, widths = compress(net, experiment.compression, plan, lambda _epochs, _progress, _span=None: answer)
     SpikingNeuron.instances.clear()

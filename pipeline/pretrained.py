@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from filelock import FileLock
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline import checkpoint
 from pipeline.experiment import DECODES
@@ -49,10 +49,11 @@ class Pretrained:
         try:
             saved = checkpoint.Saved(self.path)
             decode = saved.decode(DECODES)
-            net.load_state_dict(saved.state)
+            _fits(net, saved.state)
         except (DataError, RuntimeError) as error:
             log.warning("float model %s is not usable and is trained again: %s", self.path, error)
             return None
+        net.load_state_dict(saved.state)
         for step, metrics in cast(list[tuple[int, Mapping[str, float]]], saved.notes["history"]):
             report(step, {**metrics, STORED: 1.0})
         return decode
@@ -68,3 +69,14 @@ class Pretrained:
         decode = fit(remember)
         checkpoint.save(self.path, net, decode, {}, {"history": history})
         return decode
+
+
+def _fits(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise DataError where the tensors are not those of the net: loading would fill in the others before it says so,
+    and what is trained again would not start where it starts alone."""
+    own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    odd = sorted(name for name in own | found if own.get(name) != found.get(name))
+    if odd:
+        name = odd[0]
+        raise DataError(f"{name} is {found.get(name, 'missing')} there and {own.get(name, 'missing')} here")

@@ -43,26 +43,42 @@ def demand(point: Experiment, accumulator: Accumulator) -> None:
 def expectation(job: Job, seconds: float = SECONDS) -> list[str]:
     """Which finalists of this job can be proven, as lines to be read before the search; draws for `seconds` at most.
 
+    Points that no training can begin with, as folding before the first training, are counted and said.
+
     Raises:
-        ConfigError: ``proof=required``, and no point that was drawn has an exact integer form.
+        ConfigError: no point that was drawn can be trained; or ``proof=required``, and none has an exact integer form.
     """
     drawn = exact = 0
     found: dict[str, str] = {}
+    hopeless: list[str] = []
     generator, begin = random.Random(job.seed), time.monotonic()
     for _ in range(POINTS):
         try:
             point = job.experiment(draw(job.study.axes.axes, generator))
             said = reasons(point, job.accumulator)
-        except ValueError:  # a combination that no trial can have
-            continue
-        drawn, exact = drawn + 1, exact + (not said)
-        found.update({_NUMBER.sub("#", reason): reason for reason in reversed(said)})
+        except ValueError as error:  # a combination that no trial can have
+            hopeless.append(str(error))
+        else:
+            drawn, exact = drawn + 1, exact + (not said)
+            found.update({_NUMBER.sub("#", reason): reason for reason in reversed(said)})
         if time.monotonic() - begin > seconds or not job.study.axes.axes:
             break
-    if not drawn or exact == drawn:
+    if hopeless and not drawn:
+        raise ConfigError(hopeless[-1])
+    if hopeless:
+        head = (
+            f"space: {len(hopeless)} of {drawn + len(hopeless)} points drawn from it end before any training:"
+        )
+        return [f"{head} {hopeless[-1]}", *_proven(job, drawn, exact, found)]
+    return _proven(job, drawn, exact, found)
+
+
+def _proven(job: Job, drawn: int, exact: int, found: Mapping[str, str]) -> list[str]:
+    """How many of the points drawn have an exact integer form, and what is in the way of the others."""
+    if exact == drawn:
         what = f"all {drawn} points drawn from the space have an" if drawn > 1 else "this network has an"
         line = f"proof: {what} exact integer form, which finalists are compared with spike by spike"
-        return [line] if drawn else []
+        return [line]
     lines, required = list(found.values()), job.proof == "required"
     if required and not exact:
         rule = "proof is required, but no network of this space has an exact integer form:"

@@ -35,6 +35,8 @@ from pipeline.types import DataError, Row
 
 OK, BAD_CONFIG, NO_STUDY, NO_RESULT = 0, 2, 3, 4
 PRICED = ("memory_", "energy_", "latency_", "area_")
+LEARNING = ("energy_training_pj", "dense_energy_training_pj")
+"""Prices of learning: what it took is not kept with the models, so another machine's are not known."""
 
 
 Notes = Sequence[Mapping[str, object]]
@@ -73,7 +75,12 @@ def machine_of(overrides: Sequence[str]) -> Experiment:
 
 
 def reprice(here: Job, study: optuna.Study, machine: Experiment, out: Path, given: Sequence[str]) -> int:
-    """Write the report of `study` on `machine` into `out`."""
+    """Write the report of `study` on `machine` into `out`.
+
+    Raises:
+        ConfigError: the study asks for a price that nothing was kept for.
+    """
+    refuse_learning(here)
     data = experiment.check(here.experiment({}))
     old = finalists.known(here, study, results.rows(study, here.study))
     found = loads_of(here, old)
@@ -103,6 +110,17 @@ def reprice(here: Job, study: optuna.Study, machine: Experiment, out: Path, give
     console.print(f"{len(found)} trials priced on {machine.accelerator.name}, none trained", highlight=False)
     console.print(f"Look at: {out}/front.html, report.html, front.csv, summary.json", highlight=False)
     return OK if front else NO_RESULT
+
+
+def refuse_learning(here: Job) -> None:
+    """Without a value of every objective no trial is feasible, and the front would be empty without a word."""
+    for key, names in (("objectives", here.study.objectives), ("constraints", here.study.constraints)):
+        for name in LEARNING:
+            if name in names:
+                raise ConfigError(
+                    f"study.{key} names {name}, but what learning took is not kept with the models: "
+                    f"it has no price on another machine. Search again with accelerator=NAME."
+                )
 
 
 def loads_of(here: Job, rows: Sequence[Row]) -> dict[int, Notes]:
@@ -147,7 +165,7 @@ def priced(row: Row, loads: Notes, machine: Experiment) -> Row:
 
 
 def _is_price(key: str) -> bool:
-    return key == "front_probability" or key.removeprefix("worst_").startswith(PRICED)
+    return key in ("front_probability", *LEARNING) or key.removeprefix("worst_").startswith(PRICED)
 
 
 def marked(here: Job, rows: Sequence[Row]) -> list[Row]:

@@ -29,7 +29,9 @@ PART = "part_of_epoch"
 STORED = "stored"
 """A report with this metric (1.0) was made when a stored model was trained: stopping there would save nothing."""
 Report = Callable[[int, Metrics], None]
-"""``report(step, metrics)`` after every epoch; may raise `TrialEnded` to end the trial."""
+"""``report(step, metrics)`` after every epoch 1, 2, ...; may raise `TrialEnded` to end the trial."""
+TICKS = 16
+"""How often in an epoch a learner says how far it is (`within`)."""
 Decode = Callable[[Tensor], Tensor]
 """[T, B, N] output spikes -> [B] int64 labels."""
 Encode = Callable[[Tensor, torch.Generator], Tensor]
@@ -173,10 +175,23 @@ class Learner(Protocol):
     ) -> Decode:
         """`epochs` None: as configured; 0: no training, only find the decoding for the net as it is.
 
+        Reports epochs 1, 2, ... to `after_epoch`, and how far each is by `within`.
+
         `span`: the epochs are a part of a longer training, whose schedules (learning rate, order of the samples) go
         on where the part before left them; None: they are all of it.
         """
         ...
+
+
+def within(report: Report, epoch: int, done: int, of: int) -> None:
+    """Tell a report that follows a training inside its epochs, as a gradual mask does, that `done` of `of` are behind.
+
+    In `TICKS` of the epoch, rounded down, so that one that goes on from a checkpoint hears what it had heard. Nothing
+    is recorded, and any other report hears nothing.
+    """
+    follow = getattr(report, "within", None)
+    if follow is not None:
+        follow(epoch, done * TICKS // of / TICKS)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 
 from pipeline import baselines, config, experiment, run
 from pipeline.compress.bake import bake, sparsity
+from pipeline.compress.chance import PruneAtRandom
 from pipeline.nets.ann import QuantizedReLU
 from pipeline.nets.feedforward import FeedForward
 
@@ -60,6 +61,37 @@ def test_random_pruning_has_the_sparsity_and_other_places(plain):
     kept = [net.fc1.weight.detach().abs()[net.fc1.weight != 0].mean() for net in nets]
     assert kept[0] > 1.1 * kept[1], "magnitude keeps the large ones, chance does not"
     assert baselines.at_random(config.override(plain, {"compression.prune_weights.sparsity": 0.0})) is None
+
+
+@pytest.mark.parametrize("structure", ["element", "1:4", "channel"])
+def test_random_pruning_has_the_structure_and_the_counts_of_the_member(plain, structure):
+    """64 x 40 + 40 x 10 = 2960 weights. A quarter of the weights, of every four, or of the 40 neurons stays."""
+    found = []
+    keys = {"sparsity": 0.75, "structure": structure, "scope": "layer"}
+    member = config.override(plain, {f"compression.prune_weights.{key}": v for key, v in keys.items()})
+    for each in (member, baselines.at_random(member)):
+        net = FeedForward(hidden=40).build((1, 8, 8), 10, 0)
+        config.build_experiment(each).compression["prune_weights"].attach(net)
+        bake(net)
+        found.append([layer.weight != 0 for layer in (net.fc1, net.fc2)])
+    assert [sum(int(mask.sum()) for mask in masks) for masks in found] == [740, 740]
+    assert not torch.equal(found[0][0], found[1][0])
+    drawn = found[1]
+    if structure == "1:4":
+        assert all(bool((mask.reshape(-1, 4).sum(1) == 1).all()) for mask in drawn)
+    if structure == "channel":
+        assert int(drawn[0].any(1).sum()) == 10
+        assert torch.equal(drawn[1].any(0), drawn[0].any(1))
+
+
+def test_random_pruning_of_single_weights_draws_what_it_drew():
+    """The first six numbers of the seed; the four smallest go, in each layer of its own draws, all scopes alike."""
+    for scope in ("global", "layer"):
+        net = torch.nn.Sequential(torch.nn.Linear(6, 1, bias=False), torch.nn.Linear(1, 3, bias=False))
+        PruneAtRandom(2 / 3, scope, seed=5).attach(net)
+        drawn = torch.rand(9, generator=torch.Generator().manual_seed(5))
+        kept = [part >= part.sort().values[at] for part, at in zip(drawn.split([6, 3]), (4, 2), strict=True)]
+        assert [(layer.weight != 0).flatten().tolist() for layer in net] == [each.tolist() for each in kept]
 
 
 def test_the_ann_has_the_weights_of_the_network_and_answers_in_one_pass(plain):

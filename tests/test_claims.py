@@ -195,6 +195,18 @@ def test_a_rule_that_runs_through_the_interval_is_not_decided(
     assert claims.gather([tmp_path])[0].verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((1.4, 1.6), "holds"), ((1.0, 2.2), "undecided"), ((1.4, 2.2), "undecided")],
+)
+def test_a_rule_of_two_bounds_is_not_decided_by_an_interval_around_both(
+    interval: tuple[float, float], verdict: str
+) -> None:
+    """H4: between 1.2 and 1.8. Neither end of 1 to 2.2 is inside, and the value between them is."""
+    judged = claims.Record("H4", "1.5x", "d", (0,), 10, True, "c", "2026-01-01", value=1.5, interval=interval)
+    assert judged.verdict == verdict
+
+
 def test_the_readme_shows_the_papers_own_data_and_the_largest_network_first(tmp_path: Path) -> None:
     for name, data in (("a", "mnist, n = 400"), ("b", "mnist, n = 4,900"), ("c", "fashion_mnist, n = 4,900")):
         keep(tmp_path, name, {**GOOD, "data": data})

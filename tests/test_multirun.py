@@ -70,8 +70,8 @@ def test_names(words, names):
 
 
 def test_keys_with_the_same_end_are_told_apart():
-    both = [p.name for p in made("plan.epochs=1,2", "learner.epochs=range(3,5)", "net.beta=0.5")]
-    assert both[0] == "quickstart--plan.epochs-1--learner.epochs-3"
+    both = [p.name for p in made("plan.epochs=2,3", "learner.epochs=range(3,5)", "net.beta=0.5")]
+    assert both[0] == "quickstart--plan.epochs-2--learner.epochs-3"
 
 
 def test_names_that_would_be_equal_or_too_long_carry_a_digest():

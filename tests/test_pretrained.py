@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline import checkpoint
 from pipeline.learn.decode import RateDecode
 from pipeline.pretrained import Pretrained
 from pipeline.types import STORED
@@ -56,6 +57,31 @@ def test_a_damaged_file_is_said_and_trained_again(tmp_path, caplog):
     trainer = Trainer(model)
     cache(model, trainer, lambda step, m: None)
     assert trainer.calls == 1
+    assert "trained again" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "more"])
+def test_a_model_of_another_network_leaves_nothing_in_the_one_that_is_trained_again(tmp_path, caplog, change):
+    """Its first layer would fit: it must not be where training starts."""
+
+    def two(last):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(2, 3), *last)
+
+    one, other = [nn.Linear(3, 3)], {"shape": [nn.Linear(3, 4)], "missing": [], "more": [nn.Linear(3, 3)] * 2}
+    written, model = two(other[change]), two(one)
+    with torch.no_grad():
+        written[0].weight.fill_(7.0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cache, started = Pretrained(tmp_path, "a" * 64), []
+
+    def fit(report):
+        started.append(all(torch.equal(t, before[name]) for name, t in model.state_dict().items()))
+        return RateDecode(3)
+
+    checkpoint.save(cache.path, written, RateDecode(3), {}, {"history": []})
+    cache(model, fit, lambda step, m: None)
+    assert started == [True]
     assert "trained again" in caplog.text
 
 

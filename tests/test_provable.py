@@ -5,8 +5,9 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline import config, job, provable
+from pipeline import config, experiment, job, provable
 from pipeline.config import ConfigError
 from pipeline.types import Inexact
 from tests.data.conftest import gestures  # noqa: F401  (a fixture: recordings in the layout of DVS Gesture)
@@ -52,6 +53,51 @@ def test_a_job_that_demands_a_proof_and_cannot_have_one_stops_before_the_search(
         provable.expectation(built(*FLOAT_NEURONS, "proof=required"), LONG)
     with pytest.raises(ConfigError, match="proof must be one of"):
         built("proof=maybe")
+
+
+STDP = [
+    "data=digits",
+    "data/encoding=poisson",
+    "data.timesteps=20",
+    "net=stdp",
+    "net.neurons=20",
+    "learner=stdp",
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan=in_training", "compression=fold_quantize_prune"], "plan.scheme must be ptq or qat to fold"),
+        (
+            [*STDP, "compression=quantize", "plan=qat"],
+            "compression.quantize_weights.integer_bits must be a number to learn on quantized weights",
+        ),
+        (["learner=stdp"], "net must be an STDP network .net=stdp. for learner=stdp"),
+        ([*STDP, "learner=surrogate"], "net must have weights that gradients move for learner=surrogate"),
+        (["learner.device=cuda"], "learner.device must be auto or cpu where there is no GPU"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the last one needs a machine without a GPU")
+def test_what_no_training_can_begin_with_is_refused_before_the_search(words, message):
+    """Each of them was a traceback, or a study of which every trial failed, some after their float training."""
+    here = job.build(config.plain(config.compose([*words, "name=impossible"])))
+
+    def before_the_search():
+        experiment.check(here.experiment({}))
+        provable.expectation(here, LONG)
+
+    with pytest.raises(ValueError, match=message):
+        before_the_search()
+
+
+def test_the_share_of_a_space_that_no_training_can_begin_with_is_said():
+    words = ["+experiment=tinysnn_mnist", *STDP, "compression.quantize_weights.integer_bits=null"]
+    here = job.build(config.plain(config.compose_job(words)))
+    space, proof = provable.expectation(here, LONG)
+    assert space.startswith("space: 7 of 16 points drawn from it end before any training: ")
+    assert "integer_bits must be a number" in space
+    assert proof.startswith("proof: all 9 points")
 
 
 def test_an_stdp_network_has_no_narrow_register_and_it_is_said_before_the_search():

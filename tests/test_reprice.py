@@ -1,6 +1,7 @@
 """``python -m pipeline.reprice``: prices change, nothing is trained, and the same machine gives the same figures."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -83,6 +84,33 @@ def test_what_has_no_loads_keeps_no_old_price(folder):
     row = reprice.priced(old[0], (), reprice.machine_of(["accelerator=loihi"]))
     assert not [name for name in row.metrics if name.startswith(("energy", "memory", "worst", "latency"))]
     assert "validation_accuracy" in row.metrics
+
+
+def test_the_energy_of_learning_on_the_old_machine_is_not_mixed_in(folder):
+    """Both ways of counting it; the dense matrices are as large on every machine."""
+    old, _ = on(folder, "accelerator=loihi")
+    learning = {"energy_training_pj": 3.0, "dense_energy_training_pj": 4.0, "dense_memory_bits": 5.0}
+    here, _ = open_study(folder)
+    loads = reprice.loads_of(here, old)[0]
+    row = replace(old[0], metrics={**old[0].metrics, **learning})
+    for given in (loads, ()):
+        new = reprice.priced(row, given, reprice.machine_of(["accelerator=loihi"])).metrics
+        assert not [name for name in new if "training" in name]
+        assert new["dense_memory_bits"] == 5.0
+
+
+@pytest.mark.parametrize("key", ["objectives", "constraints"])
+def test_an_objective_that_has_no_price_on_another_machine_is_named(folder, key, monkeypatch, capsys):
+    """fspinn_knobs asks for it: the front was empty, the exit code 4, and nothing was said."""
+    here, study = open_study(folder)
+    named = {
+        "objectives": ("validation_error", "energy_training_pj"),
+        "constraints": {**here.study.constraints, "energy_training_pj": 1.0},
+    }
+    asked = replace(here, study=replace(here.study, **{key: named[key]}))
+    monkeypatch.setattr(reprice, "open_study", lambda *_: (asked, study))
+    assert reprice.main([str(folder), "accelerator=loihi"]) == reprice.BAD_CONFIG
+    assert f"config error: study.{key} names energy_training_pj" in capsys.readouterr().err
 
 
 def test_the_command_writes_a_report_and_leaves_the_models_alone(folder, capsys):

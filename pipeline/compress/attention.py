@@ -12,6 +12,11 @@ from pipeline.compress.rounding import FixedPoint
 from pipeline.types import require
 
 
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module is an attention layer: it has a convolution over `time`, one over `channel`, and a `gate`."""
+    return all(hasattr(module, name) for name in ("time", "channel", "gate"))
+
+
 @dataclass(frozen=True)
 class TableAttention:
     """Both sums of every attention layer on Qi.f, their product looked up in a table of the sigmoid.
@@ -54,7 +59,7 @@ class TableAttention:
         if self.enabled:
             operand = FixedPoint(self.integer_bits, self.fraction_bits)
             for module in net.modules():
-                if all(hasattr(module, name) for name in ("time", "channel", "gate")):
+                if is_attention(module):
                     module.gate = TableGate(operand, self.entry_bits, self.gate_bits)
 
     def advance(self, net: nn.Module, progress: float) -> None:

@@ -23,6 +23,15 @@ _SHAPELESS = (nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
 _OF_CHANNELS = ("weight", "bias", "running_mean", "running_var")
 
 
+class Hop(NamedTuple):
+    """A layer of a chain, what lies between, and the next layer."""
+
+    name: str
+    layer: nn.Module
+    between: tuple[nn.Module, ...]
+    reader: nn.Module
+
+
 class Link(NamedTuple):
     """A layer of a chain, and the layer that alone reads from it."""
 
@@ -70,25 +79,32 @@ class Link(NamedTuple):
                 record(net, name, grid._replace(step=grid.step[keep]))
 
 
+def hops(net: nn.Module) -> Iterator[Hop]:
+    """From each layer of a chain to the next one, in order. Layers inside of modules (attention) are between."""
+    if not isinstance(net, nn.Sequential):
+        return
+    names = {module: name for name, module in synapses(net)}
+    before: nn.Module | None = None
+    between: list[nn.Module] = []
+    for module in net:
+        if module not in names:
+            between.append(module)
+            continue
+        if before is not None:
+            yield Hop(names[before], before, tuple(between), module)
+        before, between = module, []
+
+
 def links(net: nn.Module) -> Iterator[Link]:
     """Layers of a chain whose channels nobody reads but the next layer, in order; the last layer's are the classes.
 
     Attention and neurons with constants of their own per channel end a link: such layers stay as they are.
     """
-    if not isinstance(net, nn.Sequential):
-        return
-    names = {module: name for name, module in synapses(net)}
-    before: tuple[str, nn.Module] | None = None
-    norms: list[nn.Module] = []
-    for module in net:
-        if module in names and _plain(module):
-            if before is not None and _plain(before[1]):
-                yield Link(*before, tuple(norms), module)
-            before, norms = (names[module], module), []
-        elif isinstance(module, _BatchNorm):
-            norms.append(module)
-        elif not _passes(module):
-            before = None
+    for hop in hops(net):
+        norms = tuple(module for module in hop.between if isinstance(module, _BatchNorm))
+        alone = all(module in norms or _passes(module) for module in hop.between)
+        if alone and _plain(hop.layer) and _plain(hop.reader):
+            yield Link(hop.name, hop.layer, norms, hop.reader)
 
 
 def compact(net: nn.Module) -> bool:

@@ -73,6 +73,7 @@ class FoldBatchNorm:
                     parametrize.register_parametrization(norm, "weight", Shift(norm))
                 finish = partial(_fold_baked, net, names[layer], parent, name, self._shifts)
                 ledger(net).finish.append(finish)
+                ledger(net).steps[full_name(names[layer], "step")] = self._step_bits
 
     def advance(self, net: nn.Module, progress: float) -> None:
         """Nothing to do."""
@@ -86,7 +87,7 @@ class FoldBatchNorm:
         for _, _, layer, _ in pairs(net):
             stack = stack_of(layer, "weight")
             if stack is not None and stack.quantizer is not None:
-                found[full_name(names[layer], "step")] = EXPONENT_BITS if self._shifts else FLOAT_BITS
+                found[full_name(names[layer], "step")] = self._step_bits
         return found
 
     def check(self, net: nn.Module) -> None:
@@ -101,6 +102,10 @@ class FoldBatchNorm:
     @property
     def _shifts(self) -> bool:
         return self.steps == "power_of_two"
+
+    @property
+    def _step_bits(self) -> int:
+        return EXPONENT_BITS if self._shifts else FLOAT_BITS
 
 
 class Shift(nn.Module):

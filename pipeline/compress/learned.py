@@ -180,6 +180,21 @@ class Lsq(_Ranged):
         return Grid(self.bits, self._step(self._shaped(self.s.detach(), like)), self.low, self.high)
 
 
+class _Sign(torch.autograd.Function):
+    """+step where x >= 0, else -step; the gradient of x passes where |x| <= 1. Exactly: a sum that goes straight
+    through, ``x + (sign(x) * step - x)``, is off by an ulp here and there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.where(x >= 0, step, -step)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return grads[0] * (x.abs() <= 1), None
+
+
 class Binary(_Ranged):
     """Two values, -m and +m, m the mean magnitude of what is not pruned (Rastegari et al. 2016, eq. 6).
 
@@ -205,8 +220,7 @@ class Binary(_Ranged):
         if self.training:
             self.fit(x, kept)
         step = self._step(self._shaped(self.scale, x))
-        through = x.clamp(-1, 1)
-        out = through + (torch.where(x >= 0, step, -step) - through).detach()
+        out: Tensor = _Sign.apply(x, step)  # type: ignore[no-untyped-call]
         return out if kept is None else out * kept
 
     def grid(self) -> Grid:

@@ -60,8 +60,9 @@ class Plan:
             isolated, cumulative and joint are qat in that mode, whatever `mode` says: with ptq, one axis of a search.
         mode: isolated uses only the family named first in `order`; cumulative fine-tunes half of the epochs
             with the first family and the rest with both, under one schedule of the learning rate (the optimizer's
-            moments start anew with the second); joint has both from the first epoch on.
-        order: prune_first calibrates quantizers on the survivors; quantize_first on all weights.
+            moments start anew with the second; at least 2 epochs); joint has both from the first epoch on.
+        order: prune_first calibrates quantizers on the survivors; quantize_first on all weights. Where ranges are the
+            largest magnitude (calibrate=max), which survives, it matters to isolated and cumulative alone.
         epochs: of fine-tuning (qat), or of training (in_training; None: as the learner is configured).
     """
 
@@ -82,6 +83,11 @@ class Plan:
         if self.scheme in get_args(Mode):
             object.__setattr__(self, "mode", self.scheme)
             object.__setattr__(self, "scheme", "qat")
+        if self.mode == "cumulative" and self.scheme != "ptq":  # one of these would silently be joint
+            require(self.scheme == "qat", "mode", "be joint or isolated with in_training", self.mode)
+            require(
+                (self.epochs or 0) >= 2, "epochs", "be at least 2 with cumulative, a half each", self.epochs
+            )
 
     def stages(self, steps: Mapping[str, Compression]) -> list[list[Compression]]:
         """Active steps in the order in which they are attached; what isolated leaves out is missing.
@@ -99,6 +105,21 @@ class Plan:
         late = [step for step in active if step.family not in (first, "prepare")]
         stages = [early] if self.mode == "isolated" else [early, late]
         return [stage for stage in stages if stage]
+
+    def check(self, net: nn.Module, steps: Mapping[str, Compression]) -> None:
+        """Raise ValueError where this plan cannot work on `net` with these steps: the key, the rule, what came."""
+        try:
+            stages = self.stages(steps)
+        except ValueError as error:
+            raise ValueError(f"plan.{error}") from error
+        active = [step for stage in stages for step in stage]
+        for name, step in steps.items():
+            learns = getattr(step, "check_learning", None)
+            if self.scheme != "ptq" and learns is not None and step in active:
+                try:
+                    learns(net)
+                except ValueError as error:
+                    raise ValueError(f"compression.{name}.{error}") from error
 
 
 def compress(
@@ -138,7 +159,7 @@ def _fine_tune(
     net: nn.Module, stages: list[list[Compression]], plan: Plan, refit: Refit, samples: Sequence[Tensor]
 ) -> Decode:
     epochs = plan.epochs or 0
-    if plan.mode != "cumulative" or len(stages) < 2 or epochs < 2:
+    if plan.mode != "cumulative" or len(stages) < 2:
         for stage in stages:
             _attach(net, stage, samples)
         return _train(net, [step for stage in stages for step in stage], refit, epochs)

@@ -7,13 +7,16 @@ every machine. On a coarse grid most weights are ties, and an order by position 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.attention import is_attention
+from pipeline.compress.compact import Hop, hops
+from pipeline.compress.fold import pairs
 from pipeline.compress.stack import Mask, original, stack_on, synapses
 from pipeline.compress.stdp_neurons import is_stdp
 from pipeline.types import require
@@ -41,8 +44,10 @@ class PruneWeights:
             s(p) = sparsity * (1 - (1 - (p - begin) / (end - begin))^3)  (Zhu & Gupta 2017, eq. 1).
         structure: element prunes single weights; channel whole output channels (neurons; not the last layer's,
             which are the classes), with their biases and what the next layer reads from them, and has them taken
-            out of a chain of layers when the net is baked (`compact`); N:M keeps the N largest of every M weights in
-            a row of inputs (2:4), and its sparsity is 1 - N / M whatever `sparsity` says above 0.
+            out of a chain of layers when the net is baked (`compact`). Attention's own layers have none to lose, and
+            channels that it hears stay in place, masked: it has weights for neighbours among them.
+            N:M keeps the N largest of every M weights in a row of inputs (2:4), and its sparsity is 1 - N / M
+            whatever `sparsity` says above 0; what is left at a row's end is a block, too, and keeps as many.
         begin, end: the schedule's span as shares of the training's progress; end < 1 leaves time to recover.
     """
 
@@ -107,18 +112,22 @@ class PruneWeights:
         """Any net will do."""
 
     def _prune(self, net: nn.Module, sparsity: float) -> None:
-        layers = [
-            Layer(original(module, "weight").detach(), mask_of(net, module)) for _, module in synapses(net)
-        ]
+        layers = self._layers(net)
         blocks = _blocks(self.structure)
         if blocks is not None:
             for layer in layers:
-                keep_blocks(layer, *blocks, share=sparsity / self.sparsity)
+                keep_blocks(layer, *blocks, share=sparsity / self.sparsity, columns=is_stdp(net))
         elif self.structure == "channel":
             prune_channels(net, layers, sparsity, self.scope == "global")
         else:
             for group in [layers] if self.scope == "global" else [[one] for one in layers]:
                 prune_elements(group, sparsity, self.score)
+
+    def _layers(self, net: nn.Module) -> list[Layer]:
+        """What is ranked, and the masks that follow from it."""
+        return [
+            Layer(original(module, "weight").detach(), mask_of(net, module)) for _, module in synapses(net)
+        ]
 
 
 class Layer(NamedTuple):
@@ -160,45 +169,72 @@ def lamp(weight: Tensor) -> Tensor:
     return scores.reshape(weight.shape)
 
 
-def keep_blocks(layer: Layer, most: int, block: int, share: float) -> None:
-    """Of every `block` weights in a row of inputs keep the `most` largest; `share` of the way there."""
+def keep_blocks(layer: Layer, most: int, block: int, share: float, columns: bool = False) -> None:
+    """Of every `block` weights in a row of inputs keep the `most` largest; `share` of the way there.
+
+    columns: the weight is [inputs, neurons], an STDP network's, and a row of inputs is one of its columns.
+    """
     drop = round(share * (block - most))
-    rows = torch.where(layer.mask.keep, layer.weight.abs(), -1.0).reshape(len(layer.weight), -1)
+    size = torch.where(layer.mask.keep, layer.weight.abs(), -1.0)
+    rows = size.t() if columns else size.reshape(len(size), -1)
     width = rows.shape[1]
-    padded = nn.functional.pad(rows, (0, -width % block), value=torch.inf).reshape(len(rows), -1, block)
+    # What fills up the last block would be the first to go.
+    padded = nn.functional.pad(rows, (0, -width % block), value=-torch.inf).reshape(len(rows), -1, block)
     order = padded.argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)
-    keep = (order >= drop).reshape(len(rows), -1)[:, :width].reshape(layer.weight.shape)
-    layer.mask.keep = keep & layer.mask.keep
+    keep = (order >= drop).reshape(len(rows), -1)[:, :width]
+    layer.mask.keep = (keep.t() if columns else keep.reshape(size.shape)) & layer.mask.keep
 
 
 def prune_channels(net: nn.Module, layers: Sequence[Layer], sparsity: float, together: bool) -> None:
     """Remove the output channels with the smallest root mean square, at least one stays in each layer."""
-    modules = [module for _, module in synapses(net)]
     if is_stdp(net):  # [inputs, neurons]: every column is a neuron, and none is a class yet
-        rank = layers[0].weight.square().mean(0).sqrt()
-        layers[0].mask.keep = (
-            keep_largest(rank, round(sparsity * len(rank))).expand_as(layers[0].weight).clone()
-        )
+        (layer,) = layers
+        rank = torch.where(layer.mask.keep.any(0), layer.weight.square().mean(0).sqrt(), -1.0)
+        keep = keep_largest(rank, round(sparsity * len(rank)))
+        layer.mask.keep = layer.mask.keep & keep
         return
-    inner = list(zip(modules, layers, strict=True))[:-1]
-    ranks = [layer.weight.reshape(len(layer.weight), -1).square().mean(1).sqrt() for _, layer in inner]
+    of = {module: layer for (_, module), layer in zip(synapses(net), layers, strict=True)}
+    gates = {part for module in net.modules() if is_attention(module) for part in module.modules()}
+    inner = [(module, layer) for module, layer in of.items() if module not in gates][:-1]
+    ranks = [_loudness(layer) for _, layer in inner]
     if together and ranks:
         joined = keep_largest(torch.cat(ranks), round(sparsity * sum(map(len, ranks))))
         keeps = list(joined.split([len(rank) for rank in ranks]))
     else:
         keeps = [keep_largest(rank, round(sparsity * len(rank))) for rank in ranks]
-    for at, ((module, layer), keep, rank) in enumerate(zip(inner, keeps, ranks, strict=True)):
+    normed = {layer for _, _, layer, _ in pairs(net)}
+    following = {hop.layer: hop for hop in hops(net)}
+    for (module, layer), keep, rank in zip(inner, keeps, ranks, strict=True):
         if not bool(keep.any()):
             keep = torch.arange(len(rank), device=rank.device) == rank.argmax()
         layer.mask.keep = layer.mask.keep & keep.reshape([-1] + [1] * (layer.weight.dim() - 1))
-        if isinstance(getattr(module, "bias", None), Tensor):
+        # Before a normalisation the bias is where folding puts its shift: masked, a channel that attention hears
+        # would speak while tuning and be silent once baked.
+        if module not in normed and isinstance(getattr(module, "bias", None), Tensor):
             mask_of(net, module, "bias").keep = keep.clone()
-        if isinstance(net, nn.Sequential):
-            _unread(keep, layers[at + 1])
+        if module in following:
+            _unread(keep, following[module], of)
 
 
-def _unread(keep: Tensor, following: Layer) -> None:
-    """Nobody speaks on removed channels: what the next layer of a chain reads from them goes, too."""
+def _loudness(layer: Layer) -> Tensor:
+    """The root mean square of each output channel; what is gone already ranks below everything."""
+    size = layer.weight.reshape(len(layer.weight), -1).square().mean(1).sqrt()
+    return torch.where(layer.mask.keep.reshape(len(size), -1).any(1), size, -1.0)
+
+
+def _unread(keep: Tensor, hop: Hop, of: Mapping[nn.Module, Layer]) -> None:
+    """Nobody speaks on removed channels: what the next layer of a chain reads from them goes, too.
+
+    Of an attention on the way, so does what its convolution over channels reads from them and says to them. The other
+    one slides along the channels, all of them by the same weights, and stays whole.
+    """
+    for module in hop.between:
+        if is_attention(module):
+            mixing = of[cast(Any, module).channel]
+            mixing.mask.keep = mixing.mask.keep & (keep[:, None] & keep)[..., None]
+        elif any(True for _ in synapses(module)):
+            return  # what it makes of the channels is its own affair
+    following = of[hop.reader]
     inputs = following.weight.shape[1]
     if inputs % len(keep) == 0:  # a flattened map has height x width inputs per channel
         heard = keep.repeat_interleave(inputs // len(keep))

@@ -13,7 +13,7 @@ from pipeline.compress.learned import Binary, DuQ, Lsq
 from pipeline.compress.quantizers import Uniform
 from pipeline.compress.rounding import ROUNDINGS, FixedPoint, Rounding
 from pipeline.compress.snn_neurons import attach_neurons, neurons, quantities, watch
-from pipeline.compress.stack import Quantizer, full_name, original, seed_of, stack_on, synapses
+from pipeline.compress.stack import Quantizer, full_name, ledger, original, seed_of, stack_on, synapses
 from pipeline.compress.stdp_neurons import CONSTANTS, STATES, is_stdp, quantize_stdp
 from pipeline.types import FLOAT_BITS, require
 
@@ -40,7 +40,7 @@ class QuantizeWeights:
         scheme: fixed_point (two's complement Qi.f, power-of-two step); symmetric (as many levels below zero as
             above); duq and lsq (learned range; duq has 2^bits - 1 levels, so 2 bits are ternary); binary (bits 1).
         rounding: truncation, nearest or stochastic.
-        granularity: one step per tensor or per output channel.
+        granularity: one step per tensor or per output channel (STDP networks: per tensor).
         scale: power_of_two, free, or auto: free for duq, lsq and binary, power_of_two for the others.
         calibrate: range by max, percentile (of magnitudes) or mse (least squared error); duq and lsq start by their
             own rules.
@@ -116,22 +116,40 @@ class QuantizeWeights:
         """Nothing to do: the step follows the weights at every training forward."""
 
     def widths(self, net: nn.Module) -> dict[str, int]:
-        """Bits by tensor; with one step per channel also those of a step (a single one is folded into constants)."""
+        """Bits by tensor; with one step per channel also those of a step (a single one is folded into constants).
+
+        A shift that folding will multiply by a float is a float.
+        """
         found = {full_name(name, tensor): bits for name, tensor, _, bits in self._targets(net)}
         if self.granularity == "per_channel":
             bits = FLOAT_BITS if self._free else EXPONENT_BITS
-            weights = [name for name, tensor, _, _ in self._targets(net) if tensor == "weight"]
-            found |= {full_name(name, "step"): bits for name in weights}
+            steps = [
+                full_name(name, "step") for name, tensor, _, _ in self._targets(net) if tensor == "weight"
+            ]
+            found |= {step: max(bits, ledger(net).steps.get(step, 0)) for step in steps}
         return found
 
     def check(self, net: nn.Module) -> None:
-        """Raise ValueError where the config names a layer that the net lacks."""
+        """Raise ValueError where the config names a layer that the net lacks, or wants steps that it cannot have."""
+        # Its weights are [inputs, neurons]: a step per row is one per pixel, and each neuron sums over all pixels.
+        rule = "be per_tensor for an STDP network"
+        fits = self.granularity == "per_tensor" or not self.active or not is_stdp(net)
+        require(fits, "granularity", rule, self.granularity)
         if isinstance(self.bits, Mapping):
             known = [name for name, _ in synapses(net)]
             for name in self.bits:
                 require(
                     name == _REST or name in known, "bits", f"name layers among {known} or {_REST!r}", name
                 )
+
+    def check_learning(self, net: nn.Module) -> None:
+        """Raise ValueError where `net` cannot learn on such weights: an STDP network has one grid, fixed beforehand."""
+        if self.active and is_stdp(net):
+            rule = "to learn on quantized weights of an STDP network (plan.scheme=ptq follows them)"
+            require(self.integer_bits is not None, "integer_bits", f"be a number {rule}", self.integer_bits)
+            require(
+                self.granularity == "per_tensor", "granularity", f"be per_tensor {rule}", self.granularity
+            )
 
     @property
     def _free(self) -> bool:

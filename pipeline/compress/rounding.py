@@ -20,11 +20,18 @@ from pipeline.types import require
 Rounding = Literal["truncation", "nearest", "stochastic"]
 ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 _SNAP = 1e-4
+_MANTISSA = 24
 
 
 def code_range(bits: int, signed: bool = True) -> tuple[int, int]:
-    """Smallest and largest stored integer: two's complement, or 0 to 2^bits - 1."""
-    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    """Smallest and largest stored integer: two's complement, or 0 to 2^bits - 1.
+
+    Of more than 25 bits (24 without a sign) the largest is the last that float32, in which codes are counted, can tell
+    from 2^(bits - 1): it would be rounded to one beyond the range.
+    """
+    places = bits - 1 if signed else bits
+    high = (1 << places) - (1 << max(0, places - _MANTISSA))
+    return (-(1 << places) if signed else 0), high
 
 
 @dataclass(frozen=True)

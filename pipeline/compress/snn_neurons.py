@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.compress.calibrate import HEADROOM, Calibrate, Grid, fit_step
 from pipeline.compress.kernels import CODES, fits, quantize_masked
 from pipeline.compress.quantizers import DecayFactor, Uniform
-from pipeline.compress.rounding import Noise, Rounding, fake_quantize
+from pipeline.compress.rounding import Noise, Rounding, code_range, fake_quantize
 from pipeline.compress.stack import Quantizer, full_name, ledger, original, seed_of, stack_on
 from pipeline.types import FLOAT_BITS
 
@@ -52,7 +52,7 @@ class StateFormat(nn.Module):
     def __init__(self, bits: int, step: float, rounding: Rounding = "nearest", seed: int = 0) -> None:
         super().__init__()
         self.bits, self.rounding = bits, rounding
-        self.low, self.high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+        self.low, self.high = code_range(bits)
         self.noise = Noise(seed)
         self.register_buffer("step", torch.tensor(step))
 
@@ -221,8 +221,8 @@ def _state(
         values = torch.as_tensor(neuron.threshold).detach().abs().max().reshape(1) * headroom
     else:
         values = seen[name]
-    high = (1 << (bits - 1)) - 1
-    step = float(fit_step(values, -high - 1, high, formats.calibrate, formats.percentile))
+    low, high = code_range(bits)
+    step = float(fit_step(values, low, high, formats.calibrate, formats.percentile))
     held = StateFormat(bits, step, formats.rounding, seed_of(formats.seed, name))
     held.train(neuron.training)
     ledger(net).rewinds[name] = held.rewind

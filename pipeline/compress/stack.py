@@ -109,6 +109,8 @@ class Ledger:
         """Formats of numbers that are no tensors of the net (an STDP network's threshold)."""
         self.finish: list[Callable[[], Callable[[], None]]] = []
         """What a step leaves to baking: each is called before the tensors are made plain, its answer after."""
+        self.steps: dict[str, int] = {}
+        """Bits of the steps (``conv1.step``) of a layer whose channels baking will scale, if it is quantized."""
         self.places: list[tuple[nn.Module, Stack]] = []
         """The stacks, each with the module that holds its `original`."""
         self._open = ExitStack()

@@ -149,7 +149,11 @@ def _others(program: AnyProgram, store: Store, shipped: Vectors) -> tuple[dict[s
     if not nir_graph.writable(program):
         notes.append("no model.nir: see what NIR lacks, above")
         return files, notes
-    graph = nir_graph.file_bytes(program)
+    try:
+        graph = nir_graph.file_bytes(program)
+    except ValueError as error:  # nir's own checks are no reason to go without the rest of an export
+        notes.append(f"no model.nir: {error}")
+        return files, notes
     if graph is None:
         notes.append("no model.nir: pip install 'snn-pipeline[export]'")
     else:

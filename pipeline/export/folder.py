@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -53,8 +53,8 @@ class Vectors:
 
 
 def vectors(engine: AnyEngine, codes: np.ndarray, most: int = 8) -> Vectors:
-    """The first samples of `codes`, as many as a check can run in seconds, at least one."""
-    count = max(1, min(most, len(codes), MOST_WORK // max(work_of(engine.program), 1)))
+    """The first samples of `codes`, as many as a check can run in seconds and takes at all, at least one."""
+    count = max(1, min(most, MOST_VECTORS, len(codes), MOST_WORK // max(work_of(engine.program), 1)))
     return Vectors(codes[:count], engine.trace(codes[:count]))
 
 
@@ -68,15 +68,17 @@ def write(
 ) -> None:
     """Write an export, replacing an older one of the same name only when everything is written.
 
+    What the older manifest does not name (a runner that was compiled there) stays in the folder.
+
     Args:
         about: what the manifest says beside the program: config, accuracy, cost, proof, versions.
         others: further files, C code for one; their hashes are kept as well.
 
     Raises:
-        DataError: the folder is there and is no export.
+        DataError: the folder is there and is no export, or holds a file of another's under a name of the new export.
     """
-    known = not folder.exists() or (folder / MANIFEST).is_file()
-    claim(known, f"{folder} is there and is no export; it will not be replaced")
+    there = folder.is_symlink() or folder.exists()
+    older = _older(folder) if there else frozenset()
     said, stream = said_and_stored(program, store)
     tensors = {"input": samples.codes} | {
         f"spikes.{name}": np.packbits(each.reshape(-1), bitorder="little")
@@ -87,6 +89,9 @@ def write(
     manifest["files"] = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
     }
+    kept = [entry.name for entry in os.scandir(folder) if entry.name not in older] if there else []
+    for name in kept:
+        claim(name not in files and name != MANIFEST, f"{folder / name} is not of the export, and in its way")
     part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
     part.mkdir(parents=True)
     try:
@@ -94,11 +99,51 @@ def write(
             (part / name).write_bytes(data)
         text = json.dumps(manifest, indent=1, default=str, allow_nan=False)
         (part / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
+        if there:
+            _swap(part, folder, kept, older)
+        else:
+            os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _older(folder: Path) -> frozenset[str]:
+    """The plain files of the export that a folder is; a manifest.json alone may be anyone's.
+
+    Raises:
+        DataError: the folder is no export.
+    """
+    refusal = f"{folder} is there and is no export; it will not be replaced"
+    claim(folder.is_dir() and not folder.is_symlink(), refusal)
+    try:
+        said = _json(_bytes(folder, MANIFEST, MOST_MANIFEST))
+    except DataError as error:
+        raise DataError(f"{refusal} ({error})") from error
+    claim(isinstance(said, dict) and cast(Json, said).get("format") == FORMAT, refusal)
+    named = cast(Json, said).get("files")
+    claim(isinstance(named, dict), refusal)
+    of_export = {MANIFEST, *cast(Json, named)}
+    return frozenset(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name in of_export and entry.is_file(follow_symlinks=False)
+    )
+
+
+def _swap(part: Path, folder: Path, kept: Sequence[str], older: Iterable[str]) -> None:
+    """Put `part` in the place of the older export, whose files are deleted and no others; `kept` move over."""
+    aside = part.with_suffix(".old")
+    os.rename(folder, aside)
+    try:
+        os.replace(part, folder)
+    except OSError:
+        os.rename(aside, folder)
+        raise
+    for name in kept:
+        os.rename(aside / name, folder / name)  # a link moves as a link
+    for name in older:
+        (aside / name).unlink()
+    aside.rmdir()
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ import snntorch
 import torch
 from torch import Tensor, nn
 
+from pipeline.export.check import check
 from pipeline.export.codes import Grids, dyadic, exponents_of, form_of
 from pipeline.export.program import (
     RESETS,
@@ -36,9 +37,11 @@ from pipeline.export.program import (
     Synapses,
     bounds,
 )
-from pipeline.types import FLOAT_BITS, Widths
+from pipeline.types import FLOAT_BITS, DataError, Widths
 
 _QUANTIZE = "compression.quantize_weights.bits"
+GATE_BITS = 16
+"""Of an attention's weights, with a sign."""
 
 
 def layers_of(net: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -86,7 +89,10 @@ def lower(
         raise NotExact(found.reasons)
     program = Program(given, timesteps, classes, tuple(found.stages))
     _refuse_overflow(program)
-    return program
+    try:
+        return check(program)
+    except DataError as error:  # what the engine refuses is no fault of the data
+        raise NotExact([f"{error}."]) from error
 
 
 @dataclass
@@ -212,6 +218,13 @@ class _Lowering:
             )
             for part in ("time", "channel")
         }
+        for part, weight in parts.items():
+            most = GATE_BITS - (
+                weight.form == "unsigned"
+            )  # by its width: a flipped bit may set any code of it
+            if weight.bits > most:
+                held = f"{name}.{part}.weight has {weight.bits} bits, and the integer gates hold {most}"
+                self.reasons.append(f"{held}: {_QUANTIZE}={most}.")
         if any(len(weight.exponents) > 1 for weight in parts.values()):
             self.reasons.append(
                 f"{name}: its convolutions have a step per channel: use granularity=per_tensor."

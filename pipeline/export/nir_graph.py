@@ -49,7 +49,7 @@ def missing(program: AnyProgram) -> list[str]:
     """What NIR has no node or field for, one sentence each; an importer that ignores metadata gets it wrong."""
     if isinstance(program, StdpProgram):
         return _missing_of_stdp(program)
-    said = []
+    said, graded = [], _graded_maxima(program)
     for stage in program.stages:
         neurons, name = stage.neurons, stage.neurons.name
         if neurons.reset != "zero":
@@ -61,17 +61,42 @@ def missing(program: AnyProgram) -> list[str]:
         for pool in stage.pools:
             if pool.kind == "attention":
                 said.append(f"{pool.name}: NIR has no attention: no graph is written.")
-            if pool.kind == "max":
+            if pool.name in graded:
+                said.append(f"{pool.name}: a maximum of graded inputs has no NIR form: no graph is written.")
+            elif pool.kind == "max":
                 said.append(
                     f"{pool.name}: NIR has no maximum pooling; written as an average and an OR neuron."
                 )
-        if _padding(stage.synapses) is None:
-            said.append(
-                f"{stage.synapses.name}: NIR has no padding of {stage.synapses.padding}: no graph is written."
-            )
-    if program.stages[0].pools and program.stages[0].pools[0].kind == "max" and program.input.high > 1:
+        said += _missing_of_convolution(stage.synapses)
+    return said
+
+
+def _graded_maxima(program: Program) -> set[str]:
+    """Maximum pools of anything but zeros and ones, of which alone a maximum is an OR."""
+    given, found = program.input, set()
+    spikes = (given.exponent, given.high, given.signed) == (0, 1, False)
+    for stage in program.stages:
+        for pool in stage.pools:
+            if pool.kind == "max" and not spikes:
+                found.add(pool.name)
+            spikes = spikes and pool.kind == "max"
+        spikes = True
+    return found
+
+
+def _missing_of_convolution(synapses: Synapses) -> list[str]:
+    """What the format, or the check of shapes in `nir` (1.0.8), does not know."""
+    said, kernel = [], synapses.weight.codes.shape[2:]
+    if _padding(synapses) is None:
+        said.append(f"{synapses.name}: NIR has no padding of {synapses.padding}: no graph is written.")
+    if synapses.groups > 1:
         said.append(
-            f"{program.stages[0].pools[0].name}: a maximum of graded inputs has no NIR form: no graph is written."
+            f"{synapses.name}: nir checks shapes without groups ({synapses.groups}): no graph is written."
+        )
+    if len(set(kernel)) > 1:
+        sides = " x ".join(map(str, kernel))
+        said.append(
+            f"{synapses.name}: nir checks shapes of square kernels, not {sides}: no graph is written."
         )
     return said
 

@@ -19,12 +19,13 @@ from statistics import mean, stdev
 import numpy as np
 
 from pipeline.export.integer import Engine
-from pipeline.export.program import Attention, Fixed, Pool, Program, Stage
+from pipeline.export.program import Attention, Fixed, NotExact, Pool, Program, Stage
 from pipeline.export.stdp_integer import StdpEngine
-from pipeline.types import require
+from pipeline.types import DataError, require
 
 Codes = np.ndarray
 """Input integers [B, T or 1, inputs]."""
+_QUANTIZE = "compression.quantize_weights.bits"
 _PIECE = 1 << 23
 """Input entries that are disturbed at once: their draws take 32 MiB."""
 
@@ -109,12 +110,18 @@ def _flipped(weight: Fixed, rate: float, rng: np.random.Generator) -> Fixed:
 
 
 def flipped(engine: Engine | StdpEngine, rate: float, rng: np.random.Generator) -> Engine | StdpEngine:
-    """The engine with bits of its stored weights inverted."""
-    if isinstance(engine, Engine):
-        return Engine(flip(engine.program, rate, rng))
-    return StdpEngine(
-        replace(engine.program, weight=_flipped(engine.program.weight, rate, rng)), engine.decode
-    )
+    """The engine with bits of its stored weights inverted.
+
+    Raises:
+        NotExact: with them, sums may leave what the engine holds.
+    """
+    try:
+        if isinstance(engine, Engine):
+            return Engine(flip(engine.program, rate, rng))
+        weight = _flipped(engine.program.weight, rate, rng)
+        return StdpEngine(replace(engine.program, weight=weight), engine.decode)
+    except DataError as error:
+        raise NotExact([f"with bits of its weights inverted, {error}: fewer for {_QUANTIZE}."]) from error
 
 
 def robustness(

@@ -163,7 +163,9 @@ class StdpEngine:
 
     def __init__(self, program: StdpProgram, decode: Decode | None = None) -> None:
         self.program, self.decode = check_stdp(program), decode
-        self._weight = np.ascontiguousarray(program.weight.codes.T.astype(np.int16))
+        codes = program.weight.codes
+        held = np.int16 if codes.max(initial=0) < 1 << 15 else np.int32  # 16 bits without a sign
+        self._weight = np.ascontiguousarray(codes.T.astype(held))
         made = constants(program)
         kind = np.int32 if _fits(program, made) else np.int64
         lowest = max(made.lowest, int(np.iinfo(kind).min))

@@ -20,6 +20,7 @@ from pipeline.export.stdp_program import (
 )
 from pipeline.types import DataError
 
+MOST_WEIGHT_BITS = 16
 _ADVICE = "compression.quantize_neurons."
 _ADVISED = {"threshold": "threshold=8", "beta": "beta=8", "inhibition": "inhibition=8", "reset": "reset=8"}
 
@@ -102,10 +103,15 @@ def _weight(value: Tensor, grid: Gridded | None, reasons: list[str]) -> Fixed | 
     if exponents is None or len(exponents) > 1:
         reasons.append("weight has a step that is no power of two, or several steps.")
         return None
+    if grid.bits > MOST_WEIGHT_BITS:
+        reasons.append(
+            f"weight has {grid.bits} bits, and {MOST_WEIGHT_BITS} are added here: compression.quantize_weights.bits=16."
+        )
+        return None
     codes = np.ldexp(value.double().numpy().T, int(exponents[0]))
     outside = codes.min(initial=0) < grid.low or codes.max(initial=0) > grid.high
-    if not np.array_equal(codes, np.rint(codes)) or outside or np.abs(codes).max(initial=0) >= 1 << 15:
-        reasons.append("weight does not lie on its own grid, or needs more than 16 bits.")
+    if not np.array_equal(codes, np.rint(codes)) or outside:
+        reasons.append("weight does not lie on its own grid.")
         return None
     return Fixed(np.ascontiguousarray(codes.astype(np.int64)), exponents, grid.bits, form_of(grid))
 

@@ -193,7 +193,7 @@ def check_stdp(program: StdpProgram) -> StdpProgram:
         f"weight has shape {codes.shape} for pixels {program.shape}",
     )
     claim(max(codes.shape) * steps <= MOST_SPIKES, "its maps over all time steps are too large")
-    inside = codes.min(initial=0) >= -(1 << 15) and codes.max(initial=0) < 1 << 15
+    inside = codes.min(initial=0) >= -(1 << 15) and codes.max(initial=0) < 1 << 16
     claim(inside, "weight has a code beyond 16 bits")
     claim(int(np.abs(codes).sum(1).max()) < 1 << 31, "weight: a neuron's sum leaves 32 bits")
     fixed("weight", program.weight, {1})

@@ -61,9 +61,8 @@ def fits(price: Cost, budget: Budget) -> Fit:
     return Fit(tuple(found))
 
 
-def silenced(load: LayerLoad, density: float) -> LayerLoad:
-    """The same layer when nothing fires and only `density` of its weights is left, packed as well as can be."""
-    nonzero = min(load.synapses, int(density * load.synapses))
+def silenced(load: LayerLoad, nonzero: int = 0) -> LayerLoad:
+    """The same layer when nothing fires and only `nonzero` of its weights are left, packed as well as can be."""
     work = Activity(synops_dense=load.mean.synops_dense, updates=load.mean.updates)
     return replace(
         load,
@@ -75,22 +74,35 @@ def silenced(load: LayerLoad, density: float) -> LayerLoad:
     )
 
 
-def floor(
-    net: nn.Module,
-    shape: Sequence[int],
-    steps: int,
-    widths: Widths,
-    accelerator: Accelerator,
-    density: float = 0.0,
-) -> Cost:
+def lowest(loads: Sequence[LayerLoad], accelerator: Accelerator) -> Cost:
+    """What these layers cost at least, whatever they will learn: nothing fires, and no weight is left.
+
+    A measured machine spreads a layer over the cores that its weights need, and more cores are faster: there a layer
+    takes at least the time that it takes with all of them.
+    """
+    price = cost([silenced(load) for load in loads], accelerator)
+    if accelerator.processing != "measured":
+        return price
+    spread = cost([silenced(load, load.synapses) for load in loads], accelerator)
+    layers = tuple(
+        replace(few, energy=many.energy, busy_us=many.busy_us)
+        for few, many in zip(price.layers, spread.layers, strict=True)
+    )
+    return replace(
+        price,
+        layers=layers,
+        worst_energy_pj=spread.worst_energy_pj,
+        worst_latency_us=spread.worst_latency_us,
+    )
+
+
+def floor(net: nn.Module, shape: Sequence[int], steps: int, widths: Widths, accelerator: Accelerator) -> Cost:
     """What `net` costs at least, whatever it will learn: known before training, so a hopeless trial is free.
 
-    One silent sample [steps, 1, *shape] shows the shapes; then nothing fires, and of the weights only the share
-    `density` remains (1 - the sparsity that a pruning plan asks for, less what quantization may still set to zero; 0
-    promises nothing). Memory is exact for a dense encoding and a lower bound for the others. Energy, latency: what the
-    machine spends without a single spike.
+    One silent sample [steps, 1, *shape] shows the shapes; then nothing fires, and no weight is left (a pruning plan may
+    leave few, and quantization sets more to zero). Memory is exact for dense weights where spikes come in, and a lower
+    bound for other encodings and for inputs that are counts. Energy, latency: what the machine spends without a spike.
     """
-    require(0 <= density <= 1, "density", "be in [0, 1]", density)
     silence = torch.zeros(steps, 1, *shape)
     loads = measure(net, [Batch(silence, torch.zeros(1, dtype=torch.int64))], widths)
-    return cost([silenced(load, density) for load in loads], accelerator)
+    return lowest(loads, accelerator)

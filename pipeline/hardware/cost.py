@@ -222,6 +222,21 @@ def stored_weights(load: LayerLoad, accelerator: Accelerator) -> Stored:
     )
 
 
+def _homeless(
+    machine: Accelerator, shelf: Shelf, weights_bits: float, held: Mapping[Holding, float]
+) -> float:
+    """Bits of those tensors whose home is the buffer that found no room there; parameters lie with the weights."""
+    return sum(
+        (1.0 - spot.on_chip) * bits
+        for home, spot, bits in (
+            (machine.weights_home, shelf.weights, weights_bits),
+            (machine.state_home, shelf.state, held["state"]),
+            (machine.maps_home, shelf.maps, held["buffers"]),
+        )
+        if home == "buffer"
+    )
+
+
 def _layer(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf) -> LayerCost:
     ledger = PRICING[machine.processing](load, machine, weights, shelf)
     cycles: dict[Busy, float] = {
@@ -242,7 +257,7 @@ def _layer(load: LayerLoad, machine: Accelerator, weights: Stored, shelf: Shelf)
         "buffers": float(load.geometry.inputs * map_bits(load, machine)),
     }
     off = (1.0 - shelf.weights.on_chip) * weights.bits + (1.0 - shelf.state.on_chip) * held["state"]
-    wanted = off if machine.weights_home == "buffer" or machine.state_home == "buffer" else 0.0
+    wanted = _homeless(machine, shelf, weights.bits + held["parameters"], held)
     where = "lives off-chip" if machine.dram is not None else "does not fit"
     return LayerCost(
         name=load.name,

@@ -7,7 +7,7 @@ proportional to spikes: a silent input costs nothing.
 from __future__ import annotations
 
 from pipeline.hardware.accelerator import Accelerator
-from pipeline.hardware.encoding import Stored, drops_zeros, store
+from pipeline.hardware.encoding import FORMATS, EncodingName, Stored, drops_zeros, store
 from pipeline.hardware.ledger import Ledger, Shelf, Spot, What, map_bits, psum_bits, spike_bits
 from pipeline.hardware.workload import LayerLoad
 
@@ -82,8 +82,14 @@ def _state(ledger: Ledger, load: LayerLoad, machine: Accelerator, shelf: Shelf) 
 def stored_map(machine: Accelerator, entries: float, events: float, steps: int, bits: int) -> Stored:
     """A map of `entries` per step over `steps` steps in the machine's encoding; the value of a spike is implied."""
     size = round(entries * steps)
-    value = 0 if bits == 1 and drops_zeros(machine.map_encoding) else bits
-    return store(machine.map_encoding, size, min(events, size), max(steps, 1), value)
+
+    def as_format(encoding: EncodingName) -> Stored:
+        value = 0 if bits == 1 and drops_zeros(encoding) else bits
+        return store(encoding, size, min(events, size), max(steps, 1), value)
+
+    if machine.map_encoding == "smallest":  # a dense one has to store its spikes
+        return min(map(as_format, FORMATS), key=lambda stored: stored.bits)
+    return as_format(machine.map_encoding)
 
 
 def maps(load: LayerLoad, machine: Accelerator, outputs: int) -> tuple[Stored, Stored]:

@@ -14,13 +14,15 @@ import numpy as np
 import snntorch as snn
 from torch import Tensor, nn
 
-from pipeline.hardware.kernels import Doubles, count_events, count_rows
+from pipeline.hardware.kernels import Doubles, Floats, count_events, count_rows
 from pipeline.hardware.tally import (
     ADDITIONS,
     CONVS,
     GATES,
     SPIKES,
+    Flow,
     Tally,
+    Values,
     conv_geometry,
     in_memory_order,
     look_over,
@@ -50,6 +52,10 @@ class Meter:
         self.repeats = False
         """The input is one image at every step, and no neuron has seen it yet."""
         self.fired: tuple[Tensor, Tally] | None = None
+        self.pooled: dict[nn.Module, Values] = {}
+        """Average pool -> what values come into it."""
+        self.flowing: tuple[Flow, int] | None = None
+        """What an average pool has just given, and how many entries."""
         self.hooks = [net.register_forward_pre_hook(self._start)]
         self._hook()
 
@@ -74,7 +80,7 @@ class Meter:
     def _start(self, _module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._settle()
         self.steps, self.samples = args[0].shape[:2]
-        self.latest = None
+        self.latest = self.flowing = None
         self.repeats = args[0].stride(0) == 0 and self.steps > 1
         for tally in self.tallies.values():
             tally.fold()
@@ -96,9 +102,12 @@ class Meter:
             if self.repeats and len(rows) % self.samples == 0:
                 rows, again = rows[: self.samples], len(rows) // self.samples
             counts = np.empty((len(rows), 3))
-            if count_rows(rows, np.float32(tally.unit), *tally.reach_in(last), counts):
+            if (flow := self._flow(rows)) is not None:
+                tally.values.expect(flow)
+            if count_rows(rows, np.float32(tally.values.unit), *tally.reach_in(last), counts):
                 first = rows[: self.samples]
-                tally.see(first if first.any() else rows, float(rows.min()), float(rows.max()))
+                ends = float(rows.min()), float(rows.max())
+                tally.values.see(first if first.any() else rows, *ends, fresh=tally.calls == 0)
             tally.batch[:, :3] += self._per_sample(counts) * again
             self._settle(args[0], counts)
             tally.calls += self.rows
@@ -133,15 +142,34 @@ class Meter:
             tally.batch[:, GATES] += events + tally.geometry.outputs
             tally.batch[:, ADDITIONS] += events
 
-    def _average(self, _module: nn.Module, args: tuple[Tensor, ...], _y: Tensor) -> None:
+    def _average(self, module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
         """Average pooling adds up what is not zero; a maximum of spikes is an OR, and free."""
+        x = args[0].detach()
         if self.latest is not None:
-            self.latest.batch[:, ADDITIONS] += self._events(args[0])
+            self.latest.batch[:, ADDITIONS] += self._events(x)
+        rows, fresh = self._flat(x), module not in self.pooled
+        values = self.pooled.setdefault(module, Values())
+        if (flow := self._flow(rows)) is not None:
+            values.expect(flow)
+        first = rows[: self.samples]
+        values.see(first if first.any() else rows, float(rows.min()), float(rows.max()), fresh)
+        made = values.averaged(module, x.shape)
+        self.flowing = None if made is None else (made, y.numel())
+
+    def _flow(self, rows: Floats) -> Flow | None:
+        """The grid of the average pool just before; None where none was, or something else lies between."""
+        if self.flowing is None:
+            return None
+        (flow, entries), self.flowing = self.flowing, None
+        return flow if rows.size <= entries and flow.holds(rows) else None
+
+    def _flat(self, x: Tensor) -> Floats:
+        """[K, B, ...] or [K x B, ...], time outermost -> [rows, entries]."""
+        return x.reshape(-1, x.numel() // max(self._rows_of(x), 1)).float().cpu().numpy()
 
     def _events(self, x: Tensor) -> Doubles:
         """Entries that are not zero, per sample [B], of rows [K, B, ...] or [K x B, ...], time outermost."""
-        x = x.detach()
-        flat = x.reshape(-1, x.numel() // max(self._rows_of(x), 1)).float().cpu().numpy()
+        flat = self._flat(x.detach())
         events = np.empty(len(flat))
         count_events(flat, events)
         return self._per_sample(events[:, None])[:, 0]
@@ -151,7 +179,7 @@ class Meter:
         return len(x) * x.shape[1] if x.ndim == 5 else len(x)
 
     def _neuron(self, module: nn.Module, _args: tuple[Tensor, ...], y: Tensor | tuple[Tensor, ...]) -> None:
-        self.repeats = False
+        self.repeats, self.flowing = False, None
         spikes = (y if isinstance(y, Tensor) else y[0]).detach()
         tally = self.latest
         if tally is None:
@@ -225,7 +253,7 @@ class Meter:
             state_bits=sum(self.widths.get(f"{tally.neuron}.{s}", FLOAT_BITS) for s in states),
             parameters=parameters,
             parameter_bits=parameter_bits,
-            input_bits=min(tally.input_bits, self.widths.get(f"{name}.input", FLOAT_BITS)),
+            input_bits=min(tally.values.bits, self.widths.get(f"{name}.input", FLOAT_BITS)),
             mean=activity(mean),
             worst=activity(worst),
             runs=tally.survey.runs,
@@ -234,7 +262,8 @@ class Meter:
     def _parameters(self, name: str, tally: Tally) -> tuple[int, int]:
         """(values, bits) of the bias, with a batch norm folded into it, of steps by channel, decays and thresholds."""
         values = bits = 0
-        if step := self.widths.get(f"{name}.step", 0):
+        step = self.widths.get(f"{name}.step", 0)
+        if step and tally.geometry.out_channels > 1:  # a single one is folded into constants
             values, bits = tally.geometry.out_channels, tally.geometry.out_channels * step
         if tally.norm or getattr(tally.module, "bias", None) is not None:
             width = self.widths.get(f"{name}.bias", self.widths.get(f"{tally.norm}.bias", FLOAT_BITS))

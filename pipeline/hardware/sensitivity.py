@@ -66,19 +66,30 @@ def with_constant(machine: Accelerator, name: str, value: float) -> Accelerator:
 def sensitivity(
     loads: Sequence[LayerLoad], machine: Accelerator, change: float = 0.3
 ) -> tuple[Elasticity, ...]:
-    """Every constant at (1 - change) and (1 + change) times its value; those that move the energy most come first."""
+    """Every constant at (1 - change) and (1 + change) times its value; those that move the energy most come first.
+
+    A side on which no machine can be (a share above 1, a narrow addition dearer than a wide one) stays in the middle.
+    """
     require(0 < change < 1, "change", "be in (0, 1)", change)
     middle = cost(loads, machine).metrics()
-    span = math.log((1 + change) / (1 - change))
     found = []
     for name, value in constants(machine):
-        sides = [
-            _shares(loads, with_constant(machine, name, value * factor), middle)
-            for factor in (1 - change, 1 + change)
-        ]
+        moved = [_moved(machine, name, value, factor) for factor in (1 - change, 1 + change)]
+        sides = [_shares(loads, changed, middle) for _, changed in moved]
+        span = (
+            math.log(moved[1][0] / moved[0][0]) or 1.0
+        )  # where neither side could be moved, nothing changes
         slope = {key: math.log(sides[1][key] / sides[0][key]) / span for key in METRICS if sides[0][key] > 0}
         found.append(Elasticity(name, value, sides[0], sides[1], slope))
     return tuple(sorted(found, key=lambda e: (-abs(e.elasticity.get("energy_pj", 0.0)), e.name)))
+
+
+def _moved(machine: Accelerator, name: str, value: float, factor: float) -> tuple[float, Accelerator]:
+    """(factor, machine with the constant that many times as large); (1, `machine`) where there is no such machine."""
+    try:
+        return factor, with_constant(machine, name, value * factor)
+    except ValueError:
+        return 1.0, machine
 
 
 def _shares(loads: Sequence[LayerLoad], machine: Accelerator, middle: dict[str, float]) -> dict[str, float]:

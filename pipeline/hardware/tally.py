@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,96 @@ ON_GRID = 1e-3
 """How far, in steps, a value may be from a whole number of steps and still be one: float32 of counts / 255."""
 
 
+class Flow(NamedTuple):
+    """The values that an average pool may give, whatever it was given: whole numbers of `unit` between the ends."""
+
+    unit: float
+    low: float
+    high: float
+
+    def holds(self, rows: Floats) -> bool:
+        """Whether these are such values; what scales or gates them on their way makes others."""
+        near = ON_GRID * self.unit
+        inside = rows.min(initial=0.0) >= self.low - near and rows.max(initial=0.0) <= self.high + near
+        return bool(inside) and on_grid(rows, self.unit)
+
+
+def on_grid(rows: Floats, unit: float) -> bool:
+    """Whether all entries are whole numbers of `unit`."""
+    steps = rows / np.float32(unit)
+    return bool(np.abs(steps - np.rint(steps)).max(initial=0.0) <= ON_GRID)
+
+
+@dataclass
+class Values:
+    """What values a map holds, and how many bits one of them takes."""
+
+    unit: float = 1.0
+    """The value of one spike, or of one count; a constant scale costs nothing, it is folded into the weights."""
+    ends: tuple[float, float] = (0.0, 0.0)
+    """Smallest and largest value so far."""
+    bits: int = 1
+    told: bool = False
+    """The unit is known from what comes before, and not the smallest value that was seen."""
+
+    def see(self, first: Floats, low: float, high: float, fresh: bool) -> None:
+        """Learn what values the map holds where they are not spikes of one `unit`.
+
+        first: the rows of one time step, in which counts are told from real numbers (an encoding does not change
+        with time); low, high: the ends over all rows, which say how wide a count is; fresh: no rows came before.
+        """
+        if self.bits == FLOAT_BITS:
+            return
+        self.ends = min(self.ends[0], low), max(self.ends[1], high)
+        if (fresh and not self.told) or not np.isfinite(self.unit):
+            self.unit = float(np.min(np.abs(first), initial=np.inf, where=first != 0))
+        if not np.isfinite(self.unit):
+            return  # nothing but zeros so far
+        for unit in (self.unit, FIXED_POINT):
+            if on_grid(first, unit):
+                self.unit = unit
+                break
+        else:
+            self.bits = FLOAT_BITS
+            return
+        self._widen()
+
+    def expect(self, flow: Flow) -> None:
+        """Take over a grid and its ends: a few samples need not show the finest value, nor the largest."""
+        self.told, self.unit = True, flow.unit
+        self.ends = min(self.ends[0], flow.low), max(self.ends[1], flow.high)
+        self._widen()
+
+    def _widen(self) -> None:
+        bottom, top = round(self.ends[0] / self.unit), round(self.ends[1] / self.unit)
+        if bottom < 0 or top > 1:
+            self.bits = max(self.bits, 2, max(top, -bottom).bit_length() + int(bottom < 0))
+
+    def averaged(self, module: nn.Module, shape: Sequence[int]) -> Flow | None:
+        """What an average pool makes of a map [..., H, W] of them; None of real numbers, or where windows differ."""
+        window = window_of(module, shape)
+        if window is None or self.bits == FLOAT_BITS:
+            return None
+        unit, (low, high) = (self.unit, self.ends) if np.isfinite(self.unit) else (1.0, (0.0, 1.0))
+        share = 1.0 / (getattr(module, "divisor_override", None) or window)
+        return Flow(unit * share, low * window * share, max(high, unit) * window * share)
+
+
+def window_of(module: nn.Module, shape: Sequence[int]) -> int | None:
+    """Entries that each output of an average pool is the mean of; None where they are not as many everywhere."""
+    if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d)):
+        sides = _sides(module.kernel_size, 1 if isinstance(module, nn.AvgPool1d) else 2)
+        even = module.count_include_pad or not any(_sides(module.padding, len(sides)))
+        return math.prod(sides) if even and not module.ceil_mode else None
+    wanted = _sides(cast(Any, module).output_size, 1 if isinstance(module, nn.AdaptiveAvgPool1d) else 2)
+    pairs = [(n, n if out is None else out) for n, out in zip(shape[-len(wanted) :], wanted, strict=True)]
+    return None if any(n % out for n, out in pairs) else math.prod(n // out for n, out in pairs)
+
+
+def _sides(size: Any, count: int) -> tuple[Any, ...]:
+    return (size,) * count if isinstance(size, int) else tuple(size)
+
+
 @dataclass
 class Tally:
     """What one layer has seen so far; the last batch is folded in when the next begins."""
@@ -38,11 +129,8 @@ class Tally:
     total: Doubles = field(default_factory=lambda: np.zeros(COUNTS))
     worst: Doubles = field(default_factory=lambda: np.zeros(COUNTS))
     batch: Doubles = field(default_factory=lambda: np.zeros((0, COUNTS)))
-    unit: float = 1.0
-    """The value of one spike, or of one count; a constant scale costs nothing, it is folded into the weights."""
-    ends: tuple[float, float] = (0.0, 0.0)
-    """Smallest and largest input value so far."""
-    input_bits: int = 1
+    values: Values = field(default_factory=Values)
+    """Of its input."""
     norm: str = ""
     neuron: str = ""
     neuron_entries: int = 0
@@ -73,31 +161,6 @@ class Tally:
                 np.ascontiguousarray(every.numpy(), dtype=exact).reshape(-1),
             )
         return self.layouts[last]
-
-    def see(self, first: Floats, low: float, high: float) -> None:
-        """Learn what values the input holds where they are not spikes of one `unit`.
-
-        first: the rows of one time step, in which counts are told from real numbers (an encoding does not change
-        with time); low, high: the ends over all rows, which say how wide a count is.
-        """
-        if self.input_bits == FLOAT_BITS:
-            return
-        self.ends = min(self.ends[0], low), max(self.ends[1], high)
-        if self.calls == 0 or not np.isfinite(self.unit):
-            self.unit = float(np.min(np.abs(first), initial=np.inf, where=first != 0))
-        if not np.isfinite(self.unit):
-            return  # nothing but zeros so far
-        for unit in (self.unit, FIXED_POINT):
-            steps = first / np.float32(unit)
-            if np.abs(steps - np.rint(steps)).max(initial=0.0) <= ON_GRID:
-                self.unit = unit
-                break
-        else:
-            self.input_bits = FLOAT_BITS
-            return
-        bottom, top = round(self.ends[0] / self.unit), round(self.ends[1] / self.unit)
-        if bottom < 0 or top > 1:
-            self.input_bits = max(self.input_bits, 2, max(top, -bottom).bit_length() + int(bottom < 0))
 
 
 def in_memory_order(x: Tensor, inputs: int) -> tuple[Floats, bool]:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from pipeline.learn.activity import watch
 from pipeline.learn.ahead import ahead
 from pipeline.learn.decode import RateDecode, accuracy, votes
-from pipeline.types import Batch, Dataset, Decode, Diverged, Report, Span, require
+from pipeline.types import TICKS, Batch, Dataset, Decode, Diverged, Report, Span, require, within
 
 Loss = Literal["rate_cross_entropy", "step_cross_entropy", "vote_mse"]
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -122,6 +122,18 @@ class Surrogate:
             net.eval()
         return decode
 
+    def check(self, net: nn.Module, data: Dataset) -> None:  # noqa: ARG002
+        """Raise ValueError where `net` cannot be trained so, or the device is not there."""
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            raise ValueError(
+                f"net must have weights that gradients move for learner=surrogate, but got {type(net).__name__}; "
+                "an STDP network learns with learner=stdp."
+            )
+        try:
+            self._device(torch.device("cpu"))
+        except ValueError as error:
+            raise ValueError(f"learner.{error}") from error
+
     def _device(self, home: torch.device) -> torch.device:
         if self.device == "cpu":
             return home if home.type == "cpu" else torch.device("cpu")
@@ -157,6 +169,8 @@ class Surrogate:
                         _require_finite(totals[0], f"loss of epoch {epoch}")
                     if epoch == 1 and at + 1 == self.check_batches:
                         activity.check()
+                    if (at + 1) * TICKS // per_epoch > at * TICKS // per_epoch and at + 1 < per_epoch:
+                        within(after_epoch, epoch, at + 1, per_epoch)
             _require_finite(totals[0], f"loss of epoch {epoch}")
             for name, parameter in net.named_parameters():
                 _require_finite(parameter, name)

@@ -17,7 +17,19 @@ from torch import Tensor, nn
 from pipeline.learn.labels import Assignment, LabelDecode, Responses, assign
 from pipeline.learn.stdp import StdpRule
 from pipeline.learn.unsupervised_state import Progress, named, resume, save
-from pipeline.types import PART, Dataset, Diverged, Report, Saturated, Silent, Span, Split, require
+from pipeline.types import (
+    PART,
+    TICKS,
+    Dataset,
+    Diverged,
+    Report,
+    Saturated,
+    Silent,
+    Span,
+    Split,
+    require,
+    within,
+)
 
 _TRAIN, _LABEL, _VALIDATION, _REPEAT = 0, 1, 2, 3
 """Streams of spike trains that never meet: no image is labelled on the spikes it was learned from."""
@@ -122,16 +134,13 @@ class Unsupervised:
             ValueError: the net is no STDP network, the encoding gives no events, or images have another size.
             Silent, Saturated, Diverged: what the network did over a whole chunk.
         """
+        self.check(net, data)
         plastic, encoder = _plastic(net), _encoder(data)
-        require(len(data.train) > 0, "data", "have training images", len(data.train))
-        pixels, inputs = math.prod(data.shape), len(plastic.weight)
-        if pixels != inputs:
-            raise ValueError(f"images have {pixels} pixels, but the network takes {inputs}.")
         total = self.epochs if epochs is None else epochs
         whole = span or Span(0, total)
         book = Progress(named(net, self._settings(data, seed, span, total)))
-        if self.checkpoint is not None and total > 0:
-            resume(self.checkpoint, net, book)
+        if self.checkpoint is not None and total > 0 and resume(self.checkpoint, net, book):
+            within(after_epoch, book.epoch + 1, book.position, len(data.train))
         for epoch in range(book.epoch, total):
             metrics = self._epoch(plastic, net, data, encoder, seed, book, whole, after_epoch)
             decode = self._decode(plastic, data, encoder, seed, self.check_samples)
@@ -139,23 +148,21 @@ class Unsupervised:
             book.epoch, book.position = epoch + 1, 0
             if self.checkpoint is not None:
                 save(self.checkpoint, net, book)
-            after_epoch(epoch, metrics)
+            after_epoch(epoch + 1, metrics)
         return self._decode(plastic, data, encoder, seed, self.label_samples or len(data.train))
 
+    def check(self, net: nn.Module, data: Dataset) -> None:
+        """Raise ValueError for another kind of network, an encoding without events, or images of another size."""
+        plastic, _ = _plastic(net), _encoder(data)
+        require(len(data.train) > 0, "data", "have training images", len(data.train))
+        pixels, inputs = math.prod(data.shape), len(plastic.weight)
+        if pixels != inputs:
+            raise ValueError(f"images have {pixels} pixels, but the network takes {inputs}.")
+
     def _settings(self, data: Dataset, seed: int, span: Span | None, total: int) -> str:
-        """All that decides what is learned; not how long, unless rates fall until then: more epochs go on."""
-        told = (
-            self.rule,
-            self.chunk,
-            self.min_spikes,
-            self.boost,
-            self.rounds,
-            data.encode,
-            data.digest,
-            seed,
-        )
-        falling = total if self.rule.eta_last < 1 else None
-        return repr((*told, span, falling))
+        """All that decides what is learned, the number of epochs, too: rates fall and masks grow until the last."""
+        shown = (self.chunk, self.min_spikes, self.boost, self.rounds)
+        return repr((self.rule, shown, data.encode, data.digest, seed, span, total))
 
     def _epoch(
         self,
@@ -194,16 +201,19 @@ class Unsupervised:
             responses.add(counts, labels)
             spikes += float(counts.sum())
             before, book.position = book.position, book.position + len(labels)
+            ticks = [at * TICKS // len(order) for at in (before, book.position)]
+            if ticks[0] < ticks[1] < TICKS:
+                within(report, book.epoch + 1, book.position, len(order))
+            if self.checkpoint is not None and (number + 1) % self.save_chunks == 0:
+                save(self.checkpoint, module, book)
             if judged and before // _TELL < book.position // _TELL and book.position < len(order):
                 error = 1.0 - right / judged
                 part = {PART: book.position / len(order), "images": float(base + book.position)}
-                report(book.epoch, {**part, "running_error": error})
+                report(book.epoch + 1, {**part, "running_error": error})
             if self.progress:
                 rate = (book.position - first) / (time.perf_counter() - begin)
                 done = f"epoch {book.epoch + 1}  {book.position}/{len(order)}  {rate:.0f} images/s"
                 print(f"\r{done}  running accuracy {right / max(judged, 1):.3f}", end="", flush=True)
-            if self.checkpoint is not None and (number + 1) % self.save_chunks == 0:
-                save(self.checkpoint, module, book)
         if self.progress:
             print()
         shown = max(len(order) - first, 1)

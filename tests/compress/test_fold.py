@@ -91,6 +91,27 @@ class TestAfter:
         assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in made)
         assert torch.allclose(made(X), out, atol=1e-5)
 
+    @pytest.mark.parametrize(
+        ("steps", "scale", "bits"),
+        [
+            ("free", "auto", 32),
+            ("power_of_two", "auto", 8),
+            ("power_of_two", "free", 32),
+            ("free", "free", 32),
+        ],
+    )
+    def test_a_step_is_a_shift_only_where_both_factors_are(self, steps, scale, bits) -> None:
+        # Of a channel: the quantizer's own step times the normalisation's scale.
+        made = net()
+        chosen = {
+            "fold": FoldBatchNorm(when="after", steps=steps),
+            "quantize": QuantizeWeights(4, "symmetric", granularity="per_channel", scale=scale),
+        }
+        _, widths = compress(made, chosen, Plan("ptq"), lambda epochs, on_progress: first_class)
+        assert [widths[name] for name in ("0.step", "4.step")] == [bits, bits]
+        exponents = torch.log2(grids(made)["0.weight"].step)
+        assert bool((exponents == exponents.round()).all()) == (bits == 8)
+
     @pytest.mark.parametrize("scheme", ["duq", "symmetric", "fixed_point", "lsq"])
     def test_codes_stay_and_each_channel_has_its_step(self, scheme) -> None:
         made = net()

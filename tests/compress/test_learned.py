@@ -127,6 +127,21 @@ def test_learned_ranges_are_parameters_of_the_net_and_leave_with_baking() -> Non
     assert len(net.fc1.weight.detach().unique()) == 3
 
 
+@pytest.mark.parametrize("power_of_two", [True, False])
+def test_binary_weights_are_exactly_on_their_grid_and_gradients_pass_up_to_one(power_of_two) -> None:
+    x = torch.randn(64, 64, generator=torch.Generator().manual_seed(1)) * 0.2
+    quantizer = Binary(power_of_two=power_of_two)
+    quantizer.fit(x, None)
+    step = quantizer.grid().step
+    for learning in (True, False):
+        quantizer.train(learning)
+        assert quantizer(x).unique().tolist() == [-float(step), float(step)]
+    at = torch.tensor([[-1.5, -1.0, -0.25, 0.0, 1.0, 1.5]], requires_grad=True)
+    (quantizer(at) * torch.arange(1.0, 7.0)).sum().backward()
+    assert at.grad is not None
+    assert at.grad.tolist() == [[0.0, 2.0, 3.0, 4.0, 5.0, 0.0]]
+
+
 def test_binary_with_a_mask_has_two_values_and_zero() -> None:
     net = Spiking()
     QuantizeWeights(1, "binary").attach(net)

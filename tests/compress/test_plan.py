@@ -151,6 +151,11 @@ def test_restore_names_what_does_not_fit() -> None:
         ({"order": "any"}, "order must be one of"),
         ({"scheme": "joint"}, "epochs must be at least 1 with scheme=joint, but got None"),
         ({"scheme": "qat"}, "epochs must be at least 1 with scheme=qat, but got None"),
+        (
+            {"scheme": "cumulative", "epochs": 1},
+            "epochs must be at least 2 with cumulative, a half each, but got 1",
+        ),
+        ({"scheme": "in_training", "mode": "cumulative"}, "mode must be joint or isolated with in_training"),
     ],
 )
 def test_bad_plans_name_the_field(wrong, message) -> None:

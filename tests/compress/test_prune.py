@@ -8,10 +8,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from pipeline.compress.bake import bake, sparsity
+from pipeline.compress.fold import FoldBatchNorm
 from pipeline.compress.prune import PruneWeights, keep_largest, lamp
 from pipeline.compress.quantize import QuantizeWeights
 from pipeline.compress.stack import original
 from pipeline.nets.stdp import Stdp
+from pipeline.nets.tcja import Tcja
 from tests.compress.nets import Spiking, frames
 
 
@@ -141,12 +143,33 @@ def test_gradients_of_pruned_weights_are_zero() -> None:
 
 
 def test_two_of_four_by_hand() -> None:
-    # Rows of six: blocks (1 -4 3 2) and (5 -6), the second one is short and loses its share of two, too.
-    net = nn.Sequential(nn.Linear(6, 1, bias=False))
+    # Rows of seven: of (1 -4 3 2) go the smallest two; (5 -6 4) is short of one and loses one only, 4.
+    net = nn.Sequential(nn.Linear(7, 1, bias=False))
     with torch.no_grad():
-        net[0].weight.copy_(torch.tensor([[1.0, -4.0, 3.0, 2.0, 5.0, -6.0]]))
+        net[0].weight.copy_(torch.tensor([[1.0, -4.0, 3.0, 2.0, 5.0, -6.0, 4.0]]))
+    step = PruneWeights(0.5, structure="2:4", schedule="gradual", begin=0.0, end=1.0)
+    step.attach(net)
+    step.advance(net, 0.21)  # half of the way: of each block one weight, and the short one has lost its own
+    assert net[0].weight.tolist() == [[0, -4, 3, 2, 5, -6, 4]]
+    step.advance(net, 1.0)
+    assert net[0].weight.tolist() == [[0, -4, 3, 0, 5, -6, 0]]
+
+
+def test_the_end_of_a_row_keeps_its_n_largest() -> None:
+    # 25 taps in blocks of four: six blocks keep two each, and the last tap has a block of its own.
+    net = nn.Sequential(nn.Conv2d(1, 3, 5, bias=False))
     PruneWeights(0.5, structure="2:4").attach(net)
-    assert net[0].weight.tolist() == [[0, -4, 3, 0, 0, 0]]
+    assert (net[0].weight != 0).flatten(1).sum(1).tolist() == [13, 13, 13]
+    assert bool((net[0].weight[:, 0, 4, 4] != 0).all())
+
+
+def test_blocks_of_an_stdp_network_are_of_its_inputs() -> None:
+    # Neuron j has weights near j + 1: blocks along a pixel would leave the small neurons nothing.
+    net = Stdp(neurons=4).build((1, 2, 3), 10, 0)
+    with torch.no_grad():
+        net.weight.copy_(torch.arange(1.0, 5.0) + torch.tensor([0.3, 0.1, 0.2, 0.0, 0.5, 0.4])[:, None])
+    PruneWeights(0.5, structure="2:4").attach(net)
+    assert (net.weight != 0).int().tolist() == [[int(kept)] * 4 for kept in (1, 0, 1, 0, 1, 1)]
 
 
 @settings(max_examples=20, deadline=None)
@@ -182,6 +205,69 @@ def test_removed_channels_are_gone_everywhere(scope) -> None:
     heard = last.weight.abs().sum(0) > 0
     assert torch.equal(heard, fc.weight.abs().sum(1) > 0)
     assert int((last.weight.abs().sum(1) > 0).sum()) == 4, "a class was removed"
+
+
+def attentive() -> nn.Module:
+    """conv1 and conv2 of four channels each, an attention behind conv2, dense layers of 8 and 6; 4 time steps."""
+    spec = Tcja(timesteps=4, channels=4, hidden=8, group=2, plain_blocks=1, attention_blocks=1, kernel=2)
+    net = spec.build((1, 8, 8), 3, 0)
+    with torch.no_grad():  # by size: channels 3 and 1 of conv1, 0 and 3 of conv2
+        net.conv1.weight.copy_(torch.tensor([0.1, 0.3, 0.2, 0.4]).reshape(4, 1, 1, 1))
+        net.conv2.weight.copy_(torch.tensor([0.4, 0.1, 0.2, 0.3]).reshape(4, 1, 1, 1))
+    return net
+
+
+def test_channels_before_attention_are_channels_and_not_its_time_steps() -> None:
+    net = attentive()
+    PruneWeights(0.5, "layer", structure="channel").attach(net)
+    reads = [bool(net.conv2.weight[:, i].any()) for i in range(4)]
+    speaks = [bool(net.conv2.weight[i].any()) for i in range(4)]
+    assert reads == [False, True, False, True]
+    assert speaks == [True, False, False, True]
+    assert bool((net.attention2.time.weight != 0).all()), "it has weights for time steps, not for channels"
+    mixes = (net.attention2.channel.weight != 0).any(2).tolist()
+    assert mixes == [[True, False, False, True], [False] * 4, [False] * 4, [True, False, False, True]]
+    heard = (net.fc1.weight != 0).any(0).reshape(4, 4).any(1)  # 2 x 2 pixels of each channel
+    assert heard.tolist() == speaks
+
+
+@pytest.mark.parametrize("steps", ["free", "power_of_two"])
+def test_a_channel_that_attention_hears_says_the_same_once_its_normalisation_is_folded(steps) -> None:
+    # Channels 1 and 2 of conv2 are gone, but their normalisation's shift makes them fire at every step.
+    net = attentive()
+    with torch.no_grad():
+        net.norm2.bias.fill_(3.0)
+        net.fc1.weight.mul_(30.0)
+        net.attention2.time.weight.fill_(1.0)
+    FoldBatchNorm(when="after", steps=steps).attach(net)
+    PruneWeights(0.5, "layer", structure="channel").attach(net)
+    net.eval()
+    said: list[torch.Tensor] = []
+    net.attention2.register_forward_hook(lambda _module, _inputs, out: said.append(out))
+    x = (torch.rand(4, 5, 1, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    with torch.no_grad():
+        net(x)
+        bake(net)
+        net(x)
+    assert bool((said[0][:, :, 1] > 0).all())
+    assert torch.allclose(said[0], said[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("build", [attentive, lambda: Stdp(neurons=4).build((1, 2, 2), 10, 0)])
+def test_a_channel_that_went_first_does_not_make_another_go_instead(build) -> None:
+    # A quarter of four is one. The one that went grows behind its mask: at a half one more goes, not two.
+    net = build()
+    step = PruneWeights(0.5, "layer", structure="channel", schedule="gradual", end=1.0)
+    step.attach(net)
+    layer, of = (net, 1) if hasattr(net, "theta") else (net.conv2, 0)
+    gone = []
+    for progress in (0.21, 1.0):  # 0.5 (1 - 0.79^3) = 0.253
+        step.advance(net, progress)
+        gone.append((layer.weight.transpose(0, of).flatten(1) == 0).all(1))
+        with torch.no_grad():
+            original(layer, "weight").transpose(0, of)[gone[0]] += 10.0
+    assert [int(each.sum()) for each in gone] == [1, 2]
+    assert bool(gone[1][gone[0]].all())
 
 
 def test_a_layer_keeps_its_last_channel() -> None:

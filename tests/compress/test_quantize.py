@@ -14,6 +14,7 @@ from pipeline.compress.calibrate import fit_step
 from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
 from pipeline.compress.rounding import ROUNDINGS
 from pipeline.compress.stack import original
+from pipeline.nets.stdp import Stdp
 from tests.compress.nets import Spiking, frames
 
 WEIGHTS = st.builds(
@@ -91,6 +92,19 @@ def test_a_channel_of_zeros_takes_the_step_of_the_largest() -> None:
     # Where there is nothing at all the step is that of a range of 1: 1/7, or the power of two above it.
     assert float(fit_step(torch.zeros(3, 2), -8, 7, power_of_two=False)) == pytest.approx(1 / 7)
     assert float(fit_step(torch.zeros(3, 2), -8, 7)) == 0.25
+
+
+def test_an_stdp_network_has_no_step_per_channel() -> None:
+    # Its weights are [pixels, neurons]: there were as many steps as pixels.
+    net = Stdp(neurons=5).build((1, 4, 4), 10, 0)
+    step = QuantizeWeights(4, granularity="per_channel", signed=False)
+    for refused in (step.check, step.attach):
+        with pytest.raises(
+            ValueError, match="granularity must be per_tensor for an STDP network, but got 'per_ch"
+        ):
+            refused(net)
+    QuantizeWeights(32, granularity="per_channel").check(net)
+    QuantizeWeights(4, signed=False).check(net)
 
 
 def test_an_unsigned_format_has_no_sign_bit() -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.compress.rounding import ROUNDINGS, FixedPoint, Noise, fake_quantize
+from pipeline.compress.rounding import ROUNDINGS, FixedPoint, Noise, code_range, fake_quantize
 
 FORMATS = st.builds(FixedPoint, st.integers(0, 6), st.integers(1, 10))
 VALUES = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=40).map(torch.tensor)
@@ -83,3 +84,23 @@ def test_noise_is_its_own_generator() -> None:
 def test_impossible_formats_are_refused(i, f) -> None:
     with pytest.raises(ValueError, match="_bits must"):
         FixedPoint(i, f)
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed", "high"),
+    [
+        (2, True, 1),
+        (8, True, 127),
+        (8, False, 255),
+        (25, True, 2**24 - 1),
+        (26, True, 2**25 - 2),
+        (32, True, 2**31 - 128),
+    ],
+)
+def test_no_code_lies_beyond_what_float32_can_count(bits, signed, high):
+    """float32 holds 2^24 - 1 and 2^25 - 2; 2^25 - 1 would become 2^25, one beyond 26 bits."""
+    assert code_range(bits, signed)[1] == high == int(np.float32(high))
+    step = torch.tensor(2.0 ** -(bits - signed))
+    codes = fake_quantize(torch.tensor([1.0, -1.0, 0.3]), step, *code_range(bits, signed)) / step
+    assert codes[0] == high
+    assert codes[1] == code_range(bits, signed)[0]

@@ -108,6 +108,24 @@ class Normalised:
         return net
 
 
+class Row:
+    """A spec of layers (name, maker) in a row, then a fully connected one with its neurons."""
+
+    def __init__(self, *layers):
+        self.layers = layers
+
+    def build(self, shape, classes, seed):
+        torch.manual_seed(seed)
+        layers = [(name, make()) for name, make in self.layers]
+        x = torch.zeros(1, *shape)
+        for _, layer in layers:
+            x = x if isinstance(layer, Leaky) else layer(x)
+        last = nn.Linear(x.numel(), classes)
+        return Layered(
+            [*layers, ("flatten", nn.Flatten()), ("fc1", last), ("lif2", Leaky(0.5, 0.2))], chunk=2
+        )
+
+
 def flat(x=None, weights=None, neurons=None, sparsity=0.0, seed=0, **changes) -> Model:
     spec = FeedForward(**{"hidden": (14, 9), "threshold": 0.4, "init_gain": 2.0, "group": 2, **changes})
     return compressed(spec, currents(FLAT) if x is None else x, weights, neurons, sparsity, seed)

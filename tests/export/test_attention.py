@@ -20,7 +20,7 @@ from pipeline.nets.tcja import SigmoidGate
 from pipeline.verify import verify
 from tests.export import reference
 from tests.export.small import ATTENDED as SHAPE
-from tests.export.small import STEPS, Loud, attending, compressed, spikes
+from tests.export.small import FLAT, STEPS, Loud, attending, compressed, flat, spikes
 
 FORMATS = {"weights": QuantizeWeights(bits=6), "neurons": QuantizeNeurons(beta=8, threshold=8, membrane=12)}
 
@@ -106,6 +106,17 @@ def test_a_sigmoid_in_float_is_refused_by_name():
     model.net.attention2.gate = SigmoidGate()
     with pytest.raises(NotExact, match=r"attention2: its sigmoid .* table_attention"):
         model.program()
+
+
+def test_weights_wider_than_the_gates_are_no_error_of_the_data():
+    """They were lowered, and the engine refused them: a finalist of the front ended its study."""
+    with pytest.raises(NotExact, match=r"attention2\.time\.weight has 17 bits, .* hold 16: .*bits=16"):
+        attending({"bits": 17}).program()
+
+
+def test_what_the_engine_refuses_has_no_integer_form():
+    with pytest.raises(NotExact, match=r"timesteps must be in \[1, 1000\], but got 1001"):
+        flat(x=spikes(FLAT, steps=1001, batch=2)).program()
 
 
 def test_a_saved_model_comes_back_with_its_tables(model):

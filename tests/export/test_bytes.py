@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
+from torch import nn
 
 from pipeline import config
 from pipeline.export.__main__ import parts
@@ -14,14 +15,18 @@ from pipeline.export.manifest import Store
 from pipeline.export.stdp_integer import StdpEngine
 from pipeline.hardware.cost import cost
 from pipeline.hardware.load import measure
-from tests.export.small import attending, convolutional, flat
+from pipeline.nets.neurons import Leaky
+from tests.export.small import Row, attending, compressed, convolutional, flat, spikes
 from tests.export.test_stdp import batches, lowered, network
 
 ENCODINGS = ("dense", "bitmask", "rle", "cp", "uop", "smallest")
+ONE = Row(("conv1", partial(nn.Conv2d, 2, 1, 3, bias=False)), ("lif1", partial(Leaky, 0.5, 0.3)))
+"""Its single step is folded into constants, and no step of a channel."""
 MODELS = {
     "fully connected": lambda: flat(sparsity=0.7, bias=True, beta=0.5, neurons={"beta": 32}),
     "convolutional": lambda: convolutional(sparsity=0.6, bias=True, weights={"granularity": "per_channel"}),
     "attention": lambda: attending({"bits": 3}),
+    "one channel": lambda: compressed(ONE, spikes((2, 8, 8)), {"granularity": "per_channel"}),
 }
 
 

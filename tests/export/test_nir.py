@@ -2,17 +2,25 @@
 
 import contextlib
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import snntorch as snn
 import torch
+from torch import nn
 
+from pipeline.export.__main__ import _others
+from pipeline.export.folder import vectors
 from pipeline.export.integer import Engine
+from pipeline.export.manifest import Store
 from pipeline.export.nir_graph import Imported, file_bytes, graph, missing, program_of, writable
-from tests.export.small import FLAT, MAP, attending, convolutional, flat, spikes
+from pipeline.nets.neurons import Leaky
+from tests.export.small import FLAT, MAP, Row, attending, compressed, convolutional, currents, flat, spikes
 from tests.export.test_stdp import lowered, network
+
+SIDE = (2, 8, 8)
 
 nir = pytest.importorskip("nir", reason="the export extra is not installed")
 
@@ -105,7 +113,12 @@ def test_the_page_shows_the_list_as_it_is_said():
     shown = {line.removeprefix("    NIR: ") for line in page.splitlines() if line.startswith("    NIR: ")}
     layers = missing(convolutional(reset="subtract").program())
     attention, unsupervised = missing(attending().program()), missing(lowered(network()))
-    assert shown <= {*layers, *attention, *unsupervised}
+    graded = missing(pooled(AVERAGE, MAXIMUM).program())
+    refused = [
+        line for each in ({"groups": 2}, {"kernel_size": (1, 3)}) for line in missing(filtered(**each))
+    ]
+    assert shown <= {*layers, *attention, *unsupervised, *graded, *refused}
+    assert sum("no graph" in line for line in {*graded, *refused} & shown) == 3
     assert {*unsupervised} <= shown
     assert "attention2: NIR has no attention: no graph is written." in shown
     assert shown & {*layers}
@@ -120,6 +133,84 @@ def test_what_nir_lacks_is_said_before():
     assert sum("no maximum pooling" in line for line in said) == 2
     quiet = flat(reset="zero", beta=1.0, neurons={"beta": 32, "membrane": 32})
     assert missing(quiet.program()) == []
+
+
+def filtered(**changes):
+    """One convolution of 3 x 3 with `changes`, its neurons, and a fully connected layer."""
+    convolution = partial(nn.Conv2d, 2, 4, **{"kernel_size": 3, **changes})
+    return compressed(Row(("conv1", convolution), SPIKING), spikes(SIDE)).program()
+
+
+def pooled(*pools, x=None):
+    return compressed(Row(*pools), spikes(SIDE) if x is None else x)
+
+
+SPIKING = ("lif1", partial(Leaky, 0.5, 0.3))
+AVERAGE, MAXIMUM = ("average1", partial(nn.AvgPool2d, 2)), ("maximum1", partial(nn.MaxPool2d, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"groups": 2}, "without groups (2)"),
+        ({"kernel_size": (1, 3)}, "not 1 x 3"),
+        ({"kernel_size": (3, 1), "padding": "same"}, "not 3 x 1"),
+    ],
+)
+def test_a_convolution_that_nir_refuses_costs_the_graph_and_not_the_export(changes, words):
+    program = filtered(**changes)
+    said = [line for line in missing(program) if line.endswith("no graph is written.")]
+    assert len(said) == 1
+    assert words in said[0]
+    assert file_bytes(program) is None
+    engine = Engine(program)
+    files, notes = _others(program, Store(), vectors(engine, engine.codes(spikes(SIDE)), 1))
+    assert "runner.c" in files
+    assert "model.nir" not in files
+    assert notes == ["no model.nir: see what NIR lacks, above"]
+
+
+def test_whatever_else_nir_refuses_costs_the_graph_and_not_the_export(monkeypatch):
+    """Its checks change from release to release."""
+
+    def refuse(*_args, **_keys):
+        raise ValueError("type mismatch: conv1 -> lif1")
+
+    monkeypatch.setattr(nir, "NIRGraph", refuse)
+    model = flat()
+    engine = Engine(model.program())
+    files, notes = _others(engine.program, Store(), vectors(engine, engine.codes(model.x), 1))
+    assert "runner.c" in files
+    assert notes == ["no model.nir: type mismatch: conv1 -> lif1"]
+
+
+@pytest.mark.parametrize(
+    ("pools", "x"),
+    [
+        ([AVERAGE, MAXIMUM], spikes(SIDE)),  # quarters
+        ([MAXIMUM], 0.5 * spikes(SIDE)),  # one size, which is not 1
+        ([MAXIMUM], spikes(SIDE) - spikes(SIDE, seed=5)),  # of either sign
+        ([MAXIMUM], currents(SIDE)),
+    ],
+)
+def test_a_maximum_of_anything_but_spikes_has_no_graph(pools, x):
+    """As an average and an OR it would give 1 where the maximum is 1/4 or 1/2, and 0 where -1 and 1 cancel."""
+    program = pooled(*pools, x=x).program()
+    assert "maximum1: a maximum of graded inputs has no NIR form: no graph is written." in missing(program)
+    assert file_bytes(program) is None
+
+
+def test_a_maximum_of_an_average_of_spikes_in_a_later_stage_has_no_graph():
+    program = pooled(("conv1", partial(nn.Conv2d, 2, 4, 3, padding=1)), SPIKING, AVERAGE, MAXIMUM).program()
+    assert not writable(program)
+
+
+def test_maxima_of_spikes_one_after_the_other_and_before_an_average_keep_their_graph(tmp_path):
+    second = ("maximum2", partial(nn.MaxPool2d, 2))
+    model = pooled(MAXIMUM, second, AVERAGE)
+    net, want = Imported(read(model.program(), tmp_path)), Engine(model.program()).run(model.x)
+    for sample in range(4):
+        assert torch.equal(net(model.x[:, sample]).detach().flatten(1), want[:, sample])
 
 
 def test_widths_are_in_the_metadata():

@@ -1,10 +1,13 @@
 """What disturbances do, entry by entry and bit by bit, and that every number has its seed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pipeline.export.integer import Engine
-from pipeline.export.robustness import Stress, drop, flip, jitter, noise, robustness
+from pipeline.export.program import Fixed, NotExact
+from pipeline.export.robustness import Stress, drop, flip, flipped, jitter, noise, robustness
 from tests.export.small import FLAT, attending, flat, spikes
 
 
@@ -62,6 +65,21 @@ def test_flips_hit_an_attentions_weights_too(bits):
     here, there = (each.stages[2].pools[0].channel.codes for each in (program, some))
     share = np.bitwise_count((here ^ there) & ((1 << bits) - 1)).sum() / (here.size * bits)
     assert share == pytest.approx(0.3, abs=0.08)
+
+
+def test_flips_that_leave_the_engine_are_a_reason_and_no_error_of_the_data():
+    """A decay with 40 fraction bits and a membrane with 8 lift sums by 48 - 8 bits, too far for 20 x 255 x -2^11.
+
+    Weights of 0 lift nothing.
+    """
+    program = flat().program()
+    first = program.stages[0]
+    weight = Fixed(np.zeros_like(first.synapses.weight.codes), np.array([0]), 12)
+    neurons = replace(first.neurons, beta=Fixed(np.array([1 << 31]), np.array([40]), 32), exponent=8)
+    stage = replace(first, synapses=replace(first.synapses, weight=weight), neurons=neurons)
+    engine = Engine(replace(program, stages=(stage, *program.stages[1:])))
+    with pytest.raises(NotExact, match="bits of its weights inverted"):
+        flipped(engine, 0.5, rng())
 
 
 def test_every_stress_is_a_column_with_its_deviation_and_repeats_by_seed():

@@ -128,6 +128,23 @@ def test_a_reset_is_a_code_of_the_membrane_that_it_writes_into():
     assert proven(net).holds
 
 
+def test_sixteen_bits_without_a_sign_are_proven_and_borne(tmp_path):
+    """Codes of 2^15 and more do not fit int16; a flipped bit makes one of any weight, and ended the whole study."""
+    net = network(weights={"bits": 16})
+    assert lowered(net).weight.codes.max() >= 1 << 15
+    proof = proven(net)
+    assert proof.holds, str(proof)
+    assert proof.spikes > 500
+    low = StdpEngine(lowered(network(weights={"bits": 16}, w_start=0.4)), first)
+    assert low.program.weight.codes.max() < 1 << 15
+    codes = low.codes(next(batches()).x)
+    found = robustness(low, codes, low.labels(codes), Stress((), (), (), (0.5,), seeds=1), seed=0)
+    assert found["robust_flip_0.5"] < 1.0
+    engine = StdpEngine(lowered(net))
+    write(tmp_path / "m", engine.program, Store(), vectors(engine, codes), {}, {})
+    assert verify(tmp_path / "m").program.weight.codes.max() >= 1 << 15
+
+
 def test_a_changed_weight_is_found():
     net = network()
     program = lowered(net)
@@ -144,6 +161,7 @@ def test_a_changed_weight_is_found():
         (lambda: network(neurons={"rounding": "stochastic"}), "random numbers at run time"),
         (lambda: network(neurons={"beta": 32}), "beta = 0.99"),
         (lambda: network(weights={"bits": 32, "integer_bits": None}), "weight is float32"),
+        (lambda: network(weights={"bits": 17}), r"17 bits, .* compression\.quantize_weights\.bits=16"),
         (lambda: network(w_input_mv=1.5), "no power of two"),
         (lambda: network(neurons={"theta": 32}, winner="highest"), "theta is finer"),
     ],

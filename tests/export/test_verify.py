@@ -14,7 +14,7 @@ from pipeline.export.integer import Engine
 from pipeline.export.manifest import Store
 from pipeline.types import DataError
 from pipeline.verify import main, verify
-from tests.export.small import convolutional, flat
+from tests.export.small import FLAT, convolutional, flat, spikes
 
 
 def exported(model, folder, store=None):
@@ -182,6 +182,16 @@ def test_a_huge_file_is_not_read(copy):
         read(copy)
 
 
+def test_more_vectors_than_a_check_takes_are_not_shipped(tmp_path):
+    """``--vectors 1500`` wrote an export that could not be verified."""
+    model = flat(x=spikes(FLAT, steps=2, batch=1500))
+    engine = Engine(model.program())
+    samples = vectors(engine, engine.codes(model.x), 1500)
+    assert len(samples.codes) == 1024
+    write(tmp_path / "m", engine.program, Store(), samples, {}, {})
+    assert len(verify(tmp_path / "m").samples.codes) == 1024
+
+
 def test_a_folder_that_is_no_export_is_never_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(DataError, match="will not be replaced"):
@@ -189,11 +199,55 @@ def test_a_folder_that_is_no_export_is_never_replaced(tmp_path):
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_an_older_export_is_replaced_as_a_whole(copy):
-    (copy / "stale").write_text("x")
+@pytest.mark.parametrize(
+    "text", ['{"name": "my web app"}', "{", "null", '{"format": "another", "files": {}}', '{"format": 1}']
+)
+def test_a_folder_with_a_manifest_of_something_else_is_never_replaced(text, tmp_path):
+    """manifest.json is the name of web applications' manifests, too."""
+    (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="will not be replaced"):
+        exported(flat(), tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "manifest.json").read_text() == text
+
+
+def test_a_manifest_or_a_folder_that_is_a_link_is_not_replaced(copy, tmp_path):
+    (tmp_path / "link").symlink_to(copy, target_is_directory=True)
+    with pytest.raises(DataError, match="will not be replaced"):
+        exported(flat(), tmp_path / "link")
+    shutil.move(copy / "manifest.json", tmp_path / "elsewhere.json")
+    (copy / "manifest.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(DataError, match=r"will not be replaced.*no plain file"):
+        exported(flat(), copy)
+
+
+def test_an_older_export_is_replaced_and_what_it_does_not_name_stays(copy, tmp_path):
+    """A runner compiled there, a folder and a link of the user's are neither deleted nor followed."""
+    (copy / "stale.c").write_text("x")
+    change(copy, lambda manifest: manifest["files"].update({"stale.c": {"bytes": 1, "sha256": "0"}}))
+    (copy / "runner").write_text("compiled")
+    (copy / "notes").mkdir()
+    (copy / "notes" / "mine.txt").write_text("mine")
+    (tmp_path / "outside").write_text("outside")
+    (copy / "link").symlink_to(tmp_path / "outside")
     exported(flat(), copy)
-    assert not (copy / "stale").exists()
     verify(copy)
+    assert not (copy / "stale.c").exists()
+    assert (copy / "runner").read_text() == "compiled"
+    assert (copy / "notes" / "mine.txt").read_text() == "mine"
+    assert (copy / "link").is_symlink()
+    assert (tmp_path / "outside").read_text() == "outside"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_in_the_way_of_a_new_export_is_named(copy):
+    """It has a name that the old export did not use: a file of the user's own."""
+    change(copy, lambda manifest: manifest["files"].pop("vectors.safetensors"))
+    before = (copy / "weights.bin").read_bytes()
+    with pytest.raises(DataError, match=r"vectors\.safetensors is not of the export, and in its way"):
+        exported(flat(), copy)
+    assert (copy / "weights.bin").read_bytes() == before
 
 
 def test_a_stream_larger_than_any_network_is_not_taken_apart(copy):

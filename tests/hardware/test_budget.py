@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import replace
 
 import pytest
 import torch
 
 from pipeline.hardware.accelerator import Accelerator, Arithmetic, Memory
-from pipeline.hardware.budget import Budget, fits, floor
+from pipeline.hardware.budget import Budget, fits, floor, lowest
 from pipeline.hardware.cost import cost
 from pipeline.hardware.expected import dense_synops, expected_load, taps
 from pipeline.hardware.load import measure
@@ -36,7 +38,7 @@ def test_the_floor_is_below_what_the_network_costs(name: str, encoding: str) -> 
             if weight.ndim > 1:
                 weight[torch.rand_like(weight) < 0.4] = 0.0
     widths = {"conv1.weight": 4, "conv2.weight": 6, "fc1.weight": 8, "lif1.mem": 10}
-    lowest = floor(net, (2, 14, 14), 6, widths, machine, density=0.5)
+    lowest = floor(net, (2, 14, 14), 6, widths, machine)
     x = (torch.rand(6, 4, 2, 14, 14) < 0.4).float()
     loads = measure(net, [Batch(x, torch.zeros(4))], widths)
     price = cost(loads, machine)
@@ -45,6 +47,47 @@ def test_the_floor_is_below_what_the_network_costs(name: str, encoding: str) -> 
     assert lowest.latency_us <= price.latency_us
     if encoding == "dense":
         assert lowest.memory_bits == price.memory_bits
+
+
+def drawn(rng: random.Random) -> LayerLoad:
+    """A layer of any size up to 128 x 64 x 64, as silent or busy as may be."""
+    side, kernel, inputs, outputs = (
+        rng.choice(n) for n in ((8, 32, 64), (1, 3, 5), (2, 16, 128), (4, 32, 1024))
+    )
+    out = side - kernel + 1
+    conv = Geometry(inputs, min(outputs, 128), (side, side), (out, out), (kernel, kernel))
+    chosen = rng.choice([conv, Geometry(inputs * 64, outputs)])
+    return expected_load(
+        "layer", "conv" if chosen is conv else "linear", chosen, rng.choice([1, 4, 20]),
+        density=rng.choice([1.0, 0.5, 0.02]), input_density=rng.choice([0.0, 0.001, 0.05, 0.5]),
+        firing_rate=rng.choice([0.0, 0.01, 0.3]), weight_bits=rng.choice([2, 8, 32]),
+        state_bits=rng.choice([8, 32]), parameter_bits=rng.choice([0, 512]), input_bits=rng.choice([1, 1, 8]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(MACHINES))
+def test_no_network_of_any_size_costs_less_than_its_floor(name: str) -> None:
+    rng, machine = random.Random(1), MACHINES[name]
+    for _ in range(300):
+        loads = [drawn(rng) for _ in range(rng.choice([1, 2]))]
+        price, least = cost(loads, machine), lowest(loads, machine)
+        for key in ("memory_bits", "energy_pj", "latency_us", "worst_energy_pj", "worst_latency_us"):
+            assert getattr(least, key) <= getattr(price, key) * (1 + 1e-9), (key, loads)
+
+
+def test_the_floor_on_loihi_spreads_a_layer_as_far_as_its_weights_may() -> None:
+    """4096 x 1024 weights take 8 + 12 bits each and 1025 offsets of 23: 83,909,655 bits, 81 cores of 128 KiB.
+
+    1024 neurons x 20 steps x 5.3 ns / 81 = 1.340 us, and 20 x 465 ns. By its neurons alone it would fit one core.
+    """
+    load = expected_load(
+        "fc", "linear", Geometry(4096, 1024), 20, input_density=0.002, weight_bits=8, state_bits=16
+    )
+    least = lowest([load], MACHINES["loihi"])
+    assert least.latency_us == pytest.approx(1.340049 + 9.3, abs=1e-5)
+    assert least.latency_us <= cost([load], MACHINES["loihi"]).latency_us
+    assert least.energy_pj == pytest.approx(20 * 1024 * 52)
+    assert least.memory_bits == 1024 * 16 + 4096
 
 
 def test_a_budget_says_what_is_exceeded() -> None:
@@ -87,6 +130,31 @@ def test_energy_constants_share_out_the_whole_energy(name: str) -> None:
     assert sum(
         e.elasticity["energy_pj"] for e in report if e.name.endswith(("_pj", "sizes"))
     ) == pytest.approx(1.0, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("constants", "name", "side"),
+    [
+        ({"gated_share": 0.8}, "arithmetic.gated_share", "high"),  # 1.04 is no share
+        ({"add_int8_pj": 0.09}, "arithmetic.add_int8_pj", "high"),  # 0.117 > 0.1 for 32 bits
+        ({"add_int8_pj": 0.09}, "arithmetic.add_int32_pj", "low"),  # 0.07 < 0.09 for 8 bits
+    ],
+)
+def test_a_constant_at_the_end_of_its_range_is_moved_to_the_other_side_only(
+    constants: dict[str, float], name: str, side: str
+) -> None:
+    """The slope is then that of the side that was moved: `explain` ended with an error."""
+    machine = MACHINES["eyeriss_45nm"]
+    near = replace(machine, arithmetic=replace(machine.arithmetic, **constants))
+    (entry,) = (each for each in sensitivity(LOADS, near) if each.name == name)
+    still, moved = (entry.high, entry.low) if side == "high" else (entry.low, entry.high)
+    assert set(still.values()) == {1.0}
+    factor = 0.7 if side == "high" else 1.3
+    changed = cost(LOADS, with_constant(near, name, entry.value * factor)).energy_pj
+    assert moved["energy_pj"] == pytest.approx(changed / cost(LOADS, near).energy_pj)
+    slope = math.log(moved["energy_pj"]) / math.log(factor)
+    assert entry.elasticity["energy_pj"] == pytest.approx(slope)
+    assert slope > 0
 
 
 def test_taps_are_counted_with_their_edges() -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.hardware.accelerator import DATAFLOWS, Accelerator, Area, Arithmetic, Memory
 from pipeline.hardware.cost import PARTS, cost
+from pipeline.hardware.encoding import FORMATS, EncodingName
+from pipeline.hardware.event import stored_map
 from pipeline.hardware.expected import expected_load
 from pipeline.hardware.workload import Activity, Geometry, LayerLoad
 from tests.hardware.machines import MACHINES
@@ -189,6 +191,39 @@ def test_more_nonzeros_never_cost_less(load: LayerLoad, machine: Accelerator, sh
     sparse, base = cost([replace(load, nonzero=nonzero, mean=work)], machine), cost([load], machine)
     assert sparse.memory_bits <= base.memory_bits * ALMOST
     assert sparse.energy_pj <= base.energy_pj * ALMOST
+
+
+def test_what_does_not_fit_is_told_of_every_tensor_whose_home_is_the_buffer() -> None:
+    """288 bits of weights, 8192 of parameters and a map of 32,768 in 1 KiB: 33,056 bits, 4.0 KiB too many."""
+    load = expected_load(
+        "conv", "conv", Geometry(2, 2, (128, 128), (126, 126), (3, 3)), 20, input_density=0.5, neurons=False,
+        weight_bits=8, parameter_bits=8192,
+    )  # fmt: skip
+    price = cost([load], plain_machine(buffer=Memory(8, 8, 16, capacity_kib=1)))
+    assert not price.fits
+    assert price.layers[0].overflow == "4.0 KiB does not fit"
+
+
+def test_weights_that_belong_in_the_dram_are_not_missed_on_the_chip() -> None:
+    """Of 1600 bits of state and 8 x 78,400 of weights only the state has its home in the buffer, and it fits."""
+    load = expected_load("fc", "linear", Geometry(784, 100), 20, weight_bits=8, state_bits=16)
+    machine = replace(MACHINES["eyeriss_45nm"], state_home="buffer")
+    assert cost([load], machine).layers[0].overflow == ""
+    small = replace(machine, buffer=replace(machine.buffer, capacity_kib=0.1))
+    assert cost([load], small).layers[0].overflow == "0.1 KiB lives off-chip"
+
+
+def test_the_smallest_map_is_the_smallest_of_the_formats() -> None:
+    """64 entries that all spike: dense takes 64 bits, and so is not free. One spike: a place of 6 bits, 2 offsets."""
+    machine = plain_machine()
+
+    def bits(encoding: EncodingName, spikes: float) -> float:
+        return stored_map(replace(machine, map_encoding=encoding), 64, spikes, 1, 1).bits
+
+    assert bits("smallest", 64.0) == bits("dense", 64.0) == 64
+    assert bits("smallest", 1.0) == bits("uop", 1.0) == 8
+    for spikes in (1.0, 10.0, 30.0, 64.0):
+        assert bits("smallest", spikes) == min(bits(each, spikes) for each in FORMATS) > 0
 
 
 @settings(max_examples=40, deadline=None)

@@ -248,6 +248,66 @@ def test_average_pooling_adds_up_spikes() -> None:
     assert added == pytest.approx(conv.mean.additions * machine.arithmetic.add_pj(31))
 
 
+def pooled_bits(x: Tensor, *pools: nn.Module, flip: bool = False) -> int:
+    """Bits of a fully connected layer's input behind `pools`, its samples seen in two batches."""
+    front = nn.Sequential(*pools, nn.Flatten())
+    layer = nn.Sequential(*pools, nn.Flatten(), nn.Linear(front(x[0]).shape[1], 5))
+    net = Unrolled(layer, snn.Leaky(0.9, init_hidden=True))
+    parts = (x.flip(1) if flip else x).split(2, dim=1)
+    (load,) = measure(net, [Batch(part, torch.zeros(part.shape[1])) for part in parts], {})
+    return load.input_bits
+
+
+class Unrolled(nn.Module):
+    def __init__(self, layer: nn.Module, neuron: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.neuron = layer, neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.neuron.reset_mem()
+        return torch.stack([self.neuron(self.layer(step)) for step in x])
+
+
+PAIRS = torch.zeros(3, 4, 1, 4, 4)
+PAIRS[:, :2, :, 0, :2] = 1.0  # two of a window of four,
+PAIRS[:, 2:, :, 0, 0] = 1.0  # or one: a half before a quarter
+GREYS = torch.arange(64).reshape(4, 1, 4, 4).expand(3, 4, 1, 4, 4) / 256
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    ("x", "pools", "bits"),
+    [
+        (PAIRS, [nn.AvgPool2d(2)], 3),  # 0 to 4 quarters
+        (PAIRS[:, 2:], [nn.AvgPool2d(2)], 3),  # though only one quarter was seen
+        (0.5 * PAIRS, [nn.AvgPool2d(2)], 3),
+        (PAIRS - PAIRS.flip(4), [nn.AvgPool2d(2)], 4),  # -4 to 4
+        (PAIRS, [nn.AvgPool2d(2), nn.MaxPool2d(2)], 3),
+        (PAIRS, [nn.AvgPool2d(2), nn.AvgPool2d(2)], 5),  # 0 to 16 sixteenths
+        (PAIRS, [nn.AdaptiveAvgPool2d(1)], 5),
+        (PAIRS, [nn.AvgPool2d(2, divisor_override=1)], 3),
+        (GREYS, [nn.AvgPool2d(2)], 8),  # 63 x 4 = 252 of 1/1024
+    ],
+)
+def test_behind_an_average_pool_a_map_is_as_wide_as_its_windows_sums(
+    x: Tensor, pools: list[nn.Module], bits: int, flip: bool
+) -> None:
+    """Not as the first samples happen to show: a quarter after a half was taken for a step of 1/256, or a float."""
+    assert pooled_bits(x, *pools, flip=flip) == bits
+
+
+def test_what_lies_between_an_average_pool_and_its_reader_is_seen() -> None:
+    """A scale of 0.7, or windows of other sizes: no sums of whole windows, and measured as they come."""
+
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 0.7
+
+    assert pooled_bits(PAIRS[:, :2], nn.AvgPool2d(2), Scaled()) == 1
+    uneven = nn.AvgPool2d(3, padding=1, count_include_pad=False)
+    assert pooled_bits(PAIRS[:, 2:], uneven) == 1
+
+
 def test_steps_that_differ_by_channel_are_stored_values() -> None:
     x = torch.ones(2, 2, 1, 5, 5)
     one, many = only(Normed(), x, {"norm.bias": 12}), only(Normed(), x, {"norm.bias": 12, "conv.step": 8})
