@@ -89,8 +89,8 @@ def test_what_does_not_exist_is_named_with_what_does(overrides, said):
             "study.warm_start[0].net.hidden must be in [16, 128], as study.space has it, but got 999.",
         ),
         (
-            "study.warm_start=[{}, {plan.scheme: joint}]",
-            "study.warm_start[1].plan.scheme must be one of ['ptq', 'qat'], as study.space has it",
+            "study.warm_start=[{}, {plan.scheme: qat}]",
+            "study.warm_start[1].plan.scheme must be one of ['ptq', 'joint', 'cumulative'], as study.space has it",
         ),
         (
             "study.warm_start=[{learner.epochs: 3}]",

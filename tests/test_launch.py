@@ -175,6 +175,7 @@ def test_a_run_that_workers_gave_up_ends_with_a_code_and_says_how_to_resume(
 
     monkeypatch.setattr(launch.Alone, "search", search)
     monkeypatch.setattr(finalists, "baseline", lambda *_: None)
+    monkeypatch.setattr(run, "_tell", lambda *_: None)
     assert run.main(["+experiment=quickstart", "workers=1", "tracking=silent", f"out={tmp_path}"]) == code
     said = " ".join(capsys.readouterr().out.split())
     assert (

@@ -48,9 +48,9 @@ def test_a_group_that_differs_only_in_what_is_searched_makes_studies_that_differ
     ptq, qat = (built(part) for part in made("plan=ptq,qat"))
     assert [here.config["plan"]["scheme"] for here in (ptq, qat)] == ["ptq", "qat"]
     alone = set(built(*made()).study.axes.paths)
-    assert alone - set(ptq.study.axes.paths) == {"plan.scheme", "plan.epochs"}
-    assert alone - set(qat.study.axes.paths) == {"plan.scheme"}
-    # Another accelerator is another question in the same space; of another network its width is searched as before.
+    assert alone - set(ptq.study.axes.paths) == {"plan.scheme", "plan.epochs", "plan.order"}
+    assert alone - set(qat.study.axes.paths) == {"plan.scheme", "plan.epochs", "plan.order"}
+    # Another accelerator is another question in the same space.
     machines = [built(part) for part in made("accelerator=embedded_45nm,loihi")]
     assert all(set(here.study.axes.paths) == alone for here in machines)
 
