@@ -161,10 +161,17 @@ def _tell(console: Console, here: Job, data: Dataset, study: optuna.Study) -> No
             highlight=False,
         )
         for line in [
+            *(_left_out(here) if not done else []),
             *expectation(here, data, rows=results.rows(study, here.study)),
             *provable.expectation(here),
         ]:
             console.print(line, highlight=False, markup=False)
+
+
+def _left_out(here: Job) -> list[str]:
+    """Warm starts that the space, narrowed perhaps, does not have."""
+    found = ((i, here.study.axes.outside(point)) for i, point in enumerate(here.study.warm_start))
+    return [f"study.warm_start[{i}] is left out: {'; '.join(said)}" for i, said in found if said]
 
 
 def _search(

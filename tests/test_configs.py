@@ -85,14 +85,6 @@ def test_what_does_not_exist_is_named_with_what_does(overrides, said):
         ("accumulator=8", "accumulator must have the keys bits and overflow, but got 8."),
         ("+study.space.net.hidn={low: 1, high: 2}", "study.space.net.hidn"),
         (
-            "study.warm_start=[{net.hidden: 999}]",
-            "study.warm_start[0].net.hidden must be in [16, 128], as study.space has it, but got 999.",
-        ),
-        (
-            "study.warm_start=[{}, {plan.scheme: qat}]",
-            "study.warm_start[1].plan.scheme must be one of ['ptq', 'joint', 'cumulative'], as study.space has it",
-        ),
-        (
             "study.warm_start=[{learner.epochs: 3}]",
             "study.warm_start[0] must give paths that study.space searches, but got 'learner.epochs'.",
         ),

@@ -132,6 +132,8 @@ def create(
 ) -> optuna.Study:
     """Make (or open) the study, before any worker starts; a new one remembers its config and its warm starts.
 
+    Warm starts outside the space are left out: a space that was narrowed would be left by its first trials.
+
     `more`: points tried after `study.warm_start`, from the fronts of other studies.
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
@@ -146,7 +148,7 @@ def create(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # marked so since 3.2
                 made.set_metric_names(list(study.objectives))
-            for point in [*study.warm_start, *more]:
+            for point in [*(inside for inside in study.warm_start if not study.axes.outside(inside)), *more]:
                 made.enqueue_trial(study.axes.restrict(point), skip_if_exists=True)
             made.set_user_attr("config", json.dumps(config))  # in its order: axes may depend on earlier ones
     return made

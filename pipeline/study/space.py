@@ -141,6 +141,15 @@ class Space:
                 kept[axis.path] = params[axis.path]
         return True
 
+    def outside(self, params: Mapping[str, object]) -> list[str]:
+        """What of a point this space does not have: ``net.hidden = 128 is not in [16, 32]``. Its other paths may be any."""
+        found = []
+        for axis in self.axes:
+            if axis.path in params and not axis.holds(params[axis.path]):
+                known = f"one of {list(axis.choices)}" if axis.choices else f"in [{axis.low}, {axis.high}]"
+                found.append(f"{axis.path} = {params[axis.path]} is not {known}")
+        return found
+
     def size(self) -> int | None:
         """How many different trials there are, or None for a continuum (or for more than 100,000)."""
         if any(axis.values() is None for axis in self.axes):

@@ -125,6 +125,17 @@ def test_warm_starts_come_first(storage):
     assert rows[0].params == {"x": 0.25, "kind": "b"}
 
 
+def test_a_warm_start_outside_the_space_is_left_out(storage):
+    """A space that was narrowed: x = 5 ran as trial 0 and could stand on the front."""
+    study = spec(warm_start=({"x": 5.0, "kind": "b"}, {"x": 0.25, "kind": "z"}, {"x": 0.5}))
+    rows = run(storage, study)
+    assert rows[0].params["x"] == 0.5
+    assert all(0 <= row.params["x"] <= 1 for row in rows)
+    low, high = study.axes.axes[0].low, study.axes.axes[0].high
+    assert study.axes.outside(study.warm_start[0]) == [f"x = 5.0 is not in [{low}, {high}]"]
+    assert study.axes.outside(study.warm_start[1])[0].startswith("kind = z is not one of ['a', 'b'")
+
+
 def test_another_study_s_front_is_tried_first_as_far_as_it_fits(tmp_path):
     other = database.connect(f"sqlite:///{tmp_path}/other.db")
     before = run(other, spec(trials=12))
