@@ -142,7 +142,7 @@ class Space:
         return True
 
     def outside(self, params: Mapping[str, object]) -> list[str]:
-        """What of a point this space does not have: ``net.hidden = 128 is not in [16, 32]``. Its other paths may be any."""
+        """What of a point this space does not have: ``net.hidden = 128 is not in [16, 32]``."""
         found = []
         for axis in self.axes:
             if axis.path in params and not axis.holds(params[axis.path]):
