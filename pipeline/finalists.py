@@ -119,6 +119,9 @@ def confirm(
         stored = study.user_attrs
         return [(row, seed) for row, seed in pairs if _key(row.number, seed) not in stored]
 
+    def tell() -> None:
+        progress(len(pairs) - len(missing()), len(pairs))
+
     # A saved model only has to see the test split, which is not worth a process.
     wanted = [
         (job.config, row.number, seed)
@@ -127,14 +130,14 @@ def confirm(
     ]
     wanted.sort(key=lambda given: _taken(study, given[1], given[2]) is not None)
     if each is not None and len(wanted) > 1:
-        each(rerun, wanted, lambda: progress(len(pairs) - len(missing()), len(pairs)))
+        each(rerun, wanted, tell)
     found: dict[tuple[int, int], dict[str, float]] = {}
     while len(found) < len(pairs):
-        progress(len(found), len(pairs))
+        tell()
         left = [(row, seed) for row, seed in pairs if (row.number, seed) not in found]
         row, seed = next((pair for pair in left if _taken(study, pair[0].number, pair[1]) is None), left[0])
         found[row.number, seed] = _run(job, study, row, seed)
-    progress(len(pairs), len(pairs))
+    tell()
     seeds = range(job.seed, job.seed + job.study.finalists)
     return _with(
         job, study, rows, {row.number: [found[row.number, seed] for seed in seeds] for row in members}
