@@ -183,15 +183,17 @@ class Learner(Protocol):
         ...
 
 
-def within(report: Report, epoch: int, done: int, of: int) -> None:
+def within(report: Report, epoch: int, done: int, of: int, since: int | None = None) -> None:
     """Tell a report that follows a training inside its epochs, as a gradual mask does, that `done` of `of` are behind.
 
     In `TICKS` of the epoch, rounded down, so that one that goes on from a checkpoint hears what it had heard. Nothing
-    is recorded, and any other report hears nothing.
+    is recorded, and any other report hears nothing. `since`: what was behind at the last call, so that each tick is
+    told once; the last one is the epoch's own report.
     """
+    tick = done * TICKS // of
     follow = getattr(report, "within", None)
-    if follow is not None:
-        follow(epoch, done * TICKS // of / TICKS)
+    if follow is not None and (since is None or since * TICKS // of < tick < TICKS):
+        follow(epoch, tick / TICKS)
 
 
 @dataclass(frozen=True)

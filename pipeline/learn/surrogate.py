@@ -15,7 +15,7 @@ from torch.nn import functional
 from pipeline.learn.activity import watch
 from pipeline.learn.ahead import ahead
 from pipeline.learn.decode import RateDecode, accuracy, votes
-from pipeline.types import TICKS, Batch, Dataset, Decode, Diverged, Report, Span, require, within
+from pipeline.types import Batch, Dataset, Decode, Diverged, Report, Span, require, within
 
 Loss = Literal["rate_cross_entropy", "step_cross_entropy", "vote_mse"]
 Optimizer = Literal["adam", "adamw", "sgd"]
@@ -169,8 +169,7 @@ class Surrogate:
                         _require_finite(totals[0], f"loss of epoch {epoch}")
                     if epoch == 1 and at + 1 == self.check_batches:
                         activity.check()
-                    if (at + 1) * TICKS // per_epoch > at * TICKS // per_epoch and at + 1 < per_epoch:
-                        within(after_epoch, epoch, at + 1, per_epoch)
+                    within(after_epoch, epoch, at + 1, per_epoch, since=at)
             _require_finite(totals[0], f"loss of epoch {epoch}")
             for name, parameter in net.named_parameters():
                 _require_finite(parameter, name)

@@ -19,7 +19,6 @@ from pipeline.learn.stdp import StdpRule
 from pipeline.learn.unsupervised_state import Progress, named, resume, save
 from pipeline.types import (
     PART,
-    TICKS,
     Dataset,
     Diverged,
     Report,
@@ -201,9 +200,7 @@ class Unsupervised:
             responses.add(counts, labels)
             spikes += float(counts.sum())
             before, book.position = book.position, book.position + len(labels)
-            ticks = [at * TICKS // len(order) for at in (before, book.position)]
-            if ticks[0] < ticks[1] < TICKS:
-                within(report, book.epoch + 1, book.position, len(order))
+            within(report, book.epoch + 1, book.position, len(order), since=before)
             if self.checkpoint is not None and (number + 1) % self.save_chunks == 0:
                 save(self.checkpoint, module, book)
             if judged and before // _TELL < book.position // _TELL and book.position < len(order):
