@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from pipeline.hardware.accelerator import Accelerator
-from pipeline.hardware.cost import Cost, cost
+from pipeline.hardware.cost import Busy, Cost, LayerCost, cost
+from pipeline.hardware.ledger import Entry
 from pipeline.hardware.load import measure
 from pipeline.hardware.workload import Activity, LayerLoad
 from pipeline.types import Batch, Widths, require
@@ -78,22 +79,55 @@ def lowest(loads: Sequence[LayerLoad], accelerator: Accelerator) -> Cost:
     """What these layers cost at least, whatever they will learn: nothing fires, and no weight is left.
 
     A measured machine spreads a layer over the cores that its weights need, and more cores are faster: there a layer
-    takes at least the time that it takes with all of them.
+    takes at least the time that it takes with all of them. Where a DRAM holds what finds no room in the buffer, what
+    that is changes with weights and spikes: there each tensor lies where it is cheaper, and both memories move data
+    until the end.
     """
     price = cost([silenced(load) for load in loads], accelerator)
-    if accelerator.processing != "measured":
+    if accelerator.processing == "measured":
+        spread = cost([silenced(load, load.synapses) for load in loads], accelerator)
+        layers = [
+            replace(few, energy=many.energy, busy_us=many.busy_us)
+            for few, many in zip(price.layers, spread.layers, strict=True)
+        ]
+    elif accelerator.dram is not None and "buffer" in (
+        accelerator.weights_home, accelerator.maps_home, accelerator.state_home,
+    ):  # fmt: skip
+        inside = replace(accelerator, buffer=replace(accelerator.buffer, capacity_kib=None))
+        outside = replace(inside, weights_home="dram", maps_home="dram", state_home="dram")
+        two = (cost([silenced(load) for load in loads], machine).layers for machine in (inside, outside))
+        layers = [_cheaper(near, far, accelerator) for near, far in zip(*two, strict=True)]
+    else:
         return price
-    spread = cost([silenced(load, load.synapses) for load in loads], accelerator)
-    layers = tuple(
-        replace(few, energy=many.energy, busy_us=many.busy_us)
-        for few, many in zip(price.layers, spread.layers, strict=True)
-    )
     return replace(
         price,
-        layers=layers,
-        worst_energy_pj=spread.worst_energy_pj,
-        worst_latency_us=spread.worst_latency_us,
+        layers=tuple(layers),
+        worst_energy_pj=sum(layer.energy_pj for layer in layers),
+        worst_latency_us=sum(layer.latency_us for layer in layers),
     )
+
+
+def _cheaper(near: LayerCost, far: LayerCost, machine: Accelerator) -> LayerCost:
+    """The layer with each tensor in the buffer (`near`) or in the DRAM (`far`), both of which work until the end."""
+    assert machine.dram is not None
+    widths: dict[Busy, float] = {
+        "buffer": machine.buffer.bits_per_cycle,
+        "dram": machine.dram.bits_per_cycle,
+    }
+    moved = min(sum(one.busy_us[part] * width for part, width in widths.items()) for one in (near, far))
+    moving_us = moved / sum(widths.values())
+    busy_us: dict[Busy, float] = {
+        "compute": near.busy_us["compute"],
+        "buffer": moving_us,
+        "dram": moving_us,
+    }
+    energy: dict[Entry, float] = {}
+    for what in dict.fromkeys(what for _, what in (*near.energy, *far.energy)):
+        here, there = ({key: pj for key, pj in one.energy.items() if key[1] == what} for one in (near, far))
+        energy |= here if sum(here.values()) <= sum(there.values()) else there
+    leakage_uw = machine.buffer.leakage_uw + machine.dram.leakage_uw
+    energy["leakage", "idle"] = leakage_uw * max(busy_us.values())
+    return replace(near, energy=energy, busy_us=busy_us)
 
 
 def floor(net: nn.Module, shape: Sequence[int], steps: int, widths: Widths, accelerator: Accelerator) -> Cost:

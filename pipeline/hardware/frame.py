@@ -76,8 +76,7 @@ def tile(
                 best = (traffic, made)
     if best is not None:
         return best[1]
-    # Not even one row of one channel fits: everything passes for every output row.
-    return Tiling(geometry.out_size[0], geometry.out_size[0], 1.0)
+    return _passing(geometry, dataflow, 1, 1, 1)  # not even that fits; it passes as often as if it did
 
 
 def _tiling(
@@ -96,9 +95,13 @@ def _tiling(
     overlap = max(kernel - stride, 0)
     per_row = max(sum_row + stride * input_row, 1e-9)
     rows = int(min(rows_all, (capacity_bits - overlap * input_row) / per_row))
-    if rows < 1:
-        return None
-    stripes = math.ceil(rows_all / rows)
+    return _passing(geometry, dataflow, rows, filters, channels) if rows >= 1 else None
+
+
+def _passing(geometry: Geometry, dataflow: Dataflow, rows: int, filters: int, channels: int) -> Tiling:
+    """How often all passes in tiles of so many output rows, filters and input channels."""
+    stripes = math.ceil(geometry.out_size[0] / rows)
+    overlap = max(geometry.kernel[0] - geometry.stride[0], 0)
     filter_tiles = math.ceil(geometry.out_channels / filters)
     channel_tiles = math.ceil(geometry.in_channels / channels)
     halo = 1.0 + (stripes - 1) * overlap / geometry.in_size[0]

@@ -13,7 +13,7 @@ from math import floor, log10
 from typing import cast
 
 from pipeline.report.front import Panel, Scene, blank, hover, panels, papers, single, words_of_picks
-from pipeline.report.labels import LETTER_POINTS
+from pipeline.report.labels import size_points
 from pipeline.report.published import Published
 from pipeline.report.units import Axis, label, show
 from pipeline.types import Row
@@ -164,14 +164,15 @@ def _words(panel: Panel, scene: Scene) -> list[Trace]:
 
     def note(word: str, x: float, y: float, dx: float, dy: float) -> Trace:
         """The line ends at the end of the word that is next to the point."""
-        right = dx > 0
+        right, (width, height) = dx > 0, size_points(word)
         return {
             "x": at(panel.x, x),
             "y": at(panel.y, y),
-            "ax": dx if right else dx + LETTER_POINTS * len(word),
-            "ay": -dy - 6,
+            "ax": dx if right else dx + width,
+            "ay": -dy - height / 2,
             "xanchor": "left" if right else "right",
-            "text": escape(word),
+            "text": escape(word).replace("\n", "<br>"),
+            "align": "left",
             "showarrow": True,
             "arrowhead": 0,
             "arrowwidth": 1,

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pipeline.report.context import Context
 from pipeline.report.figures import canvas, say
-from pipeline.report.labels import place_words
+from pipeline.report.labels import broken, place_words
 from pipeline.report.palette import LIGHT
 from pipeline.report.points import Kinds, marks, shown_metric, sort_out, staircase, tally, value
 from pipeline.report.published import Point, Published, load
@@ -254,14 +254,14 @@ def _quiet_log(one: object, shown: Axis) -> None:
 
 
 Word = tuple[str, tuple[float, float], tuple[float, float]]
-"""A pick's word, the point it belongs to, and the offset of its left end from there in printer's points."""
+"""A pick's word, the point it belongs to, and the offset of its lower left corner from there in printer's points."""
 
 
 def words_of_picks(ax: Axes, panel: Panel, scene: Scene) -> list[Word]:
     """Where the picks' words stand; the limits and scales of `ax` must be those of the picture."""
     rows = sorted(scene.picked, key=lambda row: value(row, panel.x.metric))
     anchors = list(zip(*panel.spots(rows), strict=True))
-    words = [f"{scene.chosen[row.number]} #{row.number}" for row in rows]
+    words = [broken(f"{scene.chosen[row.number]} #{row.number}") for row in rows]
     drawn = [*scene.kinds.drawable, *([scene.baseline] if scene.baseline else [])]
     spots = np.array(list(zip(*panel.spots(drawn), strict=True)))
     return list(zip(words, anchors, place_words(ax, anchors, words, spots), strict=True))
@@ -294,7 +294,7 @@ def _draw_marks(panel: Panel, ax: Axes, scene: Scene) -> None:
         )  # the line ends at the end of the word that is next to the point
         ax.annotate(
             word, anchor, zorder=5, fontsize=8.5, color=LIGHT["pick"], xytext=offset, textcoords="offset points",
-            fontweight="bold",
+            fontweight="bold", va="bottom",
             arrowprops={"arrowstyle": "-", "color": LIGHT["pick"], "linewidth": 0.8, "shrinkB": 6, "relpos": near},
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
         )  # fmt: skip

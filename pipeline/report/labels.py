@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 _PANEL_POINTS = (330.0, 260.0)
 """About the width and height of a panel in printer's points; only the choice of the place depends on it."""
 LETTER_POINTS, _LINE_POINTS = 6.0, 13.0
+_LINE_LETTERS = 26
+"""Longer words would not fit into half a panel."""
 _ASIDE, _ABOVE = (4.0, 14.0, 40.0), (10.0, 26.0, 44.0, 64.0, 90.0)
 _ORDERS = 4
 """Up to so many words every order is tried."""
@@ -26,7 +28,7 @@ Line = tuple[tuple[float, float], tuple[float, float]]
 def place_words(
     ax: Axes, anchors: Sequence[tuple[float, float]], words: Sequence[str], points: NDArray[np.float64]
 ) -> list[tuple[float, float]]:
-    """Offset in printer's points of each word's left end from its anchor.
+    """Offset in printer's points of each word's lower left corner from its anchor; a word may have several lines.
 
     `anchors` and `points` [n, 2] are in data coordinates; the limits of `ax` must already be set. The words are placed
     one after the other, each at the one of 60 places around its anchor that least leaves the panel, meets words or
@@ -44,6 +46,26 @@ def place_words(
     return [best[1][i] for i in range(count)]
 
 
+def size_points(word: str) -> tuple[float, float]:
+    """Width and height of a word of one or more lines."""
+    lines = word.split("\n")
+    return LETTER_POINTS * max(map(len, lines)), _LINE_POINTS * len(lines)
+
+
+def broken(word: str) -> str:
+    """The word in as few lines as are no longer than `_LINE_LETTERS`, broken only where a comma stands."""
+    first, *others = word.split(", ")
+    lines = [first]
+    for part in others:
+        longer = f"{lines[-1]}, {part}"
+        if len(longer) <= _LINE_LETTERS:
+            lines[-1] = longer
+        else:
+            lines[-1] += ","
+            lines.append(part)
+    return "\n".join(lines)
+
+
 def _in_order(
     order: Sequence[int],
     spots: Sequence[tuple[float, float]],
@@ -56,13 +78,13 @@ def _in_order(
     chosen: dict[int, Offset] = {}
     total = 0.0
     for i in order:
-        (x, y), width = spots[i], LETTER_POINTS * len(words[i])
+        (x, y), (width, height) = spots[i], size_points(words[i])
         options = []
         for aside, above, side, end in product(_ASIDE, _ABOVE, (1, -1), (1, -1)):
             dx = aside if side > 0 else -aside - width
-            dy = above if end > 0 else -above - _LINE_POINTS
-            box = (x + dx, y + dy, x + dx + width, y + dy + _LINE_POINTS)
-            line = ((x, y), (x + dx + (0 if side > 0 else width), y + dy + _LINE_POINTS / 2))
+            dy = above if end > 0 else -above - height
+            box = (x + dx, y + dy, x + dx + width, y + dy + height)
+            line = ((x, y), (x + dx + (0 if side > 0 else width), y + dy + height / 2))
             crossed = sum(_through(other, box) for other in lines) + sum(_through(line, b) for b in taken)
             crossed += sum(_crosses(line, other) for other in lines)
             cost = _cost(box, occupied, taken) + 12.0 * crossed

@@ -13,6 +13,7 @@ from pipeline.hardware.cost import PARTS, cost
 from pipeline.hardware.encoding import FORMATS, EncodingName
 from pipeline.hardware.event import stored_map
 from pipeline.hardware.expected import expected_load
+from pipeline.hardware.frame import tile
 from pipeline.hardware.workload import Activity, Geometry, LayerLoad
 from tests.hardware.machines import MACHINES
 
@@ -103,6 +104,29 @@ def test_run_lengths_by_hand() -> None:
     assert layer.energy["buffer", "metadata"] == pytest.approx(8 / 6 * 14)
     assert layer.parts["metadata"] == layer.energy["buffer", "metadata"]
     assert layer.energy["buffer", "psums"] == pytest.approx(8 * 16 * 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    dataflow=st.sampled_from(DATAFLOWS),
+    channels=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    side=st.integers(5, 40),
+    kernel=st.sampled_from([1, 3, 5]),
+    kibs=st.lists(st.just(0.0) | st.floats(0.05, 1.0) | st.floats(1.0, 1e3), min_size=2, max_size=2),
+    weight_bits=st.sampled_from([0.0, 1e3, 1e6]),
+)
+def test_a_smaller_buffer_never_moves_less(
+    dataflow: str, channels: tuple[int, int], side: int, kernel: int, kibs: list[float], weight_bits: float
+) -> None:
+    """Also one in which not even the smallest tile has room: that was cheaper than one in which it just had."""
+    out = side - kernel + 1
+    geometry = Geometry(*channels, (side, side), (out, out), (kernel, kernel))
+    moved = []
+    for kib in sorted(kibs):
+        tiling = tile(geometry, dataflow, kib * 8192, weight_bits, 4.0, 24.0)  # type: ignore[arg-type]
+        sums = 2 * tiling.psums * geometry.outputs * 24.0
+        moved.append(tiling.weights * weight_bits + tiling.inputs * geometry.inputs * 4.0 + sums)
+    assert moved[0] >= moved[1] * (1 - 1e-12)
 
 
 def test_what_does_not_fit_goes_off_chip_or_says_so() -> None:

@@ -227,6 +227,13 @@ def test_gpu_takes_the_step_that_the_cpu_takes_through_masks_and_quantizers():
 
 
 @pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+    ],
+)
+@pytest.mark.parametrize(
     "spec",
     [
         Tcja(
@@ -236,18 +243,21 @@ def test_gpu_takes_the_step_that_the_cpu_takes_through_masks_and_quantizers():
     ],
     ids=["tcja", "feedforward"],
 )
-def test_half_precision_takes_nearly_the_step_of_single_precision(spec):
-    """What `amp` switches on, on the CPU's own half precision: the path of a GPU, though not its arithmetic."""
+def test_half_precision_takes_nearly_the_step_of_single_precision(spec, device):
+    """What `amp` switches on, loss and gradients beside single precision on the CPU; there on the CPU's own half
+    precision (the path of a GPU, though not its arithmetic) and, where there is one, on a GPU."""
     x = (torch.rand(4, 6, 2, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.5).float()
     y, steps = torch.arange(6), []
     for half in (False, True):
         net = spec.build((2, 16, 16), 11, 0)
         for step in (PruneWeights(0.2), QuantizeWeights(8, scheme="duq")):
             step.attach(net)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss, _ = Surrogate()._loss(net.train(), Batch(x, y), 11)
+        place = device if half else "cpu"
+        net.to(place).train()
+        with torch.autocast(place, torch.bfloat16, enabled=half):
+            loss, _ = Surrogate()._loss(net, Batch(x.to(place), y.to(place)), 11)
         loss.backward()
-        gradient = torch.cat([parameter.grad.flatten() for parameter in net.parameters()])
+        gradient = torch.cat([parameter.grad.flatten().cpu() for parameter in net.parameters()])
         steps.append((loss.item(), gradient))
     (loss, gradient), (half_loss, half_gradient) = steps
     assert loss != pytest.approx(math.log(11), abs=1e-6)  # spikes reach the end

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.report.labels import _LINE_POINTS, _PANEL_POINTS, LETTER_POINTS, place_words
+from pipeline.report.labels import _PANEL_POINTS, broken, place_words, size_points
 
 
 def boxes(
@@ -14,7 +14,7 @@ def boxes(
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1)
     offsets = place_words(ax, anchors, words, np.array(points))
-    size = [np.array([LETTER_POINTS * len(word), _LINE_POINTS]) for word in words]
+    size = [np.array(size_points(word)) for word in words]
     lower = [np.array(a) * _PANEL_POINTS + np.array(o) for a, o in zip(anchors, offsets, strict=True)]
     return [np.concatenate([low, low + extent]) for low, extent in zip(lower, size, strict=True)]
 
@@ -26,6 +26,19 @@ def test_words_at_corners_stay_inside_the_panel() -> None:
         assert bottom >= 0
         assert right <= _PANEL_POINTS[0]
         assert top <= _PANEL_POINTS[1]
+
+
+def test_a_long_word_of_two_picks_stands_in_two_lines_inside_the_panel() -> None:
+    word = broken("within 1 point, one standard error #0")
+    assert word == "within 1 point,\none standard error #0"
+    assert broken("knee, cheapest #12") == "knee, cheapest #12"
+    anchor = [(0.45, 0.9)]
+    ((left, bottom, right, top),) = boxes(anchor, [word], anchor)
+    assert (right - left, top - bottom) == (21 * 6, 2 * 13)
+    assert left >= 0
+    assert bottom >= 0
+    assert right <= _PANEL_POINTS[0]
+    assert top <= _PANEL_POINTS[1]
 
 
 def test_words_of_neighbours_do_not_meet() -> None:
