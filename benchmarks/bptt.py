@@ -8,10 +8,10 @@
   `make peers`, left out where that is missing
 
 Time is processor time, so that other work on the machine counts as little as it can (loading: see there).
-Prints median milliseconds, ratios (median over rounds of the ratio within a round), what fake-quantizers and
-masks add, the share of a step that the bare matrix products would need at the measured speed of a large matrix
-product, how much faster than snnTorch a step of nothing but these products would be (on spike trains this project
-multiplies nothing in the first layer and may pass that limit), and the share of data loading.
+Prints median milliseconds, ratios (median over rounds of the ratio within a round), what fake-quantizers (fixed point,
+learned ranges) and masks add, the share of a step that the bare matrix products would need at the measured speed of a
+large matrix product, how much faster than snnTorch a step of nothing but these products would be (on spike trains this
+project multiplies nothing in the first layer and may pass that limit), and the share of data loading.
 Writes outputs/benchmarks/bptt.json.
 """
 
@@ -55,6 +55,8 @@ NETS: dict[str, tuple[Any, tuple[int, ...], int, float]] = {
         1.4,
     ),
 }
+QUANTIZERS = {"compressed": QuantizeWeights(4), "learned": QuantizeWeights(4, scheme="duq")}
+"""Each behind a mask of half of the weights: fixed point, and the learned ranges that the gesture study uses."""
 Step = Callable[[], float]
 
 
@@ -219,11 +221,12 @@ def compare(name: str, rounds: int, speed: float) -> dict[str, Any]:
     def build() -> nn.Module:
         return spec.build(shape[2:], classes, 0).train()
 
-    nets = {key: build() for key in ("ours", "snntorch", "spikingjelly", "compressed")}
-    PruneWeights(0.5).attach(nets["compressed"])
-    QuantizeWeights(4).attach(nets["compressed"])
+    nets = {key: build() for key in ("ours", "snntorch", "spikingjelly", *QUANTIZERS)}
+    for key, quantizer in QUANTIZERS.items():
+        PruneWeights(0.5).attach(nets[key])
+        quantizer.attach(nets[key])
     steps = {
-        key: trainer(nets[key], list(nets[key].parameters()), x, classes) for key in ("ours", "compressed")
+        key: trainer(nets[key], list(nets[key].parameters()), x, classes) for key in ("ours", *QUANTIZERS)
     }
     steps["snntorch"] = trainer(*snntorch_way(nets["snntorch"]), x, classes)
     jelly = spikingjelly_way(nets["spikingjelly"])
@@ -247,6 +250,7 @@ def compare(name: str, rounds: int, speed: float) -> dict[str, Any]:
         "faster_than": {key: ratio[key] for key in ("snntorch", "spikingjelly") if key in ratio},
         "wanted_snntorch": wanted,
         "compression_adds": ratio["compressed"] - 1,
+        "learned_adds": ratio["learned"] - 1,
         "gemm_limit_share": bare / median["ours"],
         "attainable_snntorch": median["snntorch"] / bare,
         "load": os.getloadavg()[0],
@@ -266,7 +270,8 @@ def main() -> None:
     speed = gemm_speed()
     print(f"matrix product {speed / 1e9:.0f} Gflop/s, {chosen.threads} thread(s), {chosen.rounds} rounds")
     print(
-        f"{'net':18} {'ours ms':>9} {'snnTorch':>9} {'S.Jelly':>9} {'+mask+4bit':>10} {'GEMM share':>10} {'at most':>9}"
+        f"{'net':18} {'ours ms':>9} {'snnTorch':>9} {'S.Jelly':>9} {'+mask+4bit':>10} {'learned':>8} "
+        f"{'GEMM share':>10} {'at most':>9}"
     )
     rows = []
     for name in [chosen.only] if chosen.only else NETS:
@@ -278,7 +283,8 @@ def main() -> None:
         )
         print(f"{name:18} {row['ms']['ours']:9.1f} {cells}", end=" ")
         print(
-            f"{row['compression_adds']:+10.1%} {row['gemm_limit_share']:10.0%} {row['attainable_snntorch']:8.1f}x"
+            f"{row['compression_adds']:+10.1%} {row['learned_adds']:+8.1%} {row['gemm_limit_share']:10.0%} "
+            f"{row['attainable_snntorch']:8.1f}x"
         )
         write(speed, rows, {})
     shares = loading_shares(max(7, chosen.rounds // 4))

@@ -52,13 +52,14 @@ def bptt() -> list[str]:
         [
             net["net"], f"{net['ms']['ours']:.1f}",
             f"{net['faster_than']['snntorch']:.2f}", f"{net['faster_than']['spikingjelly']:.2f}",
-            f"{100 * net['compression_adds']:+.1f} %", f"{100 * net['gemm_limit_share']:.0f} %",
+            f"{100 * net['compression_adds']:+.1f} %", f"{100 * net['learned_adds']:+.1f} %",
+            f"{100 * net['gemm_limit_share']:.0f} %",
         ]
         for net in read("bptt")["nets"]
     ]  # fmt: skip
     heads = (
         "network", "ms a step", "times snnTorch's loop", "times SpikingJelly", "masks and 4-bit weights add",
-        "of the matrix-product limit",
+        "masks and learned 4-bit ranges add", "of the matrix-product limit",
     )  # fmt: skip
     return lined(heads, rows)
 

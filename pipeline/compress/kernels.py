@@ -8,7 +8,7 @@ The plain form of the same arithmetic is `pipeline.compress.rounding.fake_quanti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from math import frexp
 from typing import Any, NamedTuple
@@ -118,7 +118,7 @@ def quantize_kernel(rounding: int, snap: bool, masked: bool) -> Kernel:
                     passes[i] = held == q
                     to[i] = held * eps
 
-    return _callable(quantize)
+    return callable_by_address(quantize)
 
 
 @cache
@@ -132,10 +132,10 @@ def gate_kernel() -> Kernel:
         for i in range(size):
             out[i] = x[i] * np.float32(keep[i])
 
-    return _callable(gate)
+    return callable_by_address(gate)
 
 
-def _callable(compiled: Any) -> Kernel:
+def callable_by_address(compiled: Any) -> Kernel:
     """Called through ctypes with integers, a kernel needs no look at its arguments' types."""
     call: Any = compiled.ctypes
     call.compiled = compiled  # whoever calls it keeps it
@@ -143,52 +143,14 @@ def _callable(compiled: Any) -> Kernel:
     return made
 
 
-def fits(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
-
-
-class _Together(torch.autograd.Function):
-    """Every x [C, ...] and what becomes of it; backward is zero where an entry saturated or is pruned."""
-
-    @staticmethod
-    def forward(ctx: Any, jobs: Sequence[Job], *xs: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        done = [_done(x, job) for x, job in zip(xs, jobs, strict=True)]
-        ctx.save_for_backward(*(passes for _, passes in done))
-        ctx.set_materialize_grads(False)
-        return tuple(out for out, _ in done)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        pairs = zip(grads, ctx.saved_tensors, strict=True)
-        return None, *(None if g is None else _gated(g, passes) for g, passes in pairs)
-
-
-def together(xs: Sequence[Tensor], jobs: Sequence[Job]) -> tuple[Tensor, ...]:
-    """What the jobs make of the tensors, all float32 on the CPU (see `fits`), each in the memory layout it has."""
-    out: tuple[Tensor, ...] = _Together.apply(jobs, *xs)  # type: ignore[no-untyped-call]
-    return out
-
-
-def quantize_masked(
-    x: Tensor, step: Tensor, low: int, high: int, rounding: int, key: int, snap: bool, keep: Tensor | None
-) -> Tensor:
-    """``keep * fake_quantize(x, ...)``, with the same gradient. x float32 on the CPU; keep bool or None."""
-    return together([x], [Job(step, low, high, rounding, key, snap, keep)])[0]
-
-
-def masked(x: Tensor, keep: Tensor) -> Tensor:
-    """``x * keep``, gradient included, in the memory layout of x."""
-    return together([x], [Job(keep=keep)])[0] if fits(x) else x * keep
-
-
-def _done(x: Tensor, job: Job) -> tuple[Tensor, Tensor]:
+def done(x: Tensor, job: Job) -> tuple[Tensor, Tensor]:
     """The outcome, and uint8 or bool of its layout: where the gradient passes."""
     if job.step is None:
         assert job.keep is not None, "a job without a grid is a mask"
-        return _gated(x, job.keep), job.keep
-    x = _dense(x)
-    out, inside = _like(x), _like(x, torch.uint8)
-    keep = None if job.keep is None else _as(job.keep, x)
+        return gated(x, job.keep), job.keep
+    x = dense(x)
+    out, inside = like(x), like(x, torch.uint8)
+    keep = None if job.keep is None else as_laid(job.keep, x)
     channels = x.shape[0] if x.dim() else 1
     step = job.step if job.step.is_contiguous() else job.step.contiguous()
     quantize_kernel(job.rounding, job.snap and job.rounding != NEAREST, keep is not None)(
@@ -207,23 +169,26 @@ def _done(x: Tensor, job: Job) -> tuple[Tensor, Tensor]:
     return out, inside
 
 
-def _gated(x: Tensor, keep: Tensor) -> Tensor:
-    x = _dense(x)
-    out, keep = _like(x), _as(keep, x)
+def gated(x: Tensor, keep: Tensor) -> Tensor:
+    """x where `keep` is, else 0, in the memory layout of x."""
+    x = dense(x)
+    out, keep = like(x), as_laid(keep, x)
     gate_kernel()(x.data_ptr(), keep.data_ptr(), out.data_ptr(), x.numel())
     return out
 
 
-def _dense(x: Tensor) -> Tensor:
+def dense(x: Tensor) -> Tensor:
+    """x, or a copy of it, without gaps: as it is or channels last."""
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return x if last or x.is_contiguous() else x.contiguous()
 
 
-def _like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Memory of the size and layout of a dense x."""
     # empty_like may choose other strides for sizes of one, and convolutions are slower with those.
     return torch.empty_strided(x.shape, x.stride(), dtype=dtype or x.dtype)
 
 
-def _as(mask: Tensor, x: Tensor) -> Tensor:
-    """`mask` in the memory order of x; a copy only when it lies otherwise."""
-    return mask.contiguous() if x.is_contiguous() else mask.contiguous(memory_format=torch.channels_last)
+def as_laid(other: Tensor, x: Tensor) -> Tensor:
+    """`other` in the memory order of a dense x of its shape; a copy only when it lies otherwise."""
+    return other.contiguous() if x.is_contiguous() else other.contiguous(memory_format=torch.channels_last)

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.at_once import fits, together
 from pipeline.compress.calibrate import Grid, sized
+from pipeline.compress.learned_kernels import Ranges
 from pipeline.compress.rounding import Noise, Rounding, code_range, round_, uniform
 from pipeline.compress.stack import Quantizer
 
@@ -128,7 +130,20 @@ class DuQ(_Ranged):
         self.a, self.c = nn.Parameter(reach.clone()), nn.Parameter(reach.clone())
         self.dims = x.dim()
 
+    def job(self, x: Tensor, kept: Tensor | None = None) -> Ranges | None:
+        if not fits(x) or self.rounding == "stochastic":
+            return None
+        with torch.no_grad():
+            reach, step = self._shaped(self.a, x), self._step(self._shaped(self.c, x) / self.high)
+        return Ranges(
+            self.a, self.c, reach, step, self.low, self.high, float(self.high), parts=float(self.high),
+            smallest=_TINY, nearest=self.rounding == "nearest", keep=kept,
+        )  # fmt: skip
+
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        job = self.job(x, kept)
+        if job is not None:
+            return together([x], [job])[0]
         step = self._step(self._shaped(self.c, x) / self.high)
         noise = self._noise(x)
         out: Tensor = _Learned.apply(  # type: ignore[no-untyped-call]
@@ -166,8 +181,25 @@ class Lsq(_Ranged):
         self.s = nn.Parameter(sized(start))
         self.dims = x.dim()
 
+    def job(self, x: Tensor, kept: Tensor | None = None) -> Ranges | None:
+        if not fits(x) or self.rounding == "stochastic":
+            return None
+        with torch.no_grad():
+            step = self._step(self._shaped(self.s, x))
+        return Ranges(
+            self.s, self.s, step, step, self.low, self.high, 1.0, share=self._share(x), smallest=_TINY,
+            nearest=self.rounding == "nearest", keep=kept,
+        )  # fmt: skip
+
+    def _share(self, x: Tensor) -> float:
+        """1 / sqrt(count * high): how much of its gradient the step follows."""
+        return 1 / math.sqrt(x.numel() / len(self.s) * self.high)
+
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
-        share = 1 / math.sqrt(x.numel() / len(self.s) * self.high)
+        job = self.job(x, kept)
+        if job is not None:
+            return together([x], [job])[0]
+        share = self._share(x)
         calm = self.s.detach() + share * (self.s - self.s.detach())
         step = self._step(self._shaped(calm, x))
         out: Tensor = _Learned.apply(  # type: ignore[no-untyped-call]

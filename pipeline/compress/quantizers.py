@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pipeline.compress.at_once import fits, together
 from pipeline.compress.calibrate import Calibrate, Grid, fit_step
-from pipeline.compress.kernels import CODES, Job, fits, together
+from pipeline.compress.kernels import CODES, Job
 from pipeline.compress.rounding import FixedPoint, Noise, Rounding, code_range, fake_quantize, uniform
 from pipeline.compress.stack import Quantizer
 from pipeline.types import require

@@ -10,8 +10,9 @@ import snntorch
 import torch
 from torch import Tensor, nn
 
+from pipeline.compress.at_once import fits, quantize_masked
 from pipeline.compress.calibrate import HEADROOM, Calibrate, Grid, fit_step
-from pipeline.compress.kernels import CODES, fits, quantize_masked
+from pipeline.compress.kernels import CODES
 from pipeline.compress.quantizers import DecayFactor, Uniform
 from pipeline.compress.rounding import Noise, Rounding, code_range, fake_quantize
 from pipeline.compress.stack import Quantizer, full_name, ledger, original, seed_of, stack_on

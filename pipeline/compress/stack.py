@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
+from pipeline.compress.at_once import Task, fits, masked, together
 from pipeline.compress.calibrate import Grid
-from pipeline.compress.kernels import Job, fits, masked, together
+from pipeline.compress.kernels import Job
 
 _LEDGER = "_compression"
 _GRID = "grid:"
@@ -38,7 +39,7 @@ class Quantizer(nn.Module):
         """x on the grid, and 0 where `kept` is False: masking last is masking first, and safe for binary."""
         raise NotImplementedError
 
-    def job(self, x: Tensor, kept: Tensor | None = None) -> Job | None:  # noqa: ARG002
+    def job(self, x: Tensor, kept: Tensor | None = None) -> Task | None:  # noqa: ARG002
         """What `forward` would do to x, for the kernel that does all tensors of a net together; None: it cannot."""
         return None
 
@@ -73,7 +74,7 @@ class Stack(nn.Module):
     def kept(self) -> Tensor | None:
         return None if self.mask is None else self.mask.keep
 
-    def job(self, x: Tensor) -> Job | None:
+    def job(self, x: Tensor) -> Task | None:
         """What is to be done to x, where one kernel can do it."""
         if not fits(x):
             return None

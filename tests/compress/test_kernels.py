@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.compress.kernels import CODES, masked, quantize_masked
+from pipeline.compress.at_once import masked, quantize_masked
+from pipeline.compress.kernels import CODES
 from pipeline.compress.rounding import ROUNDINGS, Noise, draw_key, fake_quantize, uniform
 
 SHAPES = st.sampled_from([(5,), (3, 4), (4, 3, 3, 3), (6, 1, 5, 5), (2, 3, 4)])

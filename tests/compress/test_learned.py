@@ -7,10 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.compress.at_once import together
 from pipeline.compress.bake import bake, grids
+from pipeline.compress.kernels import Job
 from pipeline.compress.learned import Binary, DuQ, Lsq
 from pipeline.compress.prune import PruneWeights
 from pipeline.compress.quantize import QuantizeWeights
+from pipeline.compress.quantizers import Uniform
 from pipeline.compress.stack import stack_of
 from tests.compress.nets import Spiking, frames
 
@@ -91,6 +94,67 @@ def test_gradients_are_those_of_the_straight_through_formula(kind) -> None:
     assert torch.allclose(got[0], wanted[0], atol=1e-5)
     for mine, plain in zip(got[1:], wanted[1:], strict=True):
         assert torch.allclose(mine, plain * share, atol=1e-4)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from([DuQ, Lsq]),
+    st.sampled_from([(5,), (3, 4), (4, 3, 3, 3), (1, 700, 3, 3)]),
+    st.integers(2, 9),
+    st.sampled_from(["nearest", "truncation"]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 50),
+)
+def test_the_kernel_is_the_plain_arithmetic_forward_and_backward(
+    kind, shape, bits, rounding, per_channel, power_of_two, pruned, seed
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator)
+    if len(shape) == 4 and seed % 2:
+        x = x.to(memory_format=torch.channels_last)
+    kept = torch.rand(shape, generator=generator) < 0.6 if pruned else None
+    push = torch.randn(shape, generator=generator)
+    quantizer = kind(bits, rounding, per_channel, power_of_two)
+    quantizer.fit(x, kept)
+    with torch.no_grad():  # learning may carry a range anywhere: below zero, and to zero
+        for parameter in quantizer.parameters():
+            parameter.mul_(torch.tensor([1.0, 0.4, -0.7, 0.0][seed % 4]))
+    x.requires_grad_()
+    inputs = [x, *quantizer.parameters()]
+    assert quantizer.job(x, kept) is not None
+    got = quantizer(x, kept)
+    gradients = torch.autograd.grad(got, inputs, push)
+    quantizer.job = lambda *_: None  # the plain form
+    expected = quantizer(x, kept)
+    wanted = torch.autograd.grad(expected, inputs, push)
+    assert torch.equal(got, expected)
+    assert got.stride() == x.stride()
+    assert torch.equal(gradients[0] != 0, wanted[0] != 0)
+    torch.testing.assert_close(gradients[0], wanted[0], rtol=1e-6, atol=0.0)
+    for mine, plain in zip(gradients[1:], wanted[1:], strict=True):
+        size = float(push.abs().sum()) * 2 ** (bits - 1)
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-6 * size)
+
+
+def test_all_weights_of_a_net_with_learned_ranges_go_through_one_node() -> None:
+    """Masks, fixed point and learned ranges together; a weight whose outcome nobody uses has no gradient."""
+    x, y, z = (
+        torch.randn(4, 5, generator=torch.Generator().manual_seed(i), requires_grad=True) for i in range(3)
+    )
+    keep = torch.rand(4, 5, generator=torch.Generator().manual_seed(3)) < 0.5
+    duq, uniform = DuQ(3), Uniform(4)
+    duq.fit(x, keep)
+    uniform.fit(y, None)
+    made = together([x, y, z], [duq.job(x, keep), uniform.job(y), Job(keep=keep)])
+    for one, alone in zip(made, (duq(x, keep), uniform(y), z * keep), strict=True):
+        assert torch.equal(one, alone)
+    (made[0].sum() + made[2].sum()).backward()
+    assert duq.a.grad is not None
+    assert duq.c.grad is not None
+    assert y.grad is None
+    assert torch.equal(z.grad, keep.float())
 
 
 def test_learning_the_range_lowers_the_error() -> None:

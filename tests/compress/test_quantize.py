@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.compress import kernels
+from pipeline.compress import at_once
 from pipeline.compress.bake import bake, grids
 from pipeline.compress.calibrate import fit_step
 from pipeline.compress.quantize import QuantizeNeurons, QuantizeWeights
@@ -156,8 +156,8 @@ def test_one_computation_per_forward(monkeypatch) -> None:
     net = Spiking()
     QuantizeWeights(bits=8, bias_bits=32).attach(net)
     calls: list[int] = []
-    inner = kernels._done
-    monkeypatch.setattr(kernels, "_done", lambda *a: (calls.append(1), inner(*a))[1])
+    inner = at_once.done
+    monkeypatch.setattr(at_once, "done", lambda *a: (calls.append(1), inner(*a))[1])
     net(frames(steps=9))
     assert len(calls) == 2, "two layers, nine time steps"
     net(frames()).sum().backward()
