@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -237,8 +238,40 @@ def backward_kernel(
     return backward
 
 
+@dataclass(frozen=True)
+class TensorGrid:
+    """A membrane's format for the tensor operations; `grid` is EXACT, NEAREST or TRUNCATION."""
+
+    grid: int
+    step: float
+    low: float
+    high: float
+
+    def onto(self, v: Tensor) -> Tensor:
+        """The new membrane as it is held."""
+        return v if self.grid == EXACT else self._codes(v).clamp_(self.low, self.high).mul_(self.step)
+
+    def passes(self, v: Tensor) -> Tensor | float:
+        """1 where the gradient passes: where the membrane does not saturate."""
+        if self.grid == EXACT:
+            return 1.0
+        codes = self._codes(v)
+        return ((codes >= self.low) & (codes <= self.high)).to(v.dtype)
+
+    def _codes(self, v: Tensor) -> Tensor:
+        scaled = v / self.step
+        return (scaled.add_(0.5) if self.grid == NEAREST else scaled).floor_()
+
+
 def forward_tensors(
-    reset: int, delay: bool, x: Tensor, u: Tensor, beta: Tensor, threshold: Tensor, *out: Tensor
+    reset: int,
+    delay: bool,
+    grid: TensorGrid,
+    x: Tensor,
+    u: Tensor,
+    beta: Tensor,
+    threshold: Tensor,
+    *out: Tensor,
 ) -> None:
     """The same as `forward_kernel` in tensor operations; `out` is (spikes, kept, states)."""
     spikes, kept, states = out
@@ -247,10 +280,11 @@ def forward_tensors(
         u = (1 - due) * u if reset == ZERO else u
         v = beta * u + x[t]
         v = v - due * threshold if reset == SUBTRACT else v
-        spike = (v > threshold).to(x.dtype)
-        spikes[t] = spike
         if len(kept):
             kept[t] = v
+        v = grid.onto(v)
+        spike = (v > threshold).to(x.dtype)
+        spikes[t] = spike
         u = v
         if not delay and reset != NONE:
             u = v - (spike - due) * (threshold if reset == SUBTRACT else v)
@@ -263,7 +297,8 @@ def backward_tensors(
     delay: bool,
     detach: bool,
     slant: Callable[[Tensor], Tensor],
-    v: Tensor,
+    grid: TensorGrid,
+    kept: Tensor,
     start: Tensor,
     beta: Tensor,
     threshold: Tensor,
@@ -273,22 +308,24 @@ def backward_tensors(
     """The same as `backward_kernel` in tensor operations; `slant` is the surrogate derivative."""
     (g_spikes, g_states), (g_x, g_start, g_beta, g_threshold) = grads, out
     before = [start]
-    for t in range(len(v) - 1):
-        u = v[t]
+    for t in range(len(kept) - 1):
+        u = grid.onto(kept[t])
         if not delay and reset != NONE:
             extra = (u > threshold).to(u.dtype) - (before[t] > threshold).to(u.dtype)
             u = u - extra * (threshold if reset == SUBTRACT else u)
         before.append(u)
     carry = g_states[0] if len(g_states) == 1 else torch.zeros_like(start)
-    for t in range(len(v) - 1, -1, -1):
+    for t in range(len(kept) - 1, -1, -1):
         g_u = carry + g_states[t] if len(g_states) > 1 else carry
+        v = grid.onto(kept[t])
         due = (before[t] > threshold).to(v.dtype)
-        extra = (v[t] > threshold).to(v.dtype) - due
-        bend = slant(v[t] - threshold)
+        extra = (v > threshold).to(v.dtype) - due
+        bend = slant(v - threshold)
         g_s = g_spikes[t]
         if not delay and not detach and reset != NONE:
-            g_s = g_s - g_u * (threshold if reset == SUBTRACT else v[t])
-        g_v = (g_u * (1 - extra) if not delay and reset == ZERO else g_u) + g_s * bend
+            g_s = g_s - g_u * (threshold if reset == SUBTRACT else v)
+        passes = grid.passes(kept[t])
+        g_v = ((g_u * (1 - extra) if not delay and reset == ZERO else g_u) + g_s * bend) * passes
         g_x[t] = g_v
         left = 1 - due if reset == ZERO else torch.ones_like(due)
         if len(g_beta):

@@ -33,6 +33,7 @@ from pipeline.nets.lif_kernels import (
     SUBTRACT,
     TRUNCATION,
     ZERO,
+    TensorGrid,
     backward_kernel,
     backward_tensors,
     forward_kernel,
@@ -125,8 +126,9 @@ class Gridded(Protocol):
 
 
 def fusable(quant: object, x: Tensor) -> bool:
-    """Whether the fused scan can do what the callable `quant` does: a fixed-point format."""
-    return _compiled(x) and x.dtype == torch.float32 and getattr(quant, "rounding", "") in GRIDS
+    """Whether the fused scan can do what the callable `quant` does: a fixed-point format, drawn from on a CPU only."""
+    rounding = getattr(quant, "rounding", "")
+    return x.dtype != torch.float64 and rounding in GRIDS and (_compiled(x) or rounding != "stochastic")
 
 
 def lif_scan(
@@ -184,7 +186,9 @@ class _Scan(torch.autograd.Function):
             kernel = forward_kernel(rule.reset, rule.delay, len(b) > 1, keep, grid)
             kernel(*flat, b, h, form.astype(b.dtype), keys)
         else:
-            forward_tensors(rule.reset, rule.delay, x, u, beta, threshold, spikes, v, rows)
+            forward_tensors(
+                rule.reset, rule.delay, _tensor_grid(grid, form), x, u, beta, threshold, spikes, v, rows
+            )
         if keep:
             ctx.save_for_backward(v, u, beta, threshold)
             ctx.rule, ctx.last, ctx.grid, ctx.form, ctx.keys = rule, last, grid, form, keys
@@ -217,7 +221,13 @@ class _Scan(torch.autograd.Function):
             )
             backward_kernel(*fixed, ctx.grid)(*into, b, h, *ends, ctx.form.astype(b.dtype), ctx.keys)
         else:
-            kind = rule.reset, rule.delay, rule.detach_reset, surrogate.derivative
+            kind = (
+                rule.reset,
+                rule.delay,
+                rule.detach_reset,
+                surrogate.derivative,
+                _tensor_grid(ctx.grid, ctx.form),
+            )
             out = g_x, g_u, g_b, g_h
             backward_tensors(*kind, v, u, beta, threshold, (g_spikes, g_states), out)
         return (
@@ -235,6 +245,10 @@ class _Scan(torch.autograd.Function):
 def _compiled(x: Tensor) -> bool:
     """Whether the numba kernels can reach x; anywhere else, plain tensor operations run."""
     return x.device.type == "cpu"
+
+
+def _tensor_grid(grid: int, form: np.ndarray) -> TensorGrid:
+    return TensorGrid(grid, *(float(number) for number in form))
 
 
 def _dense(x: Tensor) -> tuple[Tensor, bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.compress.quantize import QuantizeNeurons
 from pipeline.compress.snn_neurons import StateFormat
+from pipeline.nets import scan
 from pipeline.nets.conv import Conv
 from pipeline.nets.feedforward import FeedForward
 from pipeline.nets.neurons import Leaky
@@ -50,12 +53,44 @@ def test_equal_to_the_loop_values_and_gradients(reset, delay, vector, rounding, 
     assert torch.equal(answers[0][0], answers[1][0])
 
 
-def test_only_what_can_be_fused_is() -> None:
+@pytest.mark.parametrize(
+    ("reset", "delay", "vector", "rounding"), [rule for rule in RULES if rule[3] != "stochastic"]
+)
+@settings(max_examples=15, deadline=None)
+@given(bits=st.integers(3, 10), seed=st.integers(0, 999))
+def test_where_no_kernel_reaches_tensor_operations_do_the_same(
+    reset, delay, vector, rounding, bits, seed
+) -> None:
+    """What runs on a GPU: one node of autograd that keeps one tensor, for membranes on a grid, too."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(7, 3, 5, generator=generator).requires_grad_()
+    u = (torch.randint(-4, 5, (3, 5), generator=generator) / 4).requires_grad_()
+    size = (5,) if vector else ()
+    beta = (torch.rand(size, generator=generator) * 0.4 + 0.5).requires_grad_()
+    threshold = (torch.rand(size, generator=generator) * 0.5 + 0.4).requires_grad_()
+    push = torch.randn(7, 3, 5, generator=generator)
+    quant, answers = StateFormat(bits, 2.0 ** (2 - bits), rounding), []
+    for compiled in (True, False):
+        with mock.patch.object(scan, "_compiled", lambda _, here=compiled: here):
+            assert fusable(quant, x)
+            spikes, states = lif_scan(x, u, beta, threshold, Rule(reset, delay), True, quant)
+            goal = (spikes * push).sum() + (states * push.flip(0)).sum()
+            answers.append((spikes, states, *torch.autograd.grad(goal, [x, u, beta, threshold])))
+    for kernel, tensors in zip(*answers, strict=True):
+        torch.testing.assert_close(tensors, kernel, rtol=1e-4, atol=1e-5)
+    assert torch.equal(answers[0][0], answers[1][0])
+    assert torch.equal(answers[0][1], answers[1][1])
+
+
+def test_only_what_can_be_fused_is(monkeypatch) -> None:
     x = torch.zeros(1)
     assert fusable(StateFormat(8, 0.1), x)
     assert fusable(StateFormat(8, 0.1, "stochastic"), x)
     assert not fusable(torch.round, x)
     assert not fusable(StateFormat(8, 0.1), x.double())
+    assert fusable(StateFormat(8, 0.1), x.bfloat16())  # the scan makes it float32
+    monkeypatch.setattr(scan, "_compiled", lambda _: False)
+    assert not fusable(StateFormat(8, 0.1, "stochastic"), x)  # its numbers are drawn in the kernel
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
