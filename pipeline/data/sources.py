@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.download import cache_folder, fetch, hash_of, unpack
+from filelock import FileLock
+
+from pipeline.data.download import cache_folder, cache_written, fetch, hash_of, unpack
 from pipeline.data.recordings import SIMULATED
 from pipeline.types import DataError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,21 +91,17 @@ def _above(top: Path, needed: Sequence[str], sample: str) -> Path | None:
 def obtain(name: str, root: str | None, archives: Sequence[Archive], layout: str) -> Path:
     """The folder in the download cache with every archive unpacked; what is missing is fetched and checked.
 
-    An archive that lies in `root` is unpacked instead of downloaded. Raises DataError saying what to put where.
+    An archive that lies in `root` or already in the cache is checked and unpacked instead of downloaded, and stays:
+    only what was fetched here is removed. Raises DataError saying what to put where.
     """
     home = cache_folder() / name
     try:
         for archive in archives:
-            if (home / archive.folder).is_dir():
-                continue
-            own = Path(root).expanduser() / archive.name if root else None
-            if own is not None and own.is_file():
-                archive.check(own)
-                unpack(own, home / archive.folder)
-            else:
-                fetched = fetch(archive.addresses, home / archive.name, archive.check)
-                unpack(fetched, home / archive.folder)
-                fetched.unlink(missing_ok=True)
+            if not (home / archive.folder).is_dir():
+                with cache_written(home):
+                    home.mkdir(parents=True, exist_ok=True)
+                    with FileLock(home / f"{archive.folder}.archive.lock"):  # one worker unpacks and removes
+                        _obtain(archive, root, home)
     except DataError as error:
         looked = f"{root} and {home}" if root else str(home)
         archive_names = " and ".join(archive.name for archive in archives)
@@ -110,3 +111,23 @@ def obtain(name: str, root: str | None, archives: Sequence[Archive], layout: str
             f"$PIPELINE_DATA to it. {error}"
         ) from error
     return home
+
+
+def _obtain(archive: Archive, root: str | None, home: Path) -> None:
+    if (home / archive.folder).is_dir():  # another worker was faster
+        return
+    places = [Path(root).expanduser() / archive.name] if root else []
+    for found in (*places, home / archive.name):
+        if found.is_file():
+            try:
+                archive.check(found)
+            except DataError as error:
+                raise DataError(
+                    f"{error} Delete {found} to have it downloaded, or put the official one there."
+                ) from error
+            unpack(found, home / archive.folder)
+            logger.info("%s is unpacked and no longer needed.", found)
+            return
+    fetched = fetch(archive.addresses, home / archive.name, archive.check)
+    unpack(fetched, home / archive.folder)
+    fetched.unlink(missing_ok=True)

@@ -430,6 +430,29 @@ def test_an_archive_beside_the_config_is_unpacked_not_downloaded(
         gesture(own).parts(0)
 
 
+def test_an_archive_that_lies_in_the_cache_is_checked_and_stays(gestures, private_cache, monkeypatch):
+    home = private_cache / "dvs_gesture"
+    home.mkdir(parents=True)
+    for name, folder in (("train", "ibmGestureTrain"), ("test", "ibmGestureTest")):
+        body = tar_of(gestures / folder)
+        (home / f"{folder}.tar.gz").write_bytes(body)
+        monkeypatch.setattr(tonic.datasets.DVSGesture, f"{name}_md5", hashlib.md5(body).hexdigest())
+    whole = (home / "ibmGestureTest.tar.gz").read_bytes()
+    (home / "ibmGestureTest.tar.gz").write_bytes(whole[:1000])
+    with pytest.raises(
+        DataError, match=r"Test\.tar\.gz is not the official .* its md5 is .*Delete .* to have it"
+    ):
+        gesture(None).parts(0)
+    assert (home / "ibmGestureTest.tar.gz").stat().st_size == 1000
+    assert not (home / "ibmGestureTest").exists()
+    (home / "ibmGestureTest.tar.gz").write_bytes(whole)
+    assert gesture(None).load(0).digest == gesture(gestures).load(0).digest
+    assert sorted(path.name for path in home.glob("*.tar.gz")) == [
+        "ibmGestureTest.tar.gz",
+        "ibmGestureTrain.tar.gz",
+    ]
+
+
 def test_with_neither_folder_nor_network_the_error_says_what_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setattr(event_data, "FIGSHARE", "http://127.0.0.1:9/")
     with pytest.raises(
