@@ -30,7 +30,7 @@ from pipeline.data.recordings import (
     GESTURE_CLASSES,
     GESTURE_FOLDERS,
     GESTURE_USERS,
-    NMNIST_LAST_SACCADE_US,
+    NMNIST_END_US,
     SKIP_HINT,
     Damaged,
     Recording,
@@ -204,8 +204,10 @@ class Nmnist(EventData):
         except OSError as error:
             raise unreadable(path, error) from error
         check_events(path, events, self.sensor, self.sensor)
-        if events["t"][-1] < NMNIST_LAST_SACCADE_US:
-            detail = f"it ends at {events['t'][-1] / 1000:.0f} ms, before the third saccade."
+        if events["t"][-1] < NMNIST_END_US:
+            detail = (
+                f"it ends at {events['t'][-1] / 1000:.0f} ms, but the third saccade lasts to about 300 ms."
+            )
             raise Damaged(path, "is cut off", detail)
         if self.first_saccade:
             events = events[events["t"] < 100_000]

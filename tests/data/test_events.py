@@ -159,6 +159,20 @@ BAD = [
         "has times beyond measure: t spans 9007",
     ),
     (save(lambda c: c + np.array((0, 0, 0, 1e300))), "has times beyond measure: t spans 1e.300"),
+    (
+        save(lambda c: c / (128, 128, 1, 1)),
+        r"has values that are not whole: x of event 0 is 0\..* \(1\d\d such events\)",
+    ),
+    (
+        save(lambda c: c + np.array((0, 0.5, 0, 0))),
+        r"has values that are not whole: y of event 0 .* \(120 such events\)",
+    ),
+    (save(lambda c: c * (1, 1, 0.5, 1) + (0, 0, 0.3, 0)), "has values that are not whole: p of event"),
+    (
+        lambda p: p.write_bytes(p.read_bytes() + b"junk"),
+        "holds more than one array: 4 bytes follow the first",
+    ),
+    (lambda p: p.write_bytes(p.read_bytes() * 2), "holds more than one array: 2048 bytes follow"),
     (lambda p: (p.unlink(), p.symlink_to("gone")), "cannot be read: No such file"),
     (lambda p: (p.unlink(), p.mkdir()), "cannot be read: Is a directory"),
 ]
@@ -515,7 +529,11 @@ def test_nmnist_from_the_official_layout(digits, tmp_path):
         (lambda p: p.write_bytes(p.read_bytes()[:-2]), "is cut off: its 398 bytes are not a whole number"),
         (
             lambda p: p.write_bytes(p.read_bytes()[:200]),
-            "is cut off: it ends at .* ms, before the third saccade",
+            "is cut off: it ends at .* ms, but the third saccade lasts to about 300 ms",
+        ),
+        (
+            lambda p: p.write_bytes(encoded([3] * 4, [3] * 4, [0] * 4, [0, 90_000, 190_000, 269_000])),
+            "is cut off: it ends at 269 ms, but the third saccade lasts",
         ),
         (lambda p: p.write_bytes(b""), "holds no events"),
         (
