@@ -38,11 +38,12 @@ class Archive:
 
 
 def search(root: str | None, names: Iterable[str], needed: Sequence[str], sample: str) -> Path | None:
-    """The first of root/NAME that has all `needed` folders; None where none has any.
+    """The first of root/NAME with recordings in all `needed` folders and no mark of a simulation, else the first with
+    these folders; None where no NAME has any of them.
 
-    Raises DataError for a root that is no folder or cannot be read, for one that has only some of the needed
-    folders, and, naming the right one, for one just inside of or above recordings: gigabytes would be downloaded
-    that are there.
+    Raises DataError for a root that is no folder or cannot be read, where there are only simulated recordings or some
+    of the needed folders, and, naming the right one, for a root just inside of or above recordings: gigabytes would be
+    downloaded that are there.
     sample: pattern of a recording's path below a needed folder, which may have a name that others use too.
     """
     if root is None:
@@ -56,13 +57,29 @@ def search(root: str | None, names: Iterable[str], needed: Sequence[str], sample
 def _search(root: str, top: Path, names: Iterable[str], needed: Sequence[str], sample: str) -> Path | None:
     if not top.is_dir():
         raise DataError(f"data.root = {root} (or $PIPELINE_DATA) is not a folder.")
-    for name in names:
-        there = {folder: (top / name / folder).is_dir() for folder in needed}
-        if all(there.values()):
-            return top / name
-        if any(there.values()):
-            missing = ", ".join(folder for folder, found in there.items() if not found)
-            raise DataError(f"{top / name} has no folder {missing}: the recordings are incomplete.")
+    partial: list[str] = []
+    empty: Path | None = None
+    simulated: Path | None = None
+    for home in (top / name for name in names):
+        missing = [folder for folder in needed if not (home / folder).is_dir()]
+        if not missing and (home / SIMULATED).exists():
+            simulated = simulated or home
+        elif not missing and all(any((home / folder).glob(sample)) for folder in needed):
+            return home
+        elif not missing:
+            empty = empty or home
+        elif len(missing) < len(needed):
+            there = " and ".join(folder for folder in needed if folder not in missing)
+            partial.append(f"{home} has {there}, but no folder {' and '.join(missing)}")
+    if empty is not None:  # who reads it says what is not there or may not be read
+        return empty
+    if simulated is not None:
+        raise DataError(
+            f"{simulated} holds simulated recordings, as its {SIMULATED} says: data=synthetic_gesture "
+            f"data.root={simulated} reads them (data.simulation as that file says)."
+        )
+    if partial:
+        raise DataError(f"the recordings are incomplete: {'; '.join(partial)}.")
     if (meant := _inside(top.resolve(), needed, sample) or _above(top, needed, sample)) is not None:
         rule = f"data.root (or $PIPELINE_DATA) must be the folder that holds {' and '.join(needed)}"
         raise DataError(f"{rule}, but got {root}: set it to {meant}.")

@@ -219,7 +219,7 @@ def test_missing_users_classes_and_splits_are_named(gestures, caplog):
         gesture(gestures, skip_bad=True).load(0)
     shutil.rmtree(gestures / "ibmGestureTest")
     event_data._stored.cache_clear()
-    with pytest.raises(DataError, match="has no folder ibmGestureTest"):
+    with pytest.raises(DataError, match="but no folder ibmGestureTest"):
         gesture(gestures).load(0)
 
 
@@ -320,6 +320,24 @@ def test_a_root_above_the_recordings_names_the_right_one(gestures, tmp_path, mon
     (deep / "simulation.json").write_text("{}")
     gesture(deep.parent).parts(0)
     assert len(asked) == 1, "simulated recordings are not offered as the real ones"
+
+
+def test_whole_recordings_win_over_partial_and_empty_folders_before_them(gestures, digits, tmp_path):
+    place = tmp_path / "data"
+    (place / "DVSGesture" / "ibmGestureTrain").mkdir(parents=True)
+    (place / "Train").mkdir()
+    rule = r"incomplete: .*/DVSGesture has ibmGestureTrain, but no folder ibmGestureTest"
+    with pytest.raises(DataError, match=rule):
+        gesture(place).parts(0)
+    with pytest.raises(DataError, match=r"incomplete: .* has Train, but no folder Test"):
+        nmnist(place).parts(0)
+    (place / "Test").mkdir()
+    with pytest.raises(DataError, match=r"Train holds no recordings\."):
+        nmnist(place).parts(0)
+    (place / "dvs-gesture").symlink_to(gestures)
+    (place / "NMNIST").symlink_to(digits)
+    assert len(gesture(place).parts(0)[2]) == 66
+    assert len(nmnist(place).parts(0)[2]) == 20
 
 
 def test_a_root_that_cannot_be_read_is_said_of_the_root(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from pipeline.data import events as event_data
 from pipeline.data import synthetic
 from pipeline.data.compare import profile, real_clips, table
 from pipeline.data.dvs import LIGHTS, SIDE, Light, Pixels, Scene, record
+from pipeline.data.events import Gesture
 from pipeline.data.framing import Framing
 from pipeline.data.people import Beat, move, scene, user
 from pipeline.data.recordings import check_events, find_gestures, read_gesture
@@ -205,6 +206,45 @@ def test_the_real_loader_reads_what_the_simulator_wrote(quick):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
     assert spec.load(0).digest == data.digest
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
+
+
+def test_what_the_command_wrote_is_used_where_it_is_of_the_same_simulation(quick, tmp_path, capsys, caplog):
+    out = tmp_path / "out"
+    assert main([str(out), "--seconds", "0.2", "--lightings", "1", "--people", "1"]) == 0
+    assert SyntheticGesture(4, Framing(size=16), root=str(out), simulation=quick).folder() == out
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [
+        "ibmGestureTest",
+        "ibmGestureTrain",
+    ]
+    other = SyntheticGesture(4, Framing(size=16), root=str(out), simulation=Simulation(1, 0.2, 1))
+    assert other.folder() == out / "v3-seed1-0.2s-1"
+    assert f"{out} holds another simulation" in caplog.text
+
+
+def test_simulated_recordings_are_never_read_as_the_real_ones(quick, tmp_path):
+    out = write(quick, tmp_path / "out")
+    for root in (out, tmp_path):
+        (tmp_path / "DVSGesture").unlink(missing_ok=True)
+        if root == tmp_path:
+            (tmp_path / "DVSGesture").symlink_to(out)
+        with pytest.raises(
+            DataError, match=r"holds simulated recordings, .*: data=synthetic_gesture data.root="
+        ):
+            Gesture(4, Framing(size=16), root=str(root)).parts(0)
+
+
+def test_a_damaged_simulated_recording_says_how_to_make_it_again(quick, tmp_path):
+    spec = SyntheticGesture(4, Framing(size=16), root=str(tmp_path), simulation=quick)
+    bad = spec.folder() / "ibmGestureTest" / "user24_fluorescent" / "0.npy"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-7])
+    with pytest.raises(
+        DataError, match=r"0\.npy is cut off .* Delete it, and it is simulated again\. .*skip_bad"
+    ):
+        spec.load(0)
+    bad.unlink()
+    assert len(spec.load(0).test) == 66
+    assert bad.read_bytes() == whole
 
 
 def test_a_killed_simulation_goes_on_and_gives_the_same(quick, tmp_path, monkeypatch):
