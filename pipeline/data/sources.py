@@ -64,7 +64,7 @@ def _search(root: str, top: Path, names: Iterable[str], needed: Sequence[str], s
         missing = [folder for folder in needed if not (home / folder).is_dir()]
         if not missing and (home / SIMULATED).exists():
             simulated = simulated or home
-        elif not missing and all(any((home / folder).glob(sample)) for folder in needed):
+        elif not missing and all(_has(home / folder, sample) for folder in needed):
             return home
         elif not missing:
             empty = empty or home
@@ -84,6 +84,13 @@ def _search(root: str, top: Path, names: Iterable[str], needed: Sequence[str], s
         rule = f"data.root (or $PIPELINE_DATA) must be the folder that holds {' and '.join(needed)}"
         raise DataError(f"{rule}, but got {root}: set it to {meant}.")
     return None
+
+
+def _has(folder: Path, sample: str) -> bool:
+    try:
+        return any(folder.glob(sample))
+    except OSError:  # it may not be read: who needs it says so
+        return False
 
 
 def _inside(top: Path, needed: Sequence[str], sample: str) -> Path | None:

@@ -15,11 +15,12 @@ import torch
 
 from pipeline.data import events as event_data
 from pipeline.data.augment import Augment
+from pipeline.data.dvs import LIGHTS
 from pipeline.data.encode import Direct
 from pipeline.data.events import Gesture, Nmnist
 from pipeline.data.framing import Framing
 from pipeline.data.mnist import Mnist
-from pipeline.data.recordings import LATEST_MS, find_gestures, find_nmnist, read_gesture
+from pipeline.data.recordings import GESTURE_LIGHTINGS, LATEST_MS, find_gestures, find_nmnist, read_gesture
 from pipeline.types import DataError
 
 tonic = pytest.importorskip("tonic")
@@ -203,6 +204,48 @@ def test_damaged_gestures_are_skipped_and_counted_when_allowed(gestures, caplog)
     assert "1 holds no events" in caplog.text
 
 
+def test_all_that_is_left_out_is_counted_by_reason(gestures, caplog):
+    for user in (7, 9):
+        shutil.rmtree(gestures / "ibmGestureTrain" / f"user{user:02d}_led")
+    for label in range(3):
+        path = gestures / "ibmGestureTest" / "user25_led" / f"{label}.npy"
+        path.rename(path.with_name(f"{label}_.npy"))
+    BAD[0][0](gestures / "ibmGestureTrain" / "user05_led" / "7.npy")
+    spec = gesture(gestures, skip_bad=True)
+    counted = {"is cut off or damaged": 1, "has a wrong name": 3, "missing users": 2}
+    for _ in range(2):  # built, and from the cache
+        assert spec.load(0).skipped == counted
+        assert "skipped: 1 is cut off or damaged, 2 missing users, 3 has a wrong name" in caplog.text
+        event_data._stored.cache_clear()
+        caplog.clear()
+
+
+def played(monkeypatch, folder):
+    """As root of the machine reads everything, the system's refusal to list a folder is played."""
+    listdir, scandir = os.listdir, os.scandir
+
+    def refuse(function):
+        def refused(path="."):
+            if Path(os.fspath(path)) == folder:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(path)
+
+        return refused
+
+    monkeypatch.setattr(os, "listdir", refuse(listdir))
+    monkeypatch.setattr(os, "scandir", refuse(scandir))
+
+
+@pytest.mark.parametrize("place", ["ibmGestureTrain", "ibmGestureTest/user24_led"])
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_folder_of_gestures_that_may_not_be_read_is_named(gestures, place, skip_bad, monkeypatch):
+    played(monkeypatch, gestures / place)
+    with pytest.raises(
+        DataError, match=rf"{place} cannot be read: Permission denied\. .*change its permissions"
+    ):
+        gesture(gestures, skip_bad=skip_bad).parts(0)
+
+
 def test_missing_users_classes_and_splits_are_named(gestures, caplog):
     shutil.rmtree(gestures / "ibmGestureTrain" / "user09_led")
     shutil.rmtree(gestures / "ibmGestureTrain" / "user23_led")
@@ -232,6 +275,8 @@ def test_missing_users_classes_and_splits_are_named(gestures, caplog):
         "user24_led/\u00b2",
         "user24_led/-1",
         "user024_led/0",
+        "user24_led_copy/0",
+        "user24_x/0",
     ],
 )
 def test_a_file_that_is_not_called_as_a_recording_is_named_or_left_out(gestures, name, caplog):
@@ -243,6 +288,10 @@ def test_a_file_that_is_not_called_as_a_recording_is_named_or_left_out(gestures,
         gesture(gestures).parts(0)
     assert len(gesture(gestures, skip_bad=True).parts(0)[2]) == 66
     assert f"{path} has a wrong name" in caplog.text
+
+
+def test_the_lightings_are_those_of_the_simulator():
+    assert tuple(light.name for light in LIGHTS) == GESTURE_LIGHTINGS
 
 
 def test_the_files_that_macos_adds_are_no_recordings(gestures):
@@ -603,6 +652,15 @@ def test_nmnist_is_downloaded_and_unpacked(digits, server, monkeypatch):
         monkeypatch.setattr(official, f"{split}_url", server.address.replace("file", split))
         monkeypatch.setattr(official, f"{split}_md5", hashlib.md5(packed.getvalue()).hexdigest())
     assert nmnist(None).load(0).digest == nmnist(digits).load(0).digest
+
+
+@pytest.mark.parametrize("place", ["Train/3", "Test/0"])
+def test_a_folder_of_digits_that_may_not_be_read_is_named(digits, place, monkeypatch):
+    played(monkeypatch, digits / place)
+    with pytest.raises(
+        DataError, match=rf"{place} cannot be read: Permission denied\. .*change its permissions"
+    ):
+        nmnist(digits).parts(0)
 
 
 @needs_nmnist
