@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pipeline.data.download import cache_written
 from pipeline.data.progress import bar
@@ -166,6 +167,7 @@ def _build(
     """Write the cache beside its place and rename it there; whatever stops it, nothing is left beside."""
     for left_behind in folder.parent.glob(f"{folder.name}.*.tmp"):
         _remove(left_behind)  # of a killed run: the lock says that nobody is writing
+    _sweep(folder)
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
@@ -179,6 +181,24 @@ def _build(
         raise
     if not facts["skipped"]:
         logger.info("%s: %s", folder, report_of(facts))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left of other caches beside `folder`: gigabytes that may never be asked for again.
+
+    A lock that is free says that its builder is dead; one that is held is left alone.
+    """
+    for left_behind in folder.parent.glob("*.tmp"):
+        name = re.fullmatch(r"(.+)\.\d+\.tmp", left_behind.name)
+        if name is None or name[1] == folder.name:
+            continue
+        try:
+            with FileLock(folder.with_name(f"{name[1]}.lock"), timeout=0):
+                shutil.rmtree(left_behind)
+        except (Timeout, OSError) as error:  # in use, or somebody else's: nothing that this build needs
+            logger.debug("%s stays: %s", left_behind, error)
+        else:
+            logger.info("%s is removed: a run that was killed left it.", left_behind)
 
 
 def _digest_on_disk(path: Path, facts: Mapping[str, Any]) -> str:
