@@ -586,6 +586,24 @@ def test_nmnist_from_the_official_layout(digits, tmp_path):
     assert torch.equal(rows, 3 * data.train.y)  # the dot of digit d runs in row 3 d
 
 
+def test_settings_that_give_other_frames_have_caches_of_their_own(digits, private_cache):
+    """Each with its frames, also where the other one's cache is there already."""
+    settings = [
+        {},
+        {"timesteps": 5},
+        {"first_saccade": True},
+        {"stabilize": True},
+        {"framing": Framing(size=17)},
+    ]
+    specs = [nmnist(digits, **each) for each in settings]
+    found = [spec.load(0) for spec in specs]
+    assert len([place for place in (private_cache / "frames").iterdir() if place.is_dir()]) == len(specs)
+    for spec, data in zip(specs, found, strict=True):
+        events = spec.read(spec.parts(0)[0][0].path)
+        frames, _ = spec.framing.frames(events, 34, spec.timesteps)
+        assert torch.equal(data.train.x[0], torch.from_numpy(frames))
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [

@@ -28,15 +28,15 @@ IDEAL = Pixels(
 )
 
 
-def bar_scene(steps=200, speed=0.5, tone=1.0, start=30.0):
-    """An upright bright bar, 12 wide, that moves right over a background of log reflectance 0."""
+def bar_scene(steps=200, speed=0.5, tone=1.0, start=30.0, background=0.0):
+    """An upright bar, 12 wide and `tone` brighter, that moves right over a background of this log reflectance."""
     shapes = np.zeros((steps, 1, 6), np.float32)
     x = start + speed * np.arange(steps)
     shapes[:, 0, 0] = shapes[:, 0, 2] = x
     shapes[:, 0, 1], shapes[:, 0, 3] = 30, 90
     shapes[:, 0, 4:] = 6
-    tones = np.array([[tone, 0.0, 0.0]], np.float32)
-    return Scene(np.zeros((SIDE, SIDE), np.float32), shapes, tones, softness=2.0)
+    tones = np.array([[background + tone, 0.0, 0.0]], np.float32)
+    return Scene(np.full((SIDE, SIDE), background, np.float32), shapes, tones, softness=2.0)
 
 
 # --- the pixel
@@ -75,6 +75,31 @@ def test_less_light_is_slower_light():
     first = [events[(events[:, 0] == 70) & (events[:, 1] == 60), 3].min() for events in (fast, slow)]
     assert len(slow) < 0.8 * len(fast)
     assert first[1] > first[0]
+
+
+def test_a_darker_place_is_slower_under_the_same_lamp():
+    """The pixel's bandwidth is in proportion to its light: at log reflectance -2 it is that of 0 times about e^-2."""
+    lamp = Light("lamp", bandwidth_hz=20.0, noise_hz=0.0, flicker=0.0, side=0.0)
+    bright, dark = (record(bar_scene(background=level), lamp, IDEAL, 0, 0) for level in (0.0, -2.0))
+    first = [events[(events[:, 0] == 70) & (events[:, 1] == 60), 3].min() for events in (bright, dark)]
+    assert len(dark) < 0.8 * len(bright)
+    assert first[1] >= first[0] + 5
+
+
+def test_a_pixel_is_silent_for_the_refractory_time():
+    """The bar's edges bring several events each within 4 ms; with 20 ms only the first of them is sent."""
+    intervals, counts = [], []
+    for refractory in (0, 20):
+        x, y, _, t = record(
+            bar_scene(), QUIET, Pixels(**{**vars(IDEAL), "refractory_ms": refractory}), 0, 0
+        ).T
+        order = np.lexsort((t, x, y))
+        same = (np.diff(x[order]) == 0) & (np.diff(y[order]) == 0)
+        intervals.append(np.diff(t[order])[same].min())
+        counts.append(len(t))
+    assert intervals[0] < 5
+    assert intervals[1] >= 20
+    assert counts[1] < 0.8 * counts[0]
 
 
 def test_background_events_have_the_asked_rate_and_share():
