@@ -140,13 +140,12 @@ def context(
     """What the report says beside the rows."""
     bound = results.reference_point(rows, job.study, reference)
     losses, samples = sensitivity(job)
-    sizes = ", ".join(f"{len(data.split(name)):,} {name}" for name in ("train", "validation", "test"))
     return Context(
         experiment=job.name,
         command=command(),
         reproduce=reproduce(),
         tracking_uri=look,
-        data=f"{data.name}: {sizes} samples, sha256 {data.digest[:16]}",
+        data=_described(data),
         ended=results.early_end(study, job.study) or search.ended(job.sampler, study) or "",
         validation_samples=len(data.validation),
         test_samples=len(data.test),
@@ -161,6 +160,14 @@ def context(
         baseline=reference,
         compared=tuple(baselines.known(job.folder)),
     )
+
+
+def _described(data: Dataset) -> str:
+    """One line on the data, with what data.skip_bad left out: a result on a part of a data set says so."""
+    sizes = ", ".join(f"{len(data.split(name)):,} {name}" for name in ("train", "validation", "test"))
+    line = f"{data.name}: {sizes} samples, sha256 {data.digest[:16]}"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in data.skipped.items())
+    return f"{line}; left out by data.skip_bad: {reasons}" if reasons else line
 
 
 def _papers(job: Job, data: Dataset) -> str:

@@ -58,6 +58,7 @@ def data(here: Job) -> int:
     found = experiment.check(here.experiment({}))
     sizes = {name: len(found.split(name)) for name in ("train", "validation", "test")}
     about = {"name": found.name, "sha256": found.digest, "classes": found.classes, **sizes}
+    about |= {"skipped": dict(found.skipped)} if found.skipped else {}
     _write(here, "data", about | {"step_shape": found.shape, "timesteps": found.timesteps})
     return OK
 

@@ -113,6 +113,8 @@ class Dataset:
     digest: str
     """sha256 over the three splits: what was trained on, for the tracker."""
     augment: Augment | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """What was passed over where that is allowed (`data.skip_bad`): reason -> how often."""
 
     @property
     def at_once(self) -> int:

@@ -1,10 +1,12 @@
 import shlex
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from pipeline import config, job, overview
-from pipeline.types import Row
+from pipeline.types import Dataset, Row, Split
 
 
 def test_the_command_of_a_row_composes_to_the_same_trial_and_nothing_more():
@@ -80,6 +82,15 @@ def test_images_count_as_well_even_where_the_file_takes_all(real_data):
     assert time.startswith(
         f"time: about {round(60 * minutes)} seconds, by study.trials 20 of 40, data.limit 5500 of {full}"
     )
+
+
+def test_the_reports_line_on_the_data_counts_what_was_left_out():
+    split = Split(torch.zeros(3, 1, 1, 1, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
+    whole = Dataset("three", 1, (1, 1, 1), 1, split, split, split, encode=None, digest="abc")
+    line = "three: 3 train, 3 validation, 3 test samples, sha256 abc"
+    assert overview._described(whole) == line
+    part = replace(whole, skipped={"is cut off": 1, "missing users": 2})
+    assert overview._described(part) == f"{line}; left out by data.skip_bad: 1 is cut off, 2 missing users"
 
 
 def test_every_experiment_says_how_long_it_takes():

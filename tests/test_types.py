@@ -25,6 +25,16 @@ def test_batches_are_the_same_for_the_same_seed_and_cover_every_sample_once():
     assert torch.equal(labels.sort().values, torch.arange(10))
 
 
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_only_shuffled_training_batches_are_augmented(name, shuffle):
+    """Nothing but training sees changed samples, in whatever order the others are asked for."""
+    split = Split(torch.zeros(6, 2, 1, 2, 2, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64))
+    data = Dataset("six", 1, (1, 2, 2), 2, split, split, split, Frames(2), "", lambda x, y, _: (x + 1, y))
+    seen = torch.cat([batch.x for batch in data.batches(name, 4, seed=0, shuffle=shuffle)], dim=1)
+    assert bool(seen.any()) == (shuffle and name == "train")
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("encode", [Direct(3), Frames(3, 0.5), Latency(3), Rate(3)])
 def test_a_small_split_encoded_at_once_gives_the_batches_of_a_large_one(encode, shuffle, monkeypatch):

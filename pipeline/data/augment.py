@@ -32,7 +32,12 @@ class Augment:
     rotate: float = 0.0
     """Largest rotation in degrees, both ways, in [0, 180]."""
     drop: float = 0.0
-    """Largest share of events dropped, in [0, 1); each sample draws its own share from [0, drop]."""
+    """Largest share s that vanishes, in [0, 1); each sample draws its own from [0, drop].
+
+    It thins what is stored. Counts: every event vanishes with probability s, whatever others do. Roots (`values:
+    root`): so does every unit of the root, and a busy pixel keeps about (1 - s)^2 of its events, not 1 - s. Binary:
+    every pixel that is on.
+    """
 
     def __post_init__(self) -> None:
         require(0 <= self.flip <= 1, "flip", "be in [0, 1]", self.flip)
@@ -83,7 +88,7 @@ def _moved(x: Tensor, flipped: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
 
 
 def _thinned(x: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
-    """Every event of sample b vanishes with probability share[b], whatever others do."""
+    """Every unit stored in sample b (of counts: every event) vanishes with probability share[b], whatever others do."""
     out = x.clone(memory_format=torch.contiguous_format)
     bars = ((1 - share.to(torch.float64)) * 2.0**53).to(torch.int64).numpy().astype(np.uint64)
     seed = torch.randint(2**62, (1,), generator=generator).numpy().astype(np.uint64)

@@ -12,7 +12,7 @@ import functools
 import importlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,13 +30,14 @@ from pipeline.data.recordings import (
     GESTURE_CLASSES,
     GESTURE_FOLDERS,
     GESTURE_USERS,
-    NMNIST_LAST_SACCADE_US,
+    NMNIST_END_US,
     SKIP_HINT,
     Damaged,
     Recording,
     check_events,
     find_gestures,
     find_nmnist,
+    left_out,
     read_gesture,
     require_bin_length,
     require_classes,
@@ -45,7 +46,7 @@ from pipeline.data.recordings import (
 )
 from pipeline.data.sources import Archive, obtain, search
 from pipeline.data.split import count_of, stratified
-from pipeline.data.store import Stored, key_of, load_or_build
+from pipeline.data.store import Stored, key_of, load_or_build, skipped
 from pipeline.types import DataError, Dataset, require
 
 Parts = tuple[Sequence[Recording], Sequence[Recording], Sequence[Recording]]
@@ -124,11 +125,16 @@ class EventData(ABC):
             name=self.name, classes=self.classes, shape=(2, side, side), timesteps=self.timesteps,
             train=train, validation=validation, test=test,
             encode=Frames(self.timesteps, self.scale), digest=stored.digest, augment=self.augment,
+            skipped=skipped(stored.facts),
         )  # fmt: skip
 
     @abstractmethod
     def parts(self, seed: int) -> Parts:
         """The recordings of train, validation and test."""
+
+    def left_out(self) -> Mapping[str, int]:
+        """How often `parts` passes something over because of `skip_bad`, by reason."""
+        return {}
 
     @abstractmethod
     def read(self, path: Path) -> np.ndarray:
@@ -164,7 +170,7 @@ def _stored(spec: EventData, seed: int) -> Stored:
     parts = spec.parts(seed)
     key = key_of(parts, (spec.name, spec.reading(), spec.framing, spec.timesteps))
     folder = cache_folder() / "frames" / f"{spec.name}-{key[:16]}"
-    return load_or_build(folder, key, parts, spec.frame, spec.skip_bad, spec.mapped)
+    return load_or_build(folder, key, parts, spec.frame, spec.skip_bad, spec.mapped, spec.left_out())
 
 
 @dataclass(frozen=True)
@@ -204,8 +210,10 @@ class Nmnist(EventData):
         except OSError as error:
             raise unreadable(path, error) from error
         check_events(path, events, self.sensor, self.sensor)
-        if events["t"][-1] < NMNIST_LAST_SACCADE_US:
-            detail = f"it ends at {events['t'][-1] / 1000:.0f} ms, before the third saccade."
+        if events["t"][-1] < NMNIST_END_US:
+            detail = (
+                f"it ends at {events['t'][-1] / 1000:.0f} ms, but the third saccade lasts to about 300 ms."
+            )
             raise Damaged(path, "is cut off", detail)
         if self.first_saccade:
             events = events[events["t"] < 100_000]
@@ -275,6 +283,9 @@ class Gesture(EventData):
                 raise DataError(f"{error} {SKIP_HINT}") from error
             logger.warning("%s", error)
         return self.limited(train, seed), validation, found["test"]
+
+    def left_out(self) -> Mapping[str, int]:
+        return left_out(self.folder()) if self.skip_bad else {}
 
     def read(self, path: Path) -> np.ndarray:
         events = read_gesture(path)

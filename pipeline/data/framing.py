@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +15,14 @@ from typing import Literal
 import numpy as np
 
 from pipeline.compiled import njit
-from pipeline.data.recordings import Damaged, check_events
+from pipeline.data.recordings import EVENT, Damaged, check_events
 from pipeline.types import DataError, require
 
 MOST_PER_PIXEL = 255
 NUMBERS = {"x": "iu", "y": "iu", "t": "iuf", "p": "biuf"}
 """Fields of an event and the kinds of numbers that can be framed."""
+TRIES = 16
+"""How often a transform is asked for the same answer."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Framing:
     duration_ms: float | None = None
     """Keep the first part of a recording; None: all of it."""
     transforms: tuple[Callable[[np.ndarray], np.ndarray], ...] = ()
-    """Any of tonic's event transforms, applied once before framing: keep to those that draw no random numbers."""
+    """Any of tonic's event transforms, applied once before framing, to every split: none that draws random numbers."""
 
     def __post_init__(self) -> None:
         require(self.slicing in ("count", "time"), "slicing", "be count or time", self.slicing)
@@ -55,6 +61,20 @@ class Framing:
             said = repr(transform)
             rule = "say the same in every process (make it a dataclass)"
             require(re.search(r" at 0x[0-9a-fA-F]+", said) is None, "transforms", rule, said)
+            rule = (
+                "draw no random numbers: test frames would change, too (data.augment is for training batches)"
+            )
+            require(not _is_random(transform), "transforms", rule, transform)
+        said = repr(
+            self
+        )  # a tensor abbreviates itself; two that differ in the middle would share their frames
+        require("..." not in said, "transforms", "tell all their values (as lists)", self.transforms)
+
+    def __repr__(self) -> str:
+        """As any dataclass, but arrays among the transforms' values are written out: it is in the key of the cache."""
+        with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+            said = (f"{each.name}={getattr(self, each.name)!r}" for each in dataclasses.fields(self))
+            return f"Framing({', '.join(said)})"
 
     def __eq__(self, other: object) -> bool:
         """By the words: some of tonic's transforms are dataclasses without a hash."""
@@ -78,7 +98,8 @@ class Framing:
         not Damaged: the recording is good, and leaving out bad ones would leave out all.
         """
         for transform in self.transforms:
-            events = transform(events)
+            # a copy: some of tonic's remember what they found in the first recording, and words in the key would change
+            events = copy.deepcopy(transform)(events)
         if self.transforms:
             self._require_events(events, sensor)
         if self.denoise_ms is not None and len(events):
@@ -138,6 +159,29 @@ class Framing:
 def _are_events(dtype: np.dtype) -> bool:
     names = dtype.names or ()
     return all(name in names and dtype[name].kind in kinds for name, kinds in NUMBERS.items())
+
+
+def _is_random(transform: Callable[[np.ndarray], np.ndarray]) -> bool:
+    """Whether it draws numbers, or answers differently to the same events.
+
+    A drawn number decides nothing where the probability is 0 or 1: such a flip stays a flip.
+    """
+    before, answers = np.random.get_state(), []  # noqa: NPY002, tonic draws from it
+    events = np.zeros(64, EVENT)
+    events["x"], events["y"] = np.arange(64) % 16, np.arange(64) // 4
+    events["t"], events["p"] = np.arange(64) * 5000, np.arange(64) % 3 == 0
+    for _ in range(TRIES):
+        try:
+            answers.append(copy.deepcopy(transform)(events.copy()))
+        except Exception:  # these few events do not suit it: recordings may
+            break
+    drew = pickle.dumps(before) != pickle.dumps(np.random.get_state())  # noqa: NPY002
+    if drew:
+        np.random.set_state(before)  # noqa: NPY002
+    differs = any(
+        isinstance(answer, np.ndarray) and not np.array_equal(answer, answers[0]) for answer in answers
+    )
+    return differs or (drew and getattr(transform, "p", None) not in (0, 1))
 
 
 @njit(nogil=True, cache=True)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +23,19 @@ from pipeline.types import DataError
 
 EVENT = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", np.bool_)])
 """One event as tonic lays it out: column, row, time in microseconds, polarity (True: brighter)."""
-NMNIST_LAST_SACCADE_US = 210_000
-"""The third and last saccade begins here; a recording that ends before it was cut off."""
+NMNIST_END_US = 270_000
+"""A recording that ends before was cut off: the third and last saccade lasts from 210 to about 300 ms, and of 1,000
+official recordings none ends before 296.8 ms. The rest is room for a quiet end."""
 GESTURE_FOLDERS = {"train": "ibmGestureTrain", "test": "ibmGestureTest"}
 GESTURE_USERS = {"train": range(1, 24), "test": range(24, 30)}
 """The official split by user: 23 train, 6 test."""
 GESTURE_CLASSES = 11
+GESTURE_LIGHTINGS = ("fluorescent", "fluorescent_led", "lab", "led", "natural")
+"""Those of the official folders: a copy beside one, as user05_led_copy, would count its user twice."""
 SIMULATED = "simulation.json"
 """The file that marks a folder of simulated gestures."""
 logger = logging.getLogger(__name__)
-GESTURE_NAME = re.compile(r"user(\d\d)_(\w+)/(0|[1-9]\d?)\.npy", re.ASCII)
+GESTURE_NAME = re.compile(rf"user(\d\d)_({'|'.join(GESTURE_LIGHTINGS)})/(0|[1-9]\d?)\.npy", re.ASCII)
 """One spelling per recording: beside 0.npy, 00.npy would count it twice."""
 NPY_MAGIC = b"\x93NUMPY"
 LATEST_MS = 2**53 // 1000
@@ -53,7 +58,7 @@ class Damaged(DataError):
 
     def __init__(self, path: Path, kind: str, detail: str) -> None:
         super().__init__(f"{path} {kind}: {detail}")
-        self.kind, self.detail = kind, detail
+        self.path, self.kind, self.detail = path, kind, detail
 
 
 def find_nmnist(folder: Path) -> dict[str, list[Recording]]:
@@ -63,7 +68,7 @@ def find_nmnist(folder: Path) -> dict[str, list[Recording]]:
         recordings = [
             Recording(path, digit)
             for digit in range(10)
-            for path in sorted((folder / name / str(digit)).glob("[!.]*.bin"))  # macOS adds ._x.bin
+            for path in _listed(folder / name / str(digit), "[!.]*.bin")  # macOS adds ._x.bin
         ]
         require_classes(recordings, 10, folder / name)
         found[split] = recordings
@@ -79,18 +84,14 @@ def find_gestures(folder: Path, skip_bad: bool) -> dict[str, list[Recording]]:
     """
     found = {}
     for split, name in GESTURE_FOLDERS.items():
-        recordings = []
-        there = (folder / name).glob("user*_*/[!.]*.npy")  # macOS adds ._0.npy
-        for path in sorted(there, key=lambda p: (p.parent.name, p.name)):
-            try:
-                recordings.append(_named(path))
-            except Damaged as error:
-                if not skip_bad:
-                    raise Damaged(path, error.kind, f"{error.detail} {SKIP_HINT}") from error
-                logger.warning("Skipped: %s", error)
+        recordings, wrong = _gestures_in(folder / name)
+        for error in wrong:
+            if not skip_bad:
+                raise Damaged(error.path, error.kind, f"{error.detail} {SKIP_HINT}") from error
+            logger.warning("Skipped: %s", error)
         _require_users(recordings, split)
         require_classes(recordings, GESTURE_CLASSES, folder / name)
-        absent = sorted(set(GESTURE_USERS[split]) - {recording.user for recording in recordings})
+        absent = _absent(recordings, split)
         numbers = ", ".join(map(str, absent))
         if absent and not skip_bad:
             raise DataError(f"{folder / name} has no recordings of users {numbers}. {SKIP_HINT}")
@@ -100,12 +101,57 @@ def find_gestures(folder: Path, skip_bad: bool) -> dict[str, list[Recording]]:
     return found
 
 
+def left_out(folder: Path) -> dict[str, int]:
+    """How often `find_gestures` passes something over where it may, by reason: wrong names and missing users."""
+    reasons: Counter[str] = Counter()
+    for split, name in GESTURE_FOLDERS.items():
+        recordings, wrong = _gestures_in(folder / name)
+        reasons.update(error.kind for error in wrong)
+        reasons["missing users"] += len(_absent(recordings, split))
+    return dict(+reasons)
+
+
+def _gestures_in(folder: Path) -> tuple[list[Recording], list[Damaged]]:
+    """The recordings of one split in a fixed order, and what is wrong with the names of other .npy files."""
+    recordings, wrong = [], []
+    for person in _listed(folder, "user*_*"):
+        for path in _listed(person, "[!.]*.npy"):  # macOS adds ._0.npy
+            try:
+                recordings.append(_named(path))
+            except Damaged as error:
+                wrong.append(error)
+    return recordings, wrong
+
+
+def _absent(recordings: Iterable[Recording], split: str) -> list[int]:
+    """The official users of whom there is no recording."""
+    return sorted(set(GESTURE_USERS[split]) - {recording.user for recording in recordings})
+
+
+def _listed(folder: Path, pattern: str) -> list[Path]:
+    """What is in a folder under such names, in their order; nothing where there is no folder.
+
+    DataError: it may not be read. Path.glob passes over it in silence, and its recordings would be called missing.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        what = error.strerror or error
+        raise DataError(
+            f"{folder} cannot be read: {what}. Its recordings are needed: change its permissions."
+        ) from error
+    return [folder / name for name in sorted(names) if fnmatchcase(name, pattern)]
+
+
 def _named(path: Path) -> Recording:
     """The recording that a gesture file's name says. Raises Damaged for another name."""
     match = GESTURE_NAME.fullmatch(f"{path.parent.name}/{path.name}")
     if match is None or int(match[3]) >= GESTURE_CLASSES:
         rule = f"user<two digits>_<lighting>/<0 to {GESTURE_CLASSES - 1}>.npy"
-        raise Damaged(path, "has a wrong name", f"a recording is called {rule}.")
+        lightings = ", ".join(GESTURE_LIGHTINGS)
+        raise Damaged(path, "has a wrong name", f"a recording is called {rule}, lit by one of {lightings}.")
     return Recording(path, int(match[3]), int(match[1]), match[2])
 
 
@@ -175,6 +221,10 @@ def read_gesture(path: Path) -> np.ndarray:
         column = columns[:, "xyp".index(axis)]
         if len(column) and not (column.min() >= 0 and column.max() < limit):
             raise _outside(path, axis, column.min(), column.max(), limit)
+        if column.dtype.kind == "f" and len(broken := np.flatnonzero(column % 1)):
+            # normalised to [0, 1), say: as integers all of them would lie in pixel 0
+            detail = f"{axis} of event {broken[0]} is {column[broken[0]]} ({len(broken)} such events)."
+            raise Damaged(path, "has values that are not whole", detail)
     events = np.empty(len(columns), EVENT)
     events["x"], events["y"], events["p"] = columns[:, 0], columns[:, 1], columns[:, 2]
     events["t"] = _microseconds(path, columns[:, 3])
@@ -185,6 +235,7 @@ def _columns(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
             head = file.read(len(NPY_MAGIC))
+            size = file.seek(0, os.SEEK_END)
     except OSError as error:
         raise unreadable(path, error) from error
     if not NPY_MAGIC.startswith(head):  # before numpy, which would advise to unpickle it
@@ -194,6 +245,9 @@ def _columns(path: Path) -> np.ndarray:
         columns = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a header is Python text: it can fail like any
         raise Damaged(path, "is cut off or damaged", f"numpy says: {f'{error}'.rstrip('.')}.") from error
+    more = size - columns.offset - columns.nbytes
+    if more:  # two files in one, or remains of a longer one: which part is the recording?
+        raise Damaged(path, "holds more than one array", f"{more} bytes follow the first.")
     return np.array(columns)
 
 

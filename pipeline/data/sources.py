@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.download import cache_folder, fetch, hash_of, unpack
+from filelock import FileLock
+
+from pipeline.data.download import cache_folder, cache_written, fetch, hash_of, unpack
 from pipeline.data.recordings import SIMULATED
 from pipeline.types import DataError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,12 @@ class Archive:
 
 
 def search(root: str | None, names: Iterable[str], needed: Sequence[str], sample: str) -> Path | None:
-    """The first of root/NAME that has all `needed` folders; None where none has any.
+    """The first of root/NAME with recordings in all `needed` folders and no mark of a simulation, else the first with
+    these folders; None where no NAME has any of them.
 
-    Raises DataError for a root that is no folder or cannot be read, for one that has only some of the needed
-    folders, and, naming the right one, for one just inside of or above recordings: gigabytes would be downloaded
-    that are there.
+    Raises DataError for a root that is no folder or cannot be read, where there are only simulated recordings or some
+    of the needed folders, and, naming the right one, for a root just inside of or above recordings: gigabytes would be
+    downloaded that are there.
     sample: pattern of a recording's path below a needed folder, which may have a name that others use too.
     """
     if root is None:
@@ -51,17 +57,40 @@ def search(root: str | None, names: Iterable[str], needed: Sequence[str], sample
 def _search(root: str, top: Path, names: Iterable[str], needed: Sequence[str], sample: str) -> Path | None:
     if not top.is_dir():
         raise DataError(f"data.root = {root} (or $PIPELINE_DATA) is not a folder.")
-    for name in names:
-        there = {folder: (top / name / folder).is_dir() for folder in needed}
-        if all(there.values()):
-            return top / name
-        if any(there.values()):
-            missing = ", ".join(folder for folder, found in there.items() if not found)
-            raise DataError(f"{top / name} has no folder {missing}: the recordings are incomplete.")
+    partial: list[str] = []
+    empty: Path | None = None
+    simulated: Path | None = None
+    for home in (top / name for name in names):
+        missing = [folder for folder in needed if not (home / folder).is_dir()]
+        if not missing and (home / SIMULATED).exists():
+            simulated = simulated or home
+        elif not missing and all(_has(home / folder, sample) for folder in needed):
+            return home
+        elif not missing:
+            empty = empty or home
+        elif len(missing) < len(needed):
+            there = " and ".join(folder for folder in needed if folder not in missing)
+            partial.append(f"{home} has {there}, but no folder {' and '.join(missing)}")
+    if empty is not None:  # who reads it says what is not there or may not be read
+        return empty
+    if simulated is not None:
+        raise DataError(
+            f"{simulated} holds simulated recordings, as its {SIMULATED} says: data=synthetic_gesture "
+            f"data.root={simulated} reads them (data.simulation as that file says)."
+        )
+    if partial:
+        raise DataError(f"the recordings are incomplete: {'; '.join(partial)}.")
     if (meant := _inside(top.resolve(), needed, sample) or _above(top, needed, sample)) is not None:
         rule = f"data.root (or $PIPELINE_DATA) must be the folder that holds {' and '.join(needed)}"
         raise DataError(f"{rule}, but got {root}: set it to {meant}.")
     return None
+
+
+def _has(folder: Path, sample: str) -> bool:
+    try:
+        return any(folder.glob(sample))
+    except OSError:  # it may not be read: who needs it says so
+        return False
 
 
 def _inside(top: Path, needed: Sequence[str], sample: str) -> Path | None:
@@ -86,21 +115,17 @@ def _above(top: Path, needed: Sequence[str], sample: str) -> Path | None:
 def obtain(name: str, root: str | None, archives: Sequence[Archive], layout: str) -> Path:
     """The folder in the download cache with every archive unpacked; what is missing is fetched and checked.
 
-    An archive that lies in `root` is unpacked instead of downloaded. Raises DataError saying what to put where.
+    An archive that lies in `root` or already in the cache is checked and unpacked instead of downloaded, and stays:
+    only what was fetched here is removed. Raises DataError saying what to put where.
     """
     home = cache_folder() / name
     try:
         for archive in archives:
-            if (home / archive.folder).is_dir():
-                continue
-            own = Path(root).expanduser() / archive.name if root else None
-            if own is not None and own.is_file():
-                archive.check(own)
-                unpack(own, home / archive.folder)
-            else:
-                fetched = fetch(archive.addresses, home / archive.name, archive.check)
-                unpack(fetched, home / archive.folder)
-                fetched.unlink(missing_ok=True)
+            if not (home / archive.folder).is_dir():
+                with cache_written(home):
+                    home.mkdir(parents=True, exist_ok=True)
+                    with FileLock(home / f"{archive.folder}.archive.lock"):  # one worker unpacks and removes
+                        _obtain(archive, root, home)
     except DataError as error:
         looked = f"{root} and {home}" if root else str(home)
         archive_names = " and ".join(archive.name for archive in archives)
@@ -110,3 +135,23 @@ def obtain(name: str, root: str | None, archives: Sequence[Archive], layout: str
             f"$PIPELINE_DATA to it. {error}"
         ) from error
     return home
+
+
+def _obtain(archive: Archive, root: str | None, home: Path) -> None:
+    if (home / archive.folder).is_dir():  # another worker was faster
+        return
+    places = [Path(root).expanduser() / archive.name] if root else []
+    for found in (*places, home / archive.name):
+        if found.is_file():
+            try:
+                archive.check(found)
+            except DataError as error:
+                raise DataError(
+                    f"{error} Delete {found} to have it downloaded, or put the official one there."
+                ) from error
+            unpack(found, home / archive.folder)
+            logger.info("%s is unpacked and no longer needed.", found)
+            return
+    fetched = fetch(archive.addresses, home / archive.name, archive.check)
+    unpack(fetched, home / archive.folder)
+    fetched.unlink(missing_ok=True)

@@ -12,17 +12,19 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pipeline.data.download import cache_written
 from pipeline.data.progress import bar
@@ -74,13 +76,27 @@ def load_or_build(
     frame: Frame,
     skip_bad: bool,
     mapped: bool,
+    left_out: Mapping[str, int] = MappingProxyType({}),
 ) -> Stored:
     """The frames of (train, validation, test) recordings, from `folder` where its key fits, else built into it.
 
+    left_out: what never got into `parts`, by reason, for the facts.
     mapped: the pages stay in the file system's cache, shared by all workers; else they are read into memory.
     Raises Damaged at the first bad recording, also where a run with `skip_bad` left a cache without it; with
     `skip_bad` DataError when a split has nothing left. DataError: the cache folder cannot be written.
     """
+    stored = _loaded_or_built(folder, key, parts, frame, skip_bad, mapped)
+    stored = replace(
+        stored, facts={**stored.facts, "left_out": dict(left_out)}
+    )  # not of the files that were framed
+    if skipped(stored.facts):
+        logger.warning("%s: %s", folder, report_of(stored.facts))
+    return stored
+
+
+def _loaded_or_built(
+    folder: Path, key: str, parts: Sequence[Sequence[Recording]], frame: Frame, skip_bad: bool, mapped: bool
+) -> Stored:
     try:  # without a lock, which a read-only place could not hold
         return _usable(folder, key, frame, skip_bad, mapped)
     except Broken:
@@ -103,7 +119,6 @@ def _usable(folder: Path, key: str, frame: Frame, skip_bad: bool, mapped: bool) 
     if not stored.facts["skipped"]:
         return stored
     if skip_bad:
-        logger.warning("%s, built before: %s", folder, report_of(stored.facts))
         return stored
     if first := stored.facts.get("first_skipped"):
         try:
@@ -152,6 +167,7 @@ def _build(
     """Write the cache beside its place and rename it there; whatever stops it, nothing is left beside."""
     for left_behind in folder.parent.glob(f"{folder.name}.*.tmp"):
         _remove(left_behind)  # of a killed run: the lock says that nobody is writing
+    _sweep(folder)
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
@@ -163,7 +179,26 @@ def _build(
     except BaseException:  # gigabytes of frames; another key would never find them again
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    logger.log(logging.WARNING if facts["skipped"] else logging.INFO, "%s: %s", folder, report_of(facts))
+    if not facts["skipped"]:
+        logger.info("%s: %s", folder, report_of(facts))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left of other caches beside `folder`: gigabytes that may never be asked for again.
+
+    A lock that is free says that its builder is dead; one that is held is left alone.
+    """
+    for left_behind in folder.parent.glob("*.tmp"):
+        name = re.fullmatch(r"(.+)\.\d+\.tmp", left_behind.name)
+        if name is None or name[1] == folder.name:
+            continue
+        try:
+            with FileLock(folder.with_name(f"{name[1]}.lock"), timeout=0):
+                shutil.rmtree(left_behind)
+        except (Timeout, OSError) as error:  # in use, or somebody else's: nothing that this build needs
+            logger.debug("%s stays: %s", left_behind, error)
+        else:
+            logger.info("%s is removed: a run that was killed left it.", left_behind)
 
 
 def _digest_on_disk(path: Path, facts: Mapping[str, Any]) -> str:
@@ -225,6 +260,11 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
     }  # fmt: skip
 
 
+def skipped(facts: Mapping[str, Any]) -> dict[str, int]:
+    """How often a run with `skip_bad` passed something over, by reason: contents, names, missing users."""
+    return dict(Counter(facts["skipped"]) + Counter(facts.get("left_out", {})))
+
+
 def report_of(facts: Mapping[str, Any]) -> str:
     """One line on a build: recordings, events and events per second, size, what was skipped."""
     size = int(np.prod(facts["shape"]))
@@ -232,8 +272,8 @@ def report_of(facts: Mapping[str, Any]) -> str:
         f"{facts['shape'][0]} recordings, {facts['events'] / 1e6:.1f} M events in {facts['seconds']:.1f} s "
         f"({facts['events'] / facts['seconds'] / 1e6:.1f} M events/s), {size / 1e6:.1f} MB of frames"
     )
-    if facts["skipped"]:
-        line += "; skipped: " + ", ".join(f"{count} {kind}" for kind, count in facts["skipped"].items())
+    if passed_over := skipped(facts):
+        line += "; skipped: " + ", ".join(f"{count} {kind}" for kind, count in passed_over.items())
     if facts["beyond_255"]:
         line += f"; {facts['beyond_255']} events beyond 255 per pixel and frame"
     return line

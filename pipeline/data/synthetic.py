@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -31,9 +32,10 @@ from pipeline.data.dvs import LIGHTS, STEP_MS, Light, Pixels, record
 from pipeline.data.events import Gesture
 from pipeline.data.people import scene, user
 from pipeline.data.progress import bar
-from pipeline.data.recordings import GESTURE_CLASSES, GESTURE_FOLDERS, GESTURE_USERS, SIMULATED
+from pipeline.data.recordings import GESTURE_CLASSES, GESTURE_FOLDERS, GESTURE_USERS, SIMULATED, Damaged
 from pipeline.types import DataError, require
 
+logger = logging.getLogger(__name__)
 VERSION = 3
 """Raised whenever the same settings give other recordings."""
 Job = tuple[Path, int, Light, int]
@@ -92,20 +94,29 @@ def write(simulation: Simulation, out: Path, threads: int | None = None) -> Path
 
 def _complete(simulation: Simulation, out: Path) -> bool:
     """Whether `out` was once completed by this simulation; DataError where it holds something else."""
+    found = _marked(out)
+    if found is None and any((out / folder).exists() for folder in GESTURE_FOLDERS.values()):
+        raise DataError(f"{out} holds recordings that no simulation wrote: name another folder.")
+    if found is not None and not _is_of(simulation, found[0]):
+        raise DataError(f"{out} holds another simulation ({found[0]}): name another folder.")
+    return found is not None and found[1]
+
+
+def _marked(out: Path) -> tuple[object, bool] | None:
+    """What the mark in `out` says: of which simulation, and whether it is complete; None where there is no mark."""
     mark = out / SIMULATED
     try:
         found = json.loads(mark.read_text()) if mark.exists() else None
-        theirs, complete = (found["simulation"], found["complete"]) if found is not None else (None, False)
+        return None if found is None else (found["simulation"], bool(found["complete"]))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
             f"{mark} must say which simulation is here, but cannot be read ({error!r}): delete it with the recordings "
             "beside it, or name another folder."
         ) from error
-    if found is None and any((out / folder).exists() for folder in GESTURE_FOLDERS.values()):
-        raise DataError(f"{out} holds recordings that no simulation wrote: name another folder.")
-    if found is not None and theirs != json.loads(json.dumps(simulation.marks())):
-        raise DataError(f"{out} holds another simulation ({theirs}): name another folder.")
-    return bool(complete)
+
+
+def _is_of(simulation: Simulation, marks: object) -> bool:
+    return bool(marks == json.loads(json.dumps(simulation.marks())))
 
 
 def _mark(simulation: Simulation, out: Path, complete: bool) -> None:
@@ -148,13 +159,27 @@ class SyntheticGesture(Gesture):
     name: ClassVar[str] = "synthetic_gesture"
 
     def folder(self) -> Path:
-        """Where the recordings are, after writing what is missing."""
+        """Where the recordings are, after writing what is missing: `root` itself where it was marked by this simulation
+        (the command writes there), else a folder of its name in it."""
         simulation = self.simulation
         name = f"seed{simulation.seed}-{simulation.seconds:g}s-{simulation.lightings}"
         if simulation.pixels != Pixels():
             name += "-" + hashlib.sha256(repr(simulation.pixels).encode()).hexdigest()[:8]
         home = Path(self.root).expanduser() if self.root else cache_folder() / "synthetic_gesture"
-        return write(simulation, home / f"v{VERSION}-{name}")
+        out = home / f"v{VERSION}-{name}"
+        if (found := _marked(home)) is not None:
+            if _is_of(simulation, found[0]):
+                return write(simulation, home)
+            logger.warning("%s holds another simulation (%s): data.simulation is in %s.", home, found[0], out)
+        return write(simulation, out)
+
+    def read(self, path: Path) -> np.ndarray:
+        try:
+            return super().read(path)
+        except Damaged as error:
+            raise Damaged(
+                path, error.kind, f"{error.detail} Delete it, and it is simulated again."
+            ) from error
 
 
 def compare(simulation: Simulation, out: Path, clips: Path | None, people: int = 6) -> str:

@@ -68,6 +68,16 @@ def test_dropping_takes_each_event_alone():
     assert len(out[0].unique()) > 1
 
 
+def test_dropping_up_to_half_keeps_75_of_100_events_of_a_count_and_60_of_a_root():
+    """s is drawn from [0, 0.5]. Roots of 10: 100 E[(1 - s)^2] + 10 E[s (1 - s)] = 58.3 + 1.7 events."""
+    samples = 4000  # standard error of both means below 0.5
+    still = torch.zeros(samples, dtype=torch.int64)
+    for stored, events, kept in ((100, 1, 75.0), (10, 2, 60.0)):
+        x = torch.full((samples, 1, 1, 1, 1), stored, dtype=torch.uint8)
+        out, _ = Augment(drop=0.5)(x, still, seeded())
+        assert (out.double() ** events).mean().item() == pytest.approx(kept, abs=1.5)
+
+
 def test_thinning_is_one_draw_per_event_in_the_order_of_places():
     """Rows longer than what is listed at once (1,024 places), and not a multiple of it."""
     before = np.random.default_rng(0).integers(0, 4, (3, 2500), dtype=np.uint8)

@@ -15,11 +15,12 @@ import torch
 
 from pipeline.data import events as event_data
 from pipeline.data.augment import Augment
+from pipeline.data.dvs import LIGHTS
 from pipeline.data.encode import Direct
 from pipeline.data.events import Gesture, Nmnist
 from pipeline.data.framing import Framing
 from pipeline.data.mnist import Mnist
-from pipeline.data.recordings import LATEST_MS, find_gestures, find_nmnist, read_gesture
+from pipeline.data.recordings import GESTURE_LIGHTINGS, LATEST_MS, find_gestures, find_nmnist, read_gesture
 from pipeline.types import DataError
 
 tonic = pytest.importorskip("tonic")
@@ -159,6 +160,20 @@ BAD = [
         "has times beyond measure: t spans 9007",
     ),
     (save(lambda c: c + np.array((0, 0, 0, 1e300))), "has times beyond measure: t spans 1e.300"),
+    (
+        save(lambda c: c / (128, 128, 1, 1)),
+        r"has values that are not whole: x of event 0 is 0\..* \(1\d\d such events\)",
+    ),
+    (
+        save(lambda c: c + np.array((0, 0.5, 0, 0))),
+        r"has values that are not whole: y of event 0 .* \(120 such events\)",
+    ),
+    (save(lambda c: c * (1, 1, 0.5, 1) + (0, 0, 0.3, 0)), "has values that are not whole: p of event"),
+    (
+        lambda p: p.write_bytes(p.read_bytes() + b"junk"),
+        "holds more than one array: 4 bytes follow the first",
+    ),
+    (lambda p: p.write_bytes(p.read_bytes() * 2), "holds more than one array: 2048 bytes follow"),
     (lambda p: (p.unlink(), p.symlink_to("gone")), "cannot be read: No such file"),
     (lambda p: (p.unlink(), p.mkdir()), "cannot be read: Is a directory"),
 ]
@@ -189,6 +204,48 @@ def test_damaged_gestures_are_skipped_and_counted_when_allowed(gestures, caplog)
     assert "1 holds no events" in caplog.text
 
 
+def test_all_that_is_left_out_is_counted_by_reason(gestures, caplog):
+    for user in (7, 9):
+        shutil.rmtree(gestures / "ibmGestureTrain" / f"user{user:02d}_led")
+    for label in range(3):
+        path = gestures / "ibmGestureTest" / "user25_led" / f"{label}.npy"
+        path.rename(path.with_name(f"{label}_.npy"))
+    BAD[0][0](gestures / "ibmGestureTrain" / "user05_led" / "7.npy")
+    spec = gesture(gestures, skip_bad=True)
+    counted = {"is cut off or damaged": 1, "has a wrong name": 3, "missing users": 2}
+    for _ in range(2):  # built, and from the cache
+        assert spec.load(0).skipped == counted
+        assert "skipped: 1 is cut off or damaged, 2 missing users, 3 has a wrong name" in caplog.text
+        event_data._stored.cache_clear()
+        caplog.clear()
+
+
+def played(monkeypatch, folder):
+    """As root of the machine reads everything, the system's refusal to list a folder is played."""
+    listdir, scandir = os.listdir, os.scandir
+
+    def refuse(function):
+        def refused(path="."):
+            if Path(os.fspath(path)) == folder:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(path)
+
+        return refused
+
+    monkeypatch.setattr(os, "listdir", refuse(listdir))
+    monkeypatch.setattr(os, "scandir", refuse(scandir))
+
+
+@pytest.mark.parametrize("place", ["ibmGestureTrain", "ibmGestureTest/user24_led"])
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_folder_of_gestures_that_may_not_be_read_is_named(gestures, place, skip_bad, monkeypatch):
+    played(monkeypatch, gestures / place)
+    with pytest.raises(
+        DataError, match=rf"{place} cannot be read: Permission denied\. .*change its permissions"
+    ):
+        gesture(gestures, skip_bad=skip_bad).parts(0)
+
+
 def test_missing_users_classes_and_splits_are_named(gestures, caplog):
     shutil.rmtree(gestures / "ibmGestureTrain" / "user09_led")
     shutil.rmtree(gestures / "ibmGestureTrain" / "user23_led")
@@ -205,7 +262,7 @@ def test_missing_users_classes_and_splits_are_named(gestures, caplog):
         gesture(gestures, skip_bad=True).load(0)
     shutil.rmtree(gestures / "ibmGestureTest")
     event_data._stored.cache_clear()
-    with pytest.raises(DataError, match="has no folder ibmGestureTest"):
+    with pytest.raises(DataError, match="but no folder ibmGestureTest"):
         gesture(gestures).load(0)
 
 
@@ -218,6 +275,8 @@ def test_missing_users_classes_and_splits_are_named(gestures, caplog):
         "user24_led/\u00b2",
         "user24_led/-1",
         "user024_led/0",
+        "user24_led_copy/0",
+        "user24_x/0",
     ],
 )
 def test_a_file_that_is_not_called_as_a_recording_is_named_or_left_out(gestures, name, caplog):
@@ -229,6 +288,10 @@ def test_a_file_that_is_not_called_as_a_recording_is_named_or_left_out(gestures,
         gesture(gestures).parts(0)
     assert len(gesture(gestures, skip_bad=True).parts(0)[2]) == 66
     assert f"{path} has a wrong name" in caplog.text
+
+
+def test_the_lightings_are_those_of_the_simulator():
+    assert tuple(light.name for light in LIGHTS) == GESTURE_LIGHTINGS
 
 
 def test_the_files_that_macos_adds_are_no_recordings(gestures):
@@ -308,6 +371,24 @@ def test_a_root_above_the_recordings_names_the_right_one(gestures, tmp_path, mon
     assert len(asked) == 1, "simulated recordings are not offered as the real ones"
 
 
+def test_whole_recordings_win_over_partial_and_empty_folders_before_them(gestures, digits, tmp_path):
+    place = tmp_path / "data"
+    (place / "DVSGesture" / "ibmGestureTrain").mkdir(parents=True)
+    (place / "Train").mkdir()
+    rule = r"incomplete: .*/DVSGesture has ibmGestureTrain, but no folder ibmGestureTest"
+    with pytest.raises(DataError, match=rule):
+        gesture(place).parts(0)
+    with pytest.raises(DataError, match=r"incomplete: .* has Train, but no folder Test"):
+        nmnist(place).parts(0)
+    (place / "Test").mkdir()
+    with pytest.raises(DataError, match=r"Train holds no recordings\."):
+        nmnist(place).parts(0)
+    (place / "dvs-gesture").symlink_to(gestures)
+    (place / "NMNIST").symlink_to(digits)
+    assert len(gesture(place).parts(0)[2]) == 66
+    assert len(nmnist(place).parts(0)[2]) == 20
+
+
 def test_a_root_that_cannot_be_read_is_said_of_the_root(tmp_path, monkeypatch):
     """As root of the machine reads everything, the system's refusal is played."""
 
@@ -368,11 +449,7 @@ class Cut:
 @pytest.mark.parametrize(
     ("transform", "problem"),
     [
-        (
-            tonic.transforms.SpatialJitter((128, 128, 2), 4000.0, 4000.0),
-            "coordinates outside the sensor: x spans",
-        ),
-        (tonic.transforms.TimeJitter(std=90_000), "times that run backwards"),
+        (tonic.transforms.Downsample(spatial_factor=9.0), "coordinates outside the sensor: x spans"),
         (tonic.transforms.ToFrame((128, 128, 2), n_event_bins=3), r"is int16 \[3, 2, 128, 128\]"),
         (tonic.transforms.NumpyAsType(np.int64), r"is int64 \[120, 4\]"),
         (Cut(True), r"Cut\(\) makes of a recording is int16 \[120\]"),
@@ -428,6 +505,29 @@ def test_an_archive_beside_the_config_is_unpacked_not_downloaded(
     shutil.rmtree(private_cache / "dvs_gesture")
     with pytest.raises(DataError, match=r"ibmGestureTest\.tar\.gz is not the official"):
         gesture(own).parts(0)
+
+
+def test_an_archive_that_lies_in_the_cache_is_checked_and_stays(gestures, private_cache, monkeypatch):
+    home = private_cache / "dvs_gesture"
+    home.mkdir(parents=True)
+    for name, folder in (("train", "ibmGestureTrain"), ("test", "ibmGestureTest")):
+        body = tar_of(gestures / folder)
+        (home / f"{folder}.tar.gz").write_bytes(body)
+        monkeypatch.setattr(tonic.datasets.DVSGesture, f"{name}_md5", hashlib.md5(body).hexdigest())
+    whole = (home / "ibmGestureTest.tar.gz").read_bytes()
+    (home / "ibmGestureTest.tar.gz").write_bytes(whole[:1000])
+    with pytest.raises(
+        DataError, match=r"Test\.tar\.gz is not the official .* its md5 is .*Delete .* to have it"
+    ):
+        gesture(None).parts(0)
+    assert (home / "ibmGestureTest.tar.gz").stat().st_size == 1000
+    assert not (home / "ibmGestureTest").exists()
+    (home / "ibmGestureTest.tar.gz").write_bytes(whole)
+    assert gesture(None).load(0).digest == gesture(gestures).load(0).digest
+    assert sorted(path.name for path in home.glob("*.tar.gz")) == [
+        "ibmGestureTest.tar.gz",
+        "ibmGestureTrain.tar.gz",
+    ]
 
 
 def test_with_neither_folder_nor_network_the_error_says_what_to_put_where(tmp_path, monkeypatch):
@@ -486,13 +586,35 @@ def test_nmnist_from_the_official_layout(digits, tmp_path):
     assert torch.equal(rows, 3 * data.train.y)  # the dot of digit d runs in row 3 d
 
 
+def test_settings_that_give_other_frames_have_caches_of_their_own(digits, private_cache):
+    """Each with its frames, also where the other one's cache is there already."""
+    settings = [
+        {},
+        {"timesteps": 5},
+        {"first_saccade": True},
+        {"stabilize": True},
+        {"framing": Framing(size=17)},
+    ]
+    specs = [nmnist(digits, **each) for each in settings]
+    found = [spec.load(0) for spec in specs]
+    assert len([place for place in (private_cache / "frames").iterdir() if place.is_dir()]) == len(specs)
+    for spec, data in zip(specs, found, strict=True):
+        events = spec.read(spec.parts(0)[0][0].path)
+        frames, _ = spec.framing.frames(events, 34, spec.timesteps)
+        assert torch.equal(data.train.x[0], torch.from_numpy(frames))
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
         (lambda p: p.write_bytes(p.read_bytes()[:-2]), "is cut off: its 398 bytes are not a whole number"),
         (
             lambda p: p.write_bytes(p.read_bytes()[:200]),
-            "is cut off: it ends at .* ms, before the third saccade",
+            "is cut off: it ends at .* ms, but the third saccade lasts to about 300 ms",
+        ),
+        (
+            lambda p: p.write_bytes(encoded([3] * 4, [3] * 4, [0] * 4, [0, 90_000, 190_000, 269_000])),
+            "is cut off: it ends at 269 ms, but the third saccade lasts",
         ),
         (lambda p: p.write_bytes(b""), "holds no events"),
         (
@@ -548,6 +670,15 @@ def test_nmnist_is_downloaded_and_unpacked(digits, server, monkeypatch):
         monkeypatch.setattr(official, f"{split}_url", server.address.replace("file", split))
         monkeypatch.setattr(official, f"{split}_md5", hashlib.md5(packed.getvalue()).hexdigest())
     assert nmnist(None).load(0).digest == nmnist(digits).load(0).digest
+
+
+@pytest.mark.parametrize("place", ["Train/3", "Test/0"])
+def test_a_folder_of_digits_that_may_not_be_read_is_named(digits, place, monkeypatch):
+    played(monkeypatch, digits / place)
+    with pytest.raises(
+        DataError, match=rf"{place} cannot be read: Permission denied\. .*change its permissions"
+    ):
+        nmnist(digits).parts(0)
 
 
 @needs_nmnist

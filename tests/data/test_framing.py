@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,6 +115,74 @@ def test_a_transform_whose_words_differ_from_process_to_process_is_refused():
         ValueError, match=r"^transforms must say the same in every process \(make it a dataclass\)"
     ):
         Framing(transforms=(lambda events: events,))
+
+
+def test_arrays_in_a_transform_are_in_its_words_whole_and_short_words_stay():
+    """The words are in the key of the frame cache; those of scalars and lists must not change."""
+    pixels = np.arange(4096).reshape(2048, 2)
+    other = pixels.copy()
+    other[1000:1100] = 7
+    one, two = (Framing(transforms=(tonic.transforms.DropPixel(coordinates=c),)) for c in (pixels, other))
+    assert one != two
+    assert repr(one) != repr(two)
+    near = np.array([[0.123456789, 1.0]]), np.array([[0.123456788, 1.0]])
+    assert len({Framing(transforms=(tonic.transforms.DropPixel(c),)) for c in near}) == 2
+    assert repr(Framing(size=8, transforms=(tonic.transforms.DropPixel([[1, 2]], 60),))) == (
+        "Framing(slicing='count', values='count', crop=None, size=8, denoise_ms=None, duration_ms=None, "
+        "transforms=(DropPixel(coordinates=[[1, 2]], hot_pixel_frequency=60),))"
+    )
+    with pytest.raises(ValueError, match=r"^transforms must tell all their values \(as lists\)"):
+        Framing(transforms=(tonic.transforms.DropPixel(torch.arange(4000).view(-1, 2)),))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("RandomFlipLR", {"sensor_size": (128, 128, 2)}), ("RandomFlipPolarity", {"p": 0.001}),
+        ("RandomTimeReversal", {"p": 0.999}), ("DropEvent", {"p": 0.001}), ("DropEvent", {"p": (0.0, 0.5)}),
+        ("DropEventByTime", {}), ("DropEventByArea", {"sensor_size": (128, 128, 2)}), ("TimeJitter", {"std": 1.0}),
+        ("EventDrop", {"sensor_size": (128, 128, 2)}), ("RandomDropPixel", {"p": 0.01, "sensor_size": (34, 34, 2)}),
+        ("RandomCrop", {"sensor_size": (128, 128, 2), "target_size": (64, 64)}),
+        ("SpatialJitter", {"sensor_size": (34, 34, 2)}),
+        ("UniformNoise", {"sensor_size": (34, 34, 2), "n": 1}), ("TimeSkew", {"coefficient": (0.9, 1.1)}),
+        ("RefractoryPeriod", {"delta": (0, 1000)}),
+    ],
+)  # fmt: skip
+def test_a_transform_that_draws_random_numbers_is_refused(name, words):
+    """It would change validation and test frames, otherwise in every cache."""
+    state = np.random.get_state()[2]  # noqa: NPY002
+    transform = getattr(tonic.transforms, name)(**words)
+    for each in (transform, tonic.transforms.Compose([transform])):
+        with pytest.raises(ValueError, match=r"^transforms must draw no random numbers: .*data\.augment"):
+            Framing(transforms=(each,))
+    assert np.random.get_state()[2] == state  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        tonic.transforms.RandomFlipLR((128, 128, 2), p=1.0), tonic.transforms.RandomFlipPolarity(p=1),
+        tonic.transforms.CropTime(max=10), tonic.transforms.Denoise(1000), tonic.transforms.Decimation(3),
+        tonic.transforms.DropPixel([[1, 2]]), tonic.transforms.DropPixel(hot_pixel_frequency=60),
+        tonic.transforms.TimeSkew(1.5, 7), tonic.transforms.RefractoryPeriod(1000), tonic.transforms.MergePolarities(),
+        tonic.transforms.CenterCrop((128, 128, 2), 64), tonic.transforms.Downsample(spatial_factor=0.5),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_transform_that_decides_nothing_by_chance_is_taken(transform):
+    assert Framing(transforms=(transform,)).transforms == (transform,)
+
+
+def test_what_a_transform_found_in_one_recording_stays_there():
+    """tonic's CropTime without an end takes that of the first recording for all, and its words change."""
+    framing = Framing(
+        transforms=(tonic.transforms.CropTime(), tonic.transforms.DropPixel(hot_pixel_frequency=10_000))
+    )
+    before = repr(framing)
+    short, long = random_events(0, 100), random_events(1, 300)
+    framing.kept(short, 16)
+    assert len(framing.kept(long, 16)) == 300
+    assert repr(framing) == before
 
 
 @pytest.mark.skipif(not CLIPS.is_file(), reason="PIPELINE_DATA has no dvs-gesture-clips")

@@ -3,10 +3,13 @@ import json
 import logging
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from pipeline.data import store
 from pipeline.data.recordings import Damaged, Recording
@@ -148,6 +151,35 @@ def test_a_run_killed_while_writing_leaves_nothing_that_is_taken_for_a_cache(fol
     load(folder, recordings, camera)
     assert camera.calls == 6
     assert [p.name for p in folder.parent.iterdir() if p.name.endswith(".tmp")] == []
+
+
+def test_what_killed_runs_left_of_other_caches_is_removed_unless_it_is_being_written(folder, recordings):
+    dead, alive, foreign = (
+        folder.parent / name for name in ("dead-0a.77.tmp", "alive-0b.78.tmp", "their.tmp")
+    )
+    for place in (dead, alive, foreign):
+        place.mkdir(parents=True)
+        (place / "frames.u8").write_bytes(b"x")
+    with FileLock(folder.parent / "alive-0b.lock"):
+        load(folder, recordings, Camera())
+        assert sorted(folder.parent.glob("*.tmp")) == [alive, foreign]
+    load(folder, recordings, Camera(), settings="other")
+    assert list(folder.parent.glob("*.tmp")) == [foreign]
+
+
+class SlowCamera(Camera):
+    def __call__(self, path):
+        time.sleep(0.02)
+        return super().__call__(path)
+
+
+def test_workers_that_need_the_same_frames_build_them_once(folder, recordings):
+    """A lock of the file system: threads with a lock object each stand for processes."""
+    cameras = [SlowCamera() for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda camera: load(folder, recordings, camera), cameras))
+    assert sorted(camera.calls for camera in cameras) == [0, 0, 6]
+    assert len({stored.digest for stored in found}) == 1
 
 
 def test_the_key_changes_with_files_and_settings(recordings):

@@ -14,6 +14,7 @@ from pipeline.data import events as event_data
 from pipeline.data import synthetic
 from pipeline.data.compare import profile, real_clips, table
 from pipeline.data.dvs import LIGHTS, SIDE, Light, Pixels, Scene, record
+from pipeline.data.events import Gesture
 from pipeline.data.framing import Framing
 from pipeline.data.people import Beat, move, scene, user
 from pipeline.data.recordings import check_events, find_gestures, read_gesture
@@ -27,15 +28,15 @@ IDEAL = Pixels(
 )
 
 
-def bar_scene(steps=200, speed=0.5, tone=1.0, start=30.0):
-    """An upright bright bar, 12 wide, that moves right over a background of log reflectance 0."""
+def bar_scene(steps=200, speed=0.5, tone=1.0, start=30.0, background=0.0):
+    """An upright bar, 12 wide and `tone` brighter, that moves right over a background of this log reflectance."""
     shapes = np.zeros((steps, 1, 6), np.float32)
     x = start + speed * np.arange(steps)
     shapes[:, 0, 0] = shapes[:, 0, 2] = x
     shapes[:, 0, 1], shapes[:, 0, 3] = 30, 90
     shapes[:, 0, 4:] = 6
-    tones = np.array([[tone, 0.0, 0.0]], np.float32)
-    return Scene(np.zeros((SIDE, SIDE), np.float32), shapes, tones, softness=2.0)
+    tones = np.array([[background + tone, 0.0, 0.0]], np.float32)
+    return Scene(np.full((SIDE, SIDE), background, np.float32), shapes, tones, softness=2.0)
 
 
 # --- the pixel
@@ -74,6 +75,31 @@ def test_less_light_is_slower_light():
     first = [events[(events[:, 0] == 70) & (events[:, 1] == 60), 3].min() for events in (fast, slow)]
     assert len(slow) < 0.8 * len(fast)
     assert first[1] > first[0]
+
+
+def test_a_darker_place_is_slower_under_the_same_lamp():
+    """The pixel's bandwidth is in proportion to its light: at log reflectance -2 it is that of 0 times about e^-2."""
+    lamp = Light("lamp", bandwidth_hz=20.0, noise_hz=0.0, flicker=0.0, side=0.0)
+    bright, dark = (record(bar_scene(background=level), lamp, IDEAL, 0, 0) for level in (0.0, -2.0))
+    first = [events[(events[:, 0] == 70) & (events[:, 1] == 60), 3].min() for events in (bright, dark)]
+    assert len(dark) < 0.8 * len(bright)
+    assert first[1] >= first[0] + 5
+
+
+def test_a_pixel_is_silent_for_the_refractory_time():
+    """The bar's edges bring several events each within 4 ms; with 20 ms only the first of them is sent."""
+    intervals, counts = [], []
+    for refractory in (0, 20):
+        x, y, _, t = record(
+            bar_scene(), QUIET, Pixels(**{**vars(IDEAL), "refractory_ms": refractory}), 0, 0
+        ).T
+        order = np.lexsort((t, x, y))
+        same = (np.diff(x[order]) == 0) & (np.diff(y[order]) == 0)
+        intervals.append(np.diff(t[order])[same].min())
+        counts.append(len(t))
+    assert intervals[0] < 5
+    assert intervals[1] >= 20
+    assert counts[1] < 0.8 * counts[0]
 
 
 def test_background_events_have_the_asked_rate_and_share():
@@ -205,6 +231,45 @@ def test_the_real_loader_reads_what_the_simulator_wrote(quick):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
     assert spec.load(0).digest == data.digest
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.npy")}
+
+
+def test_what_the_command_wrote_is_used_where_it_is_of_the_same_simulation(quick, tmp_path, capsys, caplog):
+    out = tmp_path / "out"
+    assert main([str(out), "--seconds", "0.2", "--lightings", "1", "--people", "1"]) == 0
+    assert SyntheticGesture(4, Framing(size=16), root=str(out), simulation=quick).folder() == out
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == [
+        "ibmGestureTest",
+        "ibmGestureTrain",
+    ]
+    other = SyntheticGesture(4, Framing(size=16), root=str(out), simulation=Simulation(1, 0.2, 1))
+    assert other.folder() == out / "v3-seed1-0.2s-1"
+    assert f"{out} holds another simulation" in caplog.text
+
+
+def test_simulated_recordings_are_never_read_as_the_real_ones(quick, tmp_path):
+    out = write(quick, tmp_path / "out")
+    for root in (out, tmp_path):
+        (tmp_path / "DVSGesture").unlink(missing_ok=True)
+        if root == tmp_path:
+            (tmp_path / "DVSGesture").symlink_to(out)
+        with pytest.raises(
+            DataError, match=r"holds simulated recordings, .*: data=synthetic_gesture data.root="
+        ):
+            Gesture(4, Framing(size=16), root=str(root)).parts(0)
+
+
+def test_a_damaged_simulated_recording_says_how_to_make_it_again(quick, tmp_path):
+    spec = SyntheticGesture(4, Framing(size=16), root=str(tmp_path), simulation=quick)
+    bad = spec.folder() / "ibmGestureTest" / "user24_fluorescent" / "0.npy"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-7])
+    with pytest.raises(
+        DataError, match=r"0\.npy is cut off .* Delete it, and it is simulated again\. .*skip_bad"
+    ):
+        spec.load(0)
+    bad.unlink()
+    assert len(spec.load(0).test) == 66
+    assert bad.read_bytes() == whole
 
 
 def test_a_killed_simulation_goes_on_and_gives_the_same(quick, tmp_path, monkeypatch):
