@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import config
-from pipeline.types import DataError
+from pipeline.types import DataError, Silent
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -177,6 +177,26 @@ def test_a_cell_of_an_older_version_is_run_again(monkeypatch: pytest.MonkeyPatch
     assert gesture_claims.whole({"ended": "stopped:silent"})
     assert not gesture_claims.whole({"test_accuracy": 0.9})
     assert not gesture_claims.whole(None)
+
+
+def test_a_float_model_that_is_silent_ends_its_cell_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, book_of: ModuleType
+) -> None:
+    """There is no file of it to be named, and the other cells go on."""
+
+    def silent(*_: object) -> None:
+        raise Silent("lif1 does not fire.")
+
+    monkeypatch.setattr(gesture_claims, "FLOATS", tmp_path / "floats")
+    monkeypatch.setattr(gesture_claims.experiment, "evaluate", silent)
+    made = book_of.Cell("nmnist", 1, "joint", 8, 0.8)
+    result = gesture_claims.run(made)
+    assert (result["ended"], result["float_model"]) == ("stopped:silent: lif1 does not fire.", None)
+    assert gesture_claims.whole(result)
+    book = book_of.Book(tmp_path / "cells.json")
+    book.add(made, result)
+    assert book_of.Book(book.path).found[made.key]["ended"] == result["ended"]
+    assert book_of.records(book, "nmnist") == []
 
 
 @pytest.mark.parametrize("data", gesture_claims.OVERRIDES)
