@@ -159,9 +159,10 @@ def pretrained(plain: config.Plain) -> Pretrained:
     return Pretrained(FLOATS, config.fingerprint(plain, FLOAT_KEYS))
 
 
-def float_model(plain: config.Plain) -> str:
-    """Which float model a network came from: the start of the file's sha256."""
-    return hashlib.sha256(pretrained(plain).path.read_bytes()).hexdigest()[:12]
+def float_model(plain: config.Plain) -> str | None:
+    """Which float model a network came from: the start of the file's sha256. None where its own training ended."""
+    path = pretrained(plain).path
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else None
 
 
 def run(cell: Cell) -> dict[str, Any]:

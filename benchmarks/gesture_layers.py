@@ -6,6 +6,7 @@ Drawn by benchmarks/gesture_docs.py from docs/results.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -56,6 +57,18 @@ def parts(book: Book, data: str) -> Parts:
     return sums
 
 
+def shares(book: Book, titles: Mapping[str, str]) -> str:
+    """That claim H10 counts DRAM otherwise than the bars, in one sentence: with the first bar there is, both ways."""
+    words = "Metadata of sparse weights is a part of its own here, and in claim H10 what of it moves in DRAM is DRAM's"
+    for data, title in titles.items():
+        found, (name, cell) = parts(book, data), next(iter(BARS.items()))
+        counted = book.values(lambda result: 100 * float(result["dram_share"]), data, *cell)
+        if name in found and counted:
+            bar = 100 * found[name]["dram"] / sum(found[name].values())
+            return f"{words}: of {title}, {name}, it takes {bar:.0f} % here, {mean(counted.values()):.0f} % there. "
+    return f"{words}. "
+
+
 def zeros(book: Book, data: str) -> dict[str, dict[str, float]]:
     """Network of `SHOWN` -> layer -> share of its weights that are 0, mean over seeds; what was not run is left out."""
     shown = {}
@@ -77,8 +90,8 @@ def draw(book: Book, titles: dict[str, str]) -> Figure:
     """A row per data set: bars of energy by part, then of zeros by layer."""
     words = (
         "Left: energy of an inference on eyeriss_45nm, all layers together; a part that is too small to be seen, as "
-        "leakage is everywhere, stands in the legend all the same. Right: share of zero weights in each layer. Means "
-        "over the seeds that were run."
+        f"leakage is everywhere, stands in the legend all the same. {shares(book, titles)}Right: share of zero "
+        "weights in each layer. Means over the seeds that were run."
     )
     figure, axes = canvas(2, len(titles), (5.6, 4.0), words)
     for row, (data, title) in enumerate(titles.items()):

@@ -284,6 +284,25 @@ def fingerprint(config: Mapping[str, object], keys: Sequence[str] = EXPERIMENT_K
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def computed(config: Mapping[str, object]) -> Plain:
+    """The config without the steps that its plan leaves out and without words that then say nothing (`Plan.plainest`).
+
+    Trials that are one computation under several names are equal here: masks alone, whatever width the quantizer that
+    never comes would have. A config that leaves nothing out, or cannot be built, is returned as it is.
+    """
+    try:
+        built = build_experiment(config)
+        plan, acting = built.plan.plainest(built.compression)
+    except ValueError:
+        return dict(config)
+    families = {step.family for step in built.compression.values()} - {"prepare"}
+    if families <= {built.compression[name].family for name in acting}:
+        return dict(config)
+    steps, words = cast(Plain, config["compression"]), cast(Plain, config["plan"])
+    told = {name: getattr(plan, name) for name in ("scheme", "mode", "order", "epochs")}
+    return {**config, "compression": {name: steps[name] for name in acting}, "plan": {**words, **told}}
+
+
 def flatten(node: object, key: str = "") -> dict[str, object]:
     """Dotted paths and leaves; lists are leaves."""
     if isinstance(node, Mapping) and node:

@@ -198,7 +198,7 @@ def bound(experiment: Experiment) -> dict[str, float]:
     data = experiment.data.load(experiment.seed)
     with torch.random.fork_rng(devices=[]):
         net = experiment.net.build(data.shape, data.classes, experiment.seed)
-    steps = [step for step in experiment.compression.values() if step.active]
+    steps = [step for stage in experiment.plan.stages(experiment.compression) for step in stage]
     if any(getattr(step, "structure", "") == "channel" for step in steps):
         smallest(net)
     for step in steps:

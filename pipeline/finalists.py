@@ -240,7 +240,7 @@ def reload(job: Job, row: Row, number: int | None = None) -> Trained | None:
         return None
     try:
         saved = checkpoint.Saved(path)
-        if saved.notes["fingerprint"] != job.fingerprint(row.params):
+        if saved.notes["fingerprint"] != job.config_fingerprint(row.params):
             return None
         trained = experiment.reload(job.experiment(row.params), saved)
     except DataError:

@@ -60,6 +60,11 @@ class Job:
         return config.override(self.config, params)
 
     def fingerprint(self, params: Mapping[str, object]) -> str:
+        """Equal for params whose trials are one computation, also where they name it differently."""
+        return config.fingerprint(config.computed(self.params_config(params)))
+
+    def config_fingerprint(self, params: Mapping[str, object]) -> str:
+        """Of the config word by word: whose a model file is."""
         return config.fingerprint(self.params_config(params))
 
     def experiment(self, params: Mapping[str, object], seed: int | None = None) -> Experiment:
@@ -116,7 +121,7 @@ class Job:
     def keep(self, trained: Trained, params: Mapping[str, object], number: int) -> None:
         notes = {
             "params": dict(params),
-            "fingerprint": self.fingerprint(params),
+            "fingerprint": self.config_fingerprint(params),
             "metrics": dict(trained.metrics),
             "loads": [asdict(load) for load in trained.loads],
         }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.report.detail import weight_bits
+from pipeline.report.detail import asked, left_out, weight_bits
 from pipeline.types import Dataset, Metrics, Row
 
 SOME = 8
@@ -95,18 +95,17 @@ def within_reach(command: str) -> str:
 
 
 def title(row: Row) -> str:
-    """A trial's name for people: ``#17 4-bit 80% joint``; the scheme stands where the mode is not searched."""
+    """A trial's name for people: ``#17 4-bit 80% joint``; the scheme stands where the mode is not searched.
 
-    def last(word: str) -> object | None:
-        return next((value for path, value in row.params.items() if path.endswith(word)), None)
-
-    words = [f"#{row.number}"]
-    bits, sparsity = last("quantize_weights.bits"), last("prune_weights.sparsity")
-    scheme = last("plan.mode") or last("plan.scheme")
+    What its plan leaves out is no part of the network, and none of its name: ``#7 80% isolated``.
+    """
+    words, unused = [f"#{row.number}"], left_out(row)
+    bits, sparsity = asked(row, "quantize_weights.bits"), asked(row, "prune_weights.sparsity")
+    scheme = asked(row, "plan.mode") or asked(row, "plan.scheme")
     found = weight_bits(row) if bits is None else str(bits)  # of the layers, where each has its own
-    if found not in ("", "32"):
+    if found not in ("", "32") and unused != "bits":
         words.append(f"{found}-bit")
-    if isinstance(sparsity, int | float):
+    if isinstance(sparsity, int | float) and unused != "sparsity":
         words.append(f"{sparsity:.0%}")
     if scheme is not None:
         words.append(str(scheme))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import config
-from pipeline.types import DataError
+from pipeline.types import DataError, Silent
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -113,6 +113,46 @@ def test_longer_fine_tuning_is_judged_for_itself(book_of: ModuleType, tmp_path: 
     assert told["H2"].verdict == "undecided"
 
 
+def pruned(module: ModuleType, path: Path, levels: dict[float, tuple[float | None, ...]]) -> Any:
+    """H2 of networks of 8 bit: 97 % unpruned, then the accuracies (%) of each seed by level; None: silent."""
+    book = module.Book(path / "pruned.json")
+    for seed in range(len(levels[0.8])):
+        places = [
+            ("isolated", 0.0, 97.0),
+            *(("joint", level, found[seed]) for level, found in levels.items()),
+        ]
+        for method, level, accuracy in places:
+            about = {"data": "gesture", "seed": seed, "method": method}
+            result = {"ended": "stopped:silent"} if accuracy is None else cell(accuracy / 100, 2 - level)
+            book.add(module.Cell("gesture", seed, method, 8, level), about | result)
+    return next(record for record in module.records(book, "gesture") if record.id == "H2")
+
+
+def test_pruning_is_judged_by_what_it_loses_before_the_cliff_and_by_the_cliff(book_of, tmp_path) -> None:
+    """Published: 0, 2.08 and 3.13 points up to 92.5 %, 12.84 more at 95 %; each half may miss a point."""
+    before = {0.8: (97, 97.5, 96.7), 0.9: (95, 95, 95), 0.925: (94, 94, 94.5)}
+
+    def judged(*last: float | None) -> Any:
+        return pruned(book_of, tmp_path / str(last), before | {0.95: last})
+
+    cliff = judged(74, 75, 76)
+    assert cliff.value == pytest.approx((0 - 0.08 + 0.3) / 3)  # 97 - 95 - 2.08 is below 0 of seed 0 at 80 %
+    assert cliff.verdict == "holds"
+    assert cliff.measured == (
+        "+0.1 at 80 %, -2.0 at 90 %, -2.8 at 92.5 %, -22.0 at 95 % sparsity; "
+        "-19.2 from 92.5 to 95 % (published -12.8)"
+    )
+    flat = judged(94, 94, 94.5)
+    assert (flat.value, flat.verdict) == (pytest.approx(12.84), "does not")
+    slope = judged(90, 90, 90)
+    assert (slope.value, slope.verdict) == (pytest.approx(12.84 - (4 + 4 + 4.5) / 3), "does not")
+    assert judged(74, 75, 90).verdict == "undecided", "the seeds do not agree"
+    assert judged(74, None, 76).verdict == "holds", "a silent network has fallen, and has no accuracy"
+    assert judged(None, None, None).verdict == "undecided", "how far, nobody can say"
+    before[0.925] = (80, 79, 81)
+    assert judged(60, 60, 60).verdict == "does not", "it has fallen before"
+
+
 def test_differences_of_two_orders_are_judged_by_the_spread_of_their_level(book_of, tmp_path) -> None:
     """80 %: gaps of 2 and 4 points at 8 bit, 1 and 1 at 2 bit: spread (2 + 0) / 2 = 1 point in two degrees of
     freedom. 90 %, 8 bit: 6 and 6, a spread of one recording, 100 / 330. Of three differences each is judged at
@@ -177,6 +217,26 @@ def test_a_cell_of_an_older_version_is_run_again(monkeypatch: pytest.MonkeyPatch
     assert gesture_claims.whole({"ended": "stopped:silent"})
     assert not gesture_claims.whole({"test_accuracy": 0.9})
     assert not gesture_claims.whole(None)
+
+
+def test_a_float_model_that_is_silent_ends_its_cell_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, book_of: ModuleType
+) -> None:
+    """There is no file of it to be named, and the other cells go on."""
+
+    def silent(*_: object) -> None:
+        raise Silent("lif1 does not fire.")
+
+    monkeypatch.setattr(gesture_claims, "FLOATS", tmp_path / "floats")
+    monkeypatch.setattr(gesture_claims.experiment, "evaluate", silent)
+    made = book_of.Cell("nmnist", 1, "joint", 8, 0.8)
+    result = gesture_claims.run(made)
+    assert (result["ended"], result["float_model"]) == ("stopped:silent: lif1 does not fire.", None)
+    assert gesture_claims.whole(result)
+    book = book_of.Book(tmp_path / "cells.json")
+    book.add(made, result)
+    assert book_of.Book(book.path).found[made.key]["ended"] == result["ended"]
+    assert book_of.records(book, "nmnist") == []
 
 
 @pytest.mark.parametrize("data", gesture_claims.OVERRIDES)

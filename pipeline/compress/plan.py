@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from torch import Tensor, nn
@@ -35,7 +35,10 @@ class Compression(Protocol):
     """One step of a compression config, a frozen dataclass; all state lives in the net."""
 
     @property
-    def family(self) -> Family: ...
+    def family(self) -> Family:
+        """prepare: a part of the network, whatever a plan leaves out; it is done when it is attached."""
+        ...
+
     @property
     def active(self) -> bool:
         """False for settings that mean "off" (bits 32, sparsity 0)."""
@@ -105,6 +108,36 @@ class Plan:
         late = [step for step in active if step.family not in (first, "prepare")]
         stages = [early] if self.mode == "isolated" else [early, late]
         return [stage for stage in stages if stage]
+
+    def plainest(self, steps: Mapping[str, Compression]) -> tuple[Plan, list[str]]:
+        """The plan in its fewest words, and the names of the steps that act at all: what `compress` does with these
+        alone is, call for call, what it does with this plan and all of `steps`.
+
+        Where a family is left out (by isolated, or because its steps are off), masks alone or quantizers alone are one
+        training whether it is called isolated, joint or cumulative. Where both act the plan is returned as it is:
+        every word may count.
+
+        Raises:
+            ValueError: a preparing step of a net that is not trained yet.
+        """
+        stages = self.stages(steps)
+        acting = [step for stage in stages for step in stage]
+        names = [name for name, step in steps.items() if any(step is one for one in acting)]
+        if {"prune", "quantize"} <= {step.family for step in acting}:
+            return self, names
+        # Folding may have a stage of its own where the first family is missing: then cumulative cuts its training
+        # in two all the same, and the order says so.
+        cut = self.scheme == "qat" and self.mode == "cumulative" and len(stages) > 1
+        early = any(step.family == "prepare" and hasattr(step, "observe") for step in acting)
+        trains = self.scheme == "in_training" or (self.scheme == "qat" and bool(stages))
+        plain = replace(
+            self,
+            scheme=self.scheme if trains else "ptq",
+            mode="cumulative" if cut else "joint",
+            order=self.order if cut or early else "prune_first",
+            epochs=self.epochs if trains else None,
+        )
+        return plain, names
 
     def check(self, net: nn.Module, steps: Mapping[str, Compression]) -> None:
         """Raise ValueError where this plan cannot work on `net` with these steps: the key, the rule, what came."""

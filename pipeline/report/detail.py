@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
+from typing import Literal
 
 from pipeline.report.points import value
 from pipeline.types import FLOAT_BITS, Row
@@ -78,13 +79,36 @@ def _named(parts: object, total: float) -> dict[str, float]:
     return {"total": total} if math.isfinite(total) else {}
 
 
+def asked(row: Row, path: str) -> object | None:
+    """The parameter that ends in `path`, as ``plan.order``; None where it was not searched."""
+    return next((given for name, given in row.params.items() if name.endswith(path)), None)
+
+
+def left_out(row: Row) -> Literal["", "bits", "sparsity"]:
+    """What an isolated trial was suggested and its plan leaves out: the widths beside masks alone, the sparsity beside
+    quantizers alone. An order that was not searched shows in the layers as priced."""
+    if (asked(row, "plan.mode") or asked(row, "plan.scheme")) != "isolated":
+        return ""
+    order, widths = asked(row, "plan.order"), _widths(row)
+    if order is None and not widths:
+        return ""
+    masks = order == "prune_first" if order is not None else min(widths) >= FLOAT_BITS
+    return "bits" if masks else "sparsity"
+
+
+def _widths(row: Row) -> list[float]:
+    return [layer.bits for layer in layers(row) if math.isfinite(layer.bits)]
+
+
 def weight_bits(row: Row) -> str:
     """``4``, or ``2-8`` when layers differ: read off the layers as priced, else off the parameter, else
     unknown."""
-    widths = [layer.bits for layer in layers(row) if math.isfinite(layer.bits)]
+    widths = _widths(row)
+    if not widths and left_out(row) == "bits":
+        return str(FLOAT_BITS)
     if not widths:
-        asked = [number(v) for k, v in row.params.items() if k.endswith("quantize_weights.bits")]
-        widths = [bits for bits in asked if math.isfinite(bits)]
+        given = [number(v) for k, v in row.params.items() if k.endswith("quantize_weights.bits")]
+        widths = [bits for bits in given if math.isfinite(bits)]
     if not widths:
         return ""
     low, high = (f"{min(width, FLOAT_BITS):g}" for width in (min(widths), max(widths)))
@@ -95,8 +119,7 @@ def sparsity(row: Row) -> float:
     """Share of zero weights: as measured, else as asked for, else NaN."""
     if "sparsity" in row.metrics:
         return value(row, "sparsity")
-    asked = [number(v) for k, v in row.params.items() if k.endswith("prune_weights.sparsity")]
-    return asked[0] if asked else math.nan
+    return math.nan if left_out(row) == "sparsity" else number(asked(row, "prune_weights.sparsity"))
 
 
 def interval(row: Row, metric: str, samples: int = 0) -> Interval | None:

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.charts import Chart, Trace, layout
+from pipeline.report.detail import left_out
 from pipeline.report.figures import LINES, SYMBOLS, canvas, colour
 from pipeline.report.files import write_whole
 from pipeline.report.palette import DASHES, LIGHT, role
@@ -43,7 +44,7 @@ _MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cros
 
 def significance(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
     """Per searched width the longest set of finished trials that differ in it alone, as accuracy lost over bits."""
-    done = [row for row in rows if math.isfinite(value(row, ACCURACY))]
+    done = [row for row in rows if math.isfinite(value(row, ACCURACY)) and left_out(row) != "bits"]
     paths = dict.fromkeys(path for row in done for path, bits in row.params.items() if _width(path, bits))
     found = {}
     for path in paths:

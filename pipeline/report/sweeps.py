@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.charts import Chart, Trace, layout, published_words
+from pipeline.report.detail import left_out
 from pipeline.report.figures import LINES, SYMBOLS, canvas, colour
 from pipeline.report.front import Panel, Scene, draw_scale, hover, panels, paper_value, papers
 from pipeline.report.palette import DASHES, LIGHT, MARKERS, role
@@ -29,8 +30,6 @@ NAMELESS = "trials"
 """The one method of a study that searched none."""
 KNOBS = {"bits": ("width of the weights (bits)", 1.0), "sparsity": ("zeros asked for (%)", 0.01)}
 """Last part of a parameter's name -> title of its axis, and what its values are divided by."""
-ACTS_ALONE = {"bits": "quantize_first", "sparsity": "prune_first"}
-"""The `plan.order` under which isolated fine-tuning uses this knob at all."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,7 @@ def _source(scene: Scene) -> str:
 def _turned(row: Row, knob: str, key: str) -> float | None:
     """Where a trial has this knob; None where it has none, or its method does not use it."""
     at = row.params.get(key)
-    alone = ACTS_ALONE[knob]
-    unused = method_of(row) == "isolated" and row.params.get("plan.order", alone) != alone
-    return None if unused or not isinstance(at, int | float) else float(at)
+    return None if left_out(row) == knob or not isinstance(at, int | float) else float(at)
 
 
 def _ended_words(rows: Sequence[Row]) -> str:

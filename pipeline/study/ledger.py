@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +12,12 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.study.database import counted
 
 FINGERPRINT = "fingerprint"
+
+
+def point(trial: FrozenTrial) -> str:
+    """Where in the space a trial is. Several points may be one computation, with one fingerprint: a space is used up
+    by its points."""
+    return json.dumps(trial.params, sort_keys=True)
 
 
 class Ledger:
@@ -30,6 +37,7 @@ class Ledger:
         self._open: list[int] = []
         self._waiting = 0
         self._equal: dict[str, list[FrozenTrial]] = defaultdict(list)
+        self._tried: set[str] = set()
 
     def look(self) -> None:
         """Read what has changed in the study."""
@@ -48,9 +56,11 @@ class Ledger:
     def _settle(self, trial: FrozenTrial) -> None:
         if trial.state == TrialState.COMPLETE:
             self.complete.append(trial)
+        key = trial.user_attrs.get(FINGERPRINT)
         if counted(trial):
             self._settled += 1
-        key = trial.user_attrs.get(FINGERPRINT)
+            if key is not None:
+                self._tried.add(point(trial))
         if key is not None:
             self._equal[key].append(trial)
 
@@ -61,8 +71,8 @@ class Ledger:
 
     @property
     def tried(self) -> int:
-        """How many different configurations have ended and hold a place."""
-        return sum(any(counted(t) for t in same) for same in self._equal.values())
+        """How many different points of the space have ended and hold a place."""
+        return len(self._tried)
 
     def held_before(self, number: int) -> int:
         """Places taken or soon to be taken by trials with smaller numbers."""

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.study import pareto
 from pipeline.study.database import HISTORY, RECORD, counted
+from pipeline.study.ledger import FINGERPRINT, point
 from pipeline.study.spec import Study
 from pipeline.study.storage import WORKER, Storage
 from pipeline.types import PART, DataError, Row
@@ -141,11 +142,11 @@ def early_end(study: optuna.Study, spec: Study) -> str | None:
 
 
 def tried(trials: Sequence[FrozenTrial]) -> set[str]:
-    """The fingerprints of what has ended and holds a place in the budget."""
+    """The points of the space that have ended and hold a place in the budget."""
     return {
-        t.user_attrs["fingerprint"]
+        point(t)
         for t in trials
-        if "fingerprint" in t.user_attrs and t.state != TrialState.RUNNING and counted(t)
+        if FINGERPRINT in t.user_attrs and t.state != TrialState.RUNNING and counted(t)
     }
 
 

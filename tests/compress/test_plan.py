@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import pytest
@@ -84,6 +86,86 @@ def test_a_mode_may_stand_in_the_place_of_the_scheme(mode) -> None:
     assert Plan(mode, epochs=3) == Plan("qat", mode, epochs=3)
     assert Plan(mode, "joint", "quantize_first", 3) == Plan("qat", mode, "quantize_first", 3)
     assert dataclasses.replace(Plan(mode, epochs=3), scheme="ptq").scheme == "ptq"
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """A step that changes nothing and tells what it is asked to do."""
+
+    name: str
+    family: str
+    log: list[object]
+    active: bool = True
+
+    def attach(self, net: nn.Module) -> None:
+        self.log.append(("attach", self.name))
+
+    def advance(self, net: nn.Module, progress: float) -> None:
+        if self.family != "prepare":  # has nothing to advance
+            self.log.append(("advance", self.name, progress))
+
+    def widths(self, net: nn.Module) -> dict[str, int]:
+        return {self.name: 8}
+
+
+class Sees(Told):
+    def observe(self, net: nn.Module, samples: object) -> None:
+        self.log.append(("observe", self.name))
+
+
+def course(plan: Plan, chosen: dict[str, bool]) -> list[object]:
+    """Every call that compress makes of the steps (name -> whether it is on) and of the training."""
+    log: list[object] = []
+    kinds = {"fold": "prepare", "prune": "prune", "weights": "quantize", "neurons": "quantize"}
+    steps = {
+        name: (Sees if name == "neurons" else Told)(name, kinds[name], log, on) for name, on in chosen.items()
+    }
+
+    def refit(epochs: int | None, on_progress: Callable[[float], None], span: Span | None = None) -> Decode:
+        if epochs != 0:
+            log.append((epochs, span))
+            on_progress(0.5)
+        return first_class
+
+    widths = compress(Spiking(), steps, plan, refit, [frames()])[1]
+    return [*log, widths]
+
+
+def test_the_plainest_plan_does_the_same_with_the_steps_that_act_and_only_equal_courses_have_an_equal_one() -> (
+    None
+):
+    """All plans, each with all choices of steps that are on: call for call, with progress, epochs and spans."""
+    plans = [
+        Plan(scheme, mode, order, epochs)
+        for scheme, mode, order, epochs in itertools.product(
+            ("ptq", "qat", "in_training"),
+            ("isolated", "cumulative", "joint"),
+            ("prune_first", "quantize_first"),
+            (2, 3),
+        )
+        if (scheme, mode) != ("in_training", "cumulative")
+    ]
+    courses, left = defaultdict(set), Counter()
+    for plan, *on in itertools.product(plans, *[(False, True)] * 4):
+        chosen = dict(zip(("fold", "prune", "weights", "neurons"), on, strict=True))
+        if plan.scheme == "in_training" and chosen["fold"]:
+            continue
+        steps = {
+            name: dataclasses.replace(Told(name, family, []), active=chosen[name])
+            for name, family in (("fold", "prepare"), ("prune", "prune"), ("weights", "quantize"))
+        }
+        steps["neurons"] = Sees("neurons", "quantize", [], chosen["neurons"])
+        plain, names = plan.plainest(steps)
+        found = course(plan, chosen)
+        assert course(plain, dict.fromkeys(names, True)) == found, (plan, chosen)
+        both = "prune" in names and {"weights", "neurons"} & set(names)
+        assert not both or plain == plan, "where both act every word may count"
+        if not both:
+            courses[repr((plain, names))].add(repr((plan.scheme == "in_training", found)))
+            left[repr((plain, names))] += 1
+    assert all(len(found) == 1 for found in courses.values())
+    assert len({next(iter(found)) for found in courses.values()}) == len(courses), "no course has two names"
+    assert max(left.values()) > 10
 
 
 def test_nothing_to_do_only_decodes() -> None:

@@ -44,6 +44,22 @@ def test_lost_is_counted_from_the_widest_of_the_trials_that_differ_in_nothing_el
     assert lost["membrane"] == pytest.approx({6: 0.49, 10: 0.005, 13: 0.0, 16: 0.0})
 
 
+def test_widths_that_an_isolated_plan_leaves_out_lose_nothing_and_are_not_counted() -> None:
+    """Masks alone: floats, whatever width was suggested."""
+    alone = [
+        Row(
+            n,
+            "complete",
+            {BITS: bits, "plan.scheme": "isolated", "plan.order": order},
+            {"validation_accuracy": 0.9},
+        )
+        for order in ("prune_first", "quantize_first")
+        for n, bits in enumerate((2, 4, 8))
+    ]
+    assert significance(alone[:3]) == {}
+    assert list(significance(alone)) == ["weights"]
+
+
 def test_a_study_without_such_trials_has_no_picture(tmp_path: Path) -> None:
     lost = significance(ROWS[:2] + ROWS[3:4])
     assert lost == {}
