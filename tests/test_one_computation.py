@@ -182,9 +182,12 @@ def test_folding_before_the_only_family_is_the_same_whatever_the_order_says():
     )
     assert fingerprint(plain, one) == fingerprint(plain, other)
     assert_the_same(trained(plain, one, Normalised()), trained(plain, other, Normalised()))
-    cut = {**other, **CUMULATIVE}
-    assert fingerprint(plain, cut) != fingerprint(plain, other)
-    assert trained(plain, cut, Normalised())[0] != trained(plain, other, Normalised())[0]
+    cut = {
+        **other,
+        **CUMULATIVE,
+    }  # without masks there is nothing to be first with: half of the epochs had folding alone
+    assert fingerprint(plain, cut) == fingerprint(plain, other)
+    assert_the_same(trained(plain, cut, Normalised()), trained(plain, other, Normalised()))
 
 
 @pytest.fixture(scope="module")

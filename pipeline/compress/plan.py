@@ -125,16 +125,13 @@ class Plan:
         names = [name for name, step in steps.items() if any(step is one for one in acting)]
         if {"prune", "quantize"} <= {step.family for step in acting}:
             return self, names
-        # Folding may have a stage of its own where the first family is missing: then cumulative cuts its training
-        # in two all the same, and the order says so.
-        cut = self.scheme == "qat" and self.mode == "cumulative" and len(stages) > 1
         early = any(step.family == "prepare" and hasattr(step, "observe") for step in acting)
         trains = self.scheme == "in_training" or (self.scheme == "qat" and bool(stages))
         plain = replace(
             self,
             scheme=self.scheme if trains else "ptq",
-            mode="cumulative" if cut else "joint",
-            order=self.order if cut or early else "prune_first",
+            mode="joint",
+            order=self.order if early else "prune_first",
             epochs=self.epochs if trains else None,
         )
         return plain, names
@@ -192,7 +189,10 @@ def _fine_tune(
     net: nn.Module, stages: list[list[Compression]], plan: Plan, refit: Refit, samples: Sequence[Tensor]
 ) -> Decode:
     epochs = plan.epochs or 0
-    if plan.mode != "cumulative" or len(stages) < 2:
+    alone = all(
+        step.family == "prepare" for step in stages[0]
+    )  # folding, and no first family: nothing to wait for
+    if plan.mode != "cumulative" or len(stages) < 2 or alone:
         for stage in stages:
             _attach(net, stage, samples)
         return _train(net, [step for stage in stages for step in stage], refit, epochs)
