@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import gesture_layers
+import gesture_studies
 import numpy as np
 from docs_block import lined, put
 from gesture_claims import RESULTS, configured
@@ -362,6 +363,7 @@ def counted() -> list[str]:
 def blocks(book: Book) -> dict[str, list[str]]:
     """What the page shows between its markers, by the markers' names."""
     made = {"counted": counted()}
+    made |= {f"{name}-study": gesture_studies.front(name) for name in ("nmnist_pareto", "gesture_simulated")}
     for data in TITLES:
         made |= {
             data: table(book, data),
