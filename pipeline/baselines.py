@@ -140,12 +140,12 @@ def line(name: str, plain: Plain, floats: Path) -> Line:
 def over_seeds(runs: Sequence[Line]) -> Line:
     """Means of one baseline's runs, with ``test_accuracy_interval`` and the like where several were finished.
 
-    ``seeds`` says how many were; with none, the first tells how it ended.
+    ``seeds`` says how many of the ``runs`` were; with none, the first tells how it ended.
     """
     good = [run for run in runs if "ended" not in run]
     if len(good) < 2:
-        return {**(good or runs)[0], "seeds": len(good)}
-    found: Line = {"name": good[0]["name"], "seeds": len(good)}
+        return {**(good or runs)[0], "seeds": len(good), "runs": len(runs)}
+    found: Line = {"name": good[0]["name"], "seeds": len(good), "runs": len(runs)}
     for column in COLUMNS:
         values = [cast(float, run[column]) for run in good]
         found |= {column: mean(values), f"{column}_interval": finalists.interval(values)}

@@ -197,12 +197,12 @@ def test_means_leave_out_what_ended_and_say_how_many_are_left():
         {"name": "a", **values, "test_accuracy": 0.5},
     ]
     found = baselines.over_seeds(runs)
-    assert (found["seeds"], found["test_accuracy"]) == (2, 0.75)
+    assert (found["seeds"], found["runs"], found["test_accuracy"]) == (2, 3, 0.75)
     assert found["test_accuracy_interval"] == pytest.approx(
         12.706 * 0.25, rel=1e-3
     )  # t(0.975, 1 degree) x s / sqrt 2
-    assert baselines.over_seeds(runs[:2]) == {**runs[0], "seeds": 1}
-    assert baselines.over_seeds(runs[1:2]) == {"name": "a", "ended": "x", "seeds": 0}
+    assert baselines.over_seeds(runs[:2]) == {**runs[0], "seeds": 1, "runs": 2}
+    assert baselines.over_seeds(runs[1:2]) == {"name": "a", "ended": "x", "seeds": 0, "runs": 1}
 
 
 def test_a_study_that_compares_shows_rows_in_its_report(tmp_path, capsys):

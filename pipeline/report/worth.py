@@ -24,6 +24,13 @@ WORDS = (
 )
 
 
+def _name(line: Line) -> str:
+    """``random pruning, 2 of 3 seeds`` where the others ended early: means are of those that are left."""
+    seeds, runs = line.get("seeds"), line.get("runs")
+    few = isinstance(seeds, int) and isinstance(runs, int) and 0 < seeds < runs
+    return f"{line['name']}, {seeds} of {runs} seeds" if few else str(line["name"])
+
+
 def _cells(line: Line) -> list[str]:
     if "ended" in line:
         return [NOTHING] * len(COLUMNS)
@@ -47,7 +54,8 @@ def worth_table(lines: Sequence[Line]) -> Table:
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for line in lines:
-        table.add_row(str(line["name"]), *_cells(line))
+        state = str(line.get("ended", "")).partition(": ")[0]  # the page has the reason in words
+        table.add_row(f"{_name(line)}, {state}" if state else _name(line), *_cells(line))
     return table
 
 
@@ -57,7 +65,7 @@ def worth_html(lines: Sequence[Line]) -> str:
         return ""
     body = []
     for line in lines:
-        name = escape(str(line["name"]))
+        name = escape(_name(line))
         if "ended" in line:
             name += f' <span class="quiet">{escape(str(line["ended"]))}</span>'
         if name.startswith("trial "):

@@ -56,6 +56,20 @@ def test_what_differs_and_what_has_no_integer_form_is_said():
     )
 
 
+def test_a_baseline_of_which_seeds_ended_early_says_so_on_the_terminal_and_on_the_page():
+    lines = [
+        {"name": "float SNN, as small", "test_accuracy": 0.9, "seeds": 2, "runs": 3},
+        {"name": "random pruning", "ended": "stopped:silent: lif3 does not fire.", "seeds": 0, "runs": 3},
+        {"name": "quantized ANN", "test_accuracy": 0.9, "seeds": 3, "runs": 3},
+    ]
+    assert list(worth_table(lines).columns[0].cells) == [
+        "float SNN, as small, 2 of 3 seeds",
+        "random pruning, stopped:silent",
+        "quantized ANN",
+    ]
+    assert "float SNN, as small, 2 of 3 seeds" in worth_html(lines)
+
+
 def test_baselines_stand_below_their_member_and_say_why_one_is_missing():
     lines = [
         {"name": "trial 3", "validation_accuracy": 0.9, "memory_bits": 8192.0},
