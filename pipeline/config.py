@@ -296,7 +296,10 @@ def computed(config: Mapping[str, object]) -> Plain:
     except ValueError:
         return dict(config)
     families = {step.family for step in built.compression.values()} - {"prepare"}
-    if families <= {built.compression[name].family for name in acting}:
+    alone = (
+        built.plan.mode == "cumulative" and plan.mode == "joint"
+    )  # once half of its epochs had folding alone
+    if not alone and families <= {built.compression[name].family for name in acting}:
         return dict(config)
     steps, words = cast(Plain, config["compression"]), cast(Plain, config["plan"])
     told = {name: getattr(plan, name) for name in ("scheme", "mode", "order", "epochs")}

@@ -189,6 +189,15 @@ def test_folding_before_the_only_family_is_the_same_whatever_the_order_says():
     assert_the_same(trained(plain, cut, Normalised()), trained(plain, other, Normalised()))
 
 
+def test_cumulative_with_folding_and_no_masks_at_all_is_not_taken_for_what_it_was():
+    """A study begun when half of its epochs had folding alone must not go on with those results."""
+    plain = composed(*SMALL, "compression=fold_quantize_prune", "~compression.prune_weights")
+    cut = {**CUMULATIVE, BITS: 4}
+    assert fingerprint(plain, cut) != config.fingerprint(config.override(plain, cut))
+    alone = composed(*SMALL, "~compression.prune_weights")  # nothing folded: one training then as now
+    assert fingerprint(alone, cut) == config.fingerprint(config.override(alone, cut))
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """All six points of a small space, two of which are one computation."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pipeline.compress.kernels import Job, done, gated
 from pipeline.compress.learned_kernels import Ranges, gradients, onto
@@ -40,6 +41,7 @@ class _Together(torch.autograd.Function):
         return tuple(made)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         of_xs: list[Tensor | None] = []
         of_parameters: list[Tensor | None] = []

@@ -131,7 +131,7 @@ class DuQ(_Ranged):
         self.dims = x.dim()
 
     def job(self, x: Tensor, kept: Tensor | None = None) -> Ranges | None:
-        if not fits(x) or self.rounding == "stochastic":
+        if not (fits(x) and fits(self.a)) or self.rounding == "stochastic":
             return None
         with torch.no_grad():
             reach, step = self._shaped(self.a, x), self._step(self._shaped(self.c, x) / self.high)
@@ -182,7 +182,7 @@ class Lsq(_Ranged):
         self.dims = x.dim()
 
     def job(self, x: Tensor, kept: Tensor | None = None) -> Ranges | None:
-        if not fits(x) or self.rounding == "stochastic":
+        if not (fits(x) and fits(self.s)) or self.rounding == "stochastic":
             return None
         with torch.no_grad():
             step = self._step(self._shaped(self.s, x))

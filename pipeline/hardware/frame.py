@@ -238,9 +238,12 @@ def _array(ledger: Ledger, load: LayerLoad, machine: Accelerator, weights: Store
     idle = max(scanned - executed, 0.0) * machine.arithmetic.gated_share
     ledger.charge("arithmetic", "idle", idle * event.operation_pj(load, machine))
     if machine.weight_pad is not None:
-        pad, metadata = machine.weight_pad, weights.metadata_bits / max(weights.entries, 1.0)
+        pad = machine.weight_pad
+        # of each stored weight that is used; at most all of it at each use of the whole, zeros included
+        metadata = executed * weights.metadata_bits / max(weights.entries, 1.0)
+        metadata = min(metadata, work.synops_dense * weights.metadata_bits / max(load.synapses, 1))
         ledger.charge("pads", "weights", executed * pad_words(load.weight_bits, pad) * pad.read_pj)
-        ledger.charge("pads", "metadata", executed * metadata / pad.word_bits * pad.read_pj)
+        ledger.charge("pads", "metadata", metadata / pad.word_bits * pad.read_pj)
     if machine.input_pad is not None:
         ledger.charge(
             "pads",

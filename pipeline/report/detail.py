@@ -87,7 +87,8 @@ def asked(row: Row, path: str) -> object | None:
 def left_out(row: Row) -> Literal["", "bits", "sparsity"]:
     """What an isolated trial was suggested and its plan leaves out: the widths beside masks alone, the sparsity beside
     quantizers alone. An order that was not searched shows in the layers as priced."""
-    if (asked(row, "plan.mode") or asked(row, "plan.scheme")) != "isolated":
+    scheme, mode = asked(row, "plan.scheme"), asked(row, "plan.mode")
+    if (scheme if mode is None or scheme in ("isolated", "cumulative", "joint") else mode) != "isolated":
         return ""
     order, widths = asked(row, "plan.order"), _widths(row)
     if order is None and not widths:

@@ -106,6 +106,25 @@ def test_run_lengths_by_hand() -> None:
     assert layer.energy["buffer", "psums"] == pytest.approx(8 * 16 * 3)
 
 
+def test_a_map_of_weights_is_read_once_for_each_use_of_the_layer_where_zeros_are_worked_through() -> None:
+    """1024 x 256 weights, 4 steps, no gating: a bit for each of 262,144 places, 4 times: 65,536 words of 16 bits.
+
+    Per stored weight there were two bits at half density, and without a weight left as many as the whole map.
+    """
+    base = MACHINES["eyeriss_45nm"]
+    machine = replace(base, weight_encoding="bitmask", gates_zero_inputs=False)
+    assert machine.weight_pad is not None
+    reads = 1024 * 256 * 4 / machine.weight_pad.word_bits * machine.weight_pad.read_pj
+    filled = []
+    for density in (1.0, 0.5, 0.0):
+        load = expected_load("fc", "linear", Geometry(1024, 256), 4, density=density, weight_bits=8)
+        (layer,) = cost([load], machine).layers
+        filled.append(layer.energy["pads", "metadata"] - reads)
+    assert filled == pytest.approx(
+        [filled[0]] * 3
+    )  # what is left is the map's way into the pads, of the same map
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     dataflow=st.sampled_from(DATAFLOWS),
