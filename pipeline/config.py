@@ -296,9 +296,9 @@ def computed(config: Mapping[str, object]) -> Plain:
     except ValueError:
         return dict(config)
     families = {step.family for step in built.compression.values()} - {"prepare"}
-    alone = (
-        built.plan.mode == "cumulative" and plan.mode == "joint"
-    )  # once half of its epochs had folding alone
+    folds = any(built.compression[name].family == "prepare" for name in acting)
+    # Of cumulative fine-tuning half of the epochs once had folding alone: not the training that it is now.
+    alone = folds and built.plan.mode == "cumulative" and plan.mode == "joint"
     if not alone and families <= {built.compression[name].family for name in acting}:
         return dict(config)
     steps, words = cast(Plain, config["compression"]), cast(Plain, config["plan"])
