@@ -61,6 +61,8 @@ class Framing:
             said = repr(transform)
             rule = "say the same in every process (make it a dataclass)"
             require(re.search(r" at 0x[0-9a-fA-F]+", said) is None, "transforms", rule, said)
+            rule = "let itself be copied (each recording is given a fresh one)"
+            require(_copies(transform), "transforms", rule, transform)
             rule = (
                 "draw no random numbers: test frames would change, too (data.augment is for training batches)"
             )
@@ -159,6 +161,14 @@ class Framing:
 def _are_events(dtype: np.dtype) -> bool:
     names = dtype.names or ()
     return all(name in names and dtype[name].kind in kinds for name, kinds in NUMBERS.items())
+
+
+def _copies(transform: Callable[[np.ndarray], np.ndarray]) -> bool:
+    try:
+        copy.deepcopy(transform)
+    except Exception:  # whatever keeps it: a lock, an open file
+        return False
+    return True
 
 
 def _is_random(transform: Callable[[np.ndarray], np.ndarray]) -> bool:

@@ -1,4 +1,6 @@
 import os
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +158,19 @@ def test_a_transform_that_draws_random_numbers_is_refused(name, words):
         with pytest.raises(ValueError, match=r"^transforms must draw no random numbers: .*data\.augment"):
             Framing(transforms=(each,))
     assert np.random.get_state()[2] == state  # noqa: NPY002
+
+
+@dataclass
+class Locked:
+    lock: object = field(default_factory=threading.Lock, repr=False)
+
+    def __call__(self, events):
+        return events
+
+
+def test_a_transform_that_cannot_be_copied_is_refused_before_anything_is_framed():
+    with pytest.raises(ValueError, match=r"^transforms must let itself be copied .*, but got Locked\(\)"):
+        Framing(transforms=(Locked(),))
 
 
 @pytest.mark.parametrize(
