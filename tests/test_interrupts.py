@@ -27,6 +27,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_lost_in_a_finaliser_is_raised_again_and_only_until_heard(number):
     process = subprocess.Popen(

@@ -44,6 +44,7 @@ def test_what_a_job_sets_is_not_searched_and_what_hangs_on_it_is_decided():
     }
 
 
+@pytest.mark.slow
 def test_a_group_that_differs_only_in_what_is_searched_makes_studies_that_differ():
     ptq, qat = (built(part) for part in made("plan=ptq,qat"))
     assert [here.config["plan"]["scheme"] for here in (ptq, qat)] == ["ptq", "qat"]

@@ -166,12 +166,14 @@ def assert_the_same(one, other):
     assert all(torch.equal(one[-1][name], other[-1][name]) for name in one[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_names_of_one_computation_train_the_same_network_bit_for_bit(one, other):
     plain = composed(*SMALL)
     assert_the_same(trained(plain, one), trained(plain, other))
 
 
+@pytest.mark.slow
 def test_folding_before_the_only_family_is_the_same_whatever_the_order_says():
     """What prepares a network comes first, in a stage of its own or not."""
     plain = composed(*SMALL, "compression=fold_quantize_prune", "compression.fold_batch_norm.when=after")
