@@ -77,7 +77,7 @@ def test_no_network_of_any_size_costs_less_than_its_floor(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(n for n, m in MACHINES.items() if m.processing != "measured"))
 def test_nor_on_a_machine_whose_small_buffer_lies_before_a_dram(name: str) -> None:
-    """A busy network keeps other tensors in the buffer than a silent one: the floor was up to 14 times the price."""
+    """A busy network keeps other tensors in the buffer than a silent one: its floor was above the price."""
     rng, dram = random.Random(2), MACHINES["eyeriss_45nm"].dram
     for _ in range(600):
         machine = MACHINES[name]

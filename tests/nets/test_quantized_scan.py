@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from pipeline.compress.quantize import QuantizeNeurons
 from pipeline.compress.snn_neurons import StateFormat
@@ -24,17 +25,24 @@ RULES = [
 ]  # fmt: skip
 
 
+def drawn(vector: bool, seed: int) -> tuple[list[Tensor], Tensor]:
+    """Currents [7, 3, 5], membranes on quarters, decays and thresholds (of each neuron with `vector`), all leaves; and
+    what the outcome is pushed by."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(7, 3, 5, generator=generator)
+    u = torch.randint(-4, 5, (3, 5), generator=generator) / 4
+    size = (5,) if vector else ()
+    beta = torch.rand(size, generator=generator) * 0.4 + 0.5
+    threshold = torch.rand(size, generator=generator) * 0.5 + 0.4
+    push = torch.randn(7, 3, 5, generator=generator)
+    return [leaf.requires_grad_() for leaf in (x, u, beta, threshold)], push
+
+
 @pytest.mark.parametrize(("reset", "delay", "vector", "rounding"), RULES)
 @settings(max_examples=15, deadline=None)
 @given(bits=st.integers(3, 10), seed=st.integers(0, 999))
 def test_equal_to_the_loop_values_and_gradients(reset, delay, vector, rounding, bits, seed) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(7, 3, 5, generator=generator).requires_grad_()
-    u = (torch.randint(-4, 5, (3, 5), generator=generator) / 4).requires_grad_()
-    size = (5,) if vector else ()
-    beta = (torch.rand(size, generator=generator) * 0.4 + 0.5).requires_grad_()
-    threshold = (torch.rand(size, generator=generator) * 0.5 + 0.4).requires_grad_()
-    push = torch.randn(7, 3, 5, generator=generator)
+    (x, u, beta, threshold), push = drawn(vector, seed)
     quant = StateFormat(bits, 2.0 ** (2 - bits), rounding)  # saturates at +-2
     rule = Rule(reset, delay)
     answers = []
@@ -62,13 +70,7 @@ def test_where_no_kernel_reaches_tensor_operations_do_the_same(
     reset, delay, vector, rounding, bits, seed
 ) -> None:
     """What runs on a GPU: one node of autograd that keeps one tensor, for membranes on a grid, too."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(7, 3, 5, generator=generator).requires_grad_()
-    u = (torch.randint(-4, 5, (3, 5), generator=generator) / 4).requires_grad_()
-    size = (5,) if vector else ()
-    beta = (torch.rand(size, generator=generator) * 0.4 + 0.5).requires_grad_()
-    threshold = (torch.rand(size, generator=generator) * 0.5 + 0.4).requires_grad_()
-    push = torch.randn(7, 3, 5, generator=generator)
+    (x, u, beta, threshold), push = drawn(vector, seed)
     quant, answers = StateFormat(bits, 2.0 ** (2 - bits), rounding), []
     for compiled in (True, False):
         with mock.patch.object(scan, "_compiled", lambda _, here=compiled: here):
