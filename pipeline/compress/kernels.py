@@ -2,7 +2,7 @@
 
 A training step of a small spiking net takes a few milliseconds; a dozen tensor operations per weight would be a third
 of it. Most of what is left is not arithmetic but calls from Python whose code has left the caches since the last
-step: so all weights of a net go through one autograd node (`together`), and kernels take plain addresses.
+step: so all weights of a net go through one autograd node (`at_once.together`), and kernels take plain addresses.
 The plain form of the same arithmetic is `pipeline.compress.rounding.fake_quantize`.
 """
 
