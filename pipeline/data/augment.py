@@ -32,11 +32,10 @@ class Augment:
     rotate: float = 0.0
     """Largest rotation in degrees, both ways, in [0, 180]."""
     drop: float = 0.0
-    """Largest share s that vanishes, in [0, 1); each sample draws its own from [0, drop].
+    """Largest share s of events that vanish, in [0, 1); each sample draws its own from [0, drop].
 
-    It thins what is stored. Counts: every event vanishes with probability s, whatever others do. Roots (`values:
-    root`): so does every unit of the root, and a busy pixel keeps about (1 - s)^2 of its events, not 1 - s. Binary:
-    every pixel that is on.
+    Every event vanishes with probability s, whatever others do. Frames are stored as counts and become roots or binary
+    values after it (`encode.Frames`), so that a pixel that saw n events stays on with probability 1 - s^n.
     """
 
     def __post_init__(self) -> None:
@@ -88,7 +87,7 @@ def _moved(x: Tensor, flipped: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
 
 
 def _thinned(x: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
-    """Every unit stored in sample b (of counts: every event) vanishes with probability share[b], whatever others do."""
+    """Every event counted in sample b vanishes with probability share[b], whatever others do."""
     out = x.clone(memory_format=torch.contiguous_format)
     bars = ((1 - share.to(torch.float64)) * 2.0**53).to(torch.int64).numpy().astype(np.uint64)
     seed = torch.randint(2**62, (1,), generator=generator).numpy().astype(np.uint64)

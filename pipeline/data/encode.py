@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +30,15 @@ class Encoding(Protocol):
     def timesteps(self) -> int: ...
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor: ...
+
+
+Values = Literal["count", "root", "binary"]
+"""What becomes of the number of events of a pixel in a frame."""
+
+
+def require_values(values: str) -> None:
+    """Raise ValueError unless it is one of `Values`."""
+    require(values in get_args(Values), "values", f"be one of {', '.join(get_args(Values))}", values)
 
 
 def unrolled(encoding: Encoding, timesteps: int) -> Encoding:
@@ -124,21 +133,28 @@ class Latency:
 
 @dataclass(frozen=True)
 class Frames:
-    """Event frames as they are: stored counts (or 0 and 1) of each step become float32 times `scale`."""
+    """Event frames: the stored counts of each step, their rounded roots, or 0 and 1, as float32 times `scale`."""
 
     timesteps: int = 1
     scale: float = 1.0
     """Input of one event; 0.5 undoes the halving u + (x - u) / 2 of a network written for it."""
+    values: Values = "count"
+    """count: as stored; root: the square root, rounded; binary: 1 where there was any event."""
 
     by_sample: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_timesteps(self.timesteps)
         require(self.scale > 0, "scale", "be above 0", self.scale)
+        require_values(self.values)
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """[B, T, C, H, W] uint8 -> [T, B, C, H, W] float32; `generator` is not used."""
+        """[B, T, C, H, W] uint8 counts -> [T, B, C, H, W] float32; `generator` is not used."""
         if x.dim() != 5 or x.shape[1] != self.timesteps:
             raise ValueError(f"x must be [B, {self.timesteps}, C, H, W], but got {list(x.shape)}.")
         frames = x.transpose(0, 1).to(torch.float32)
+        if self.values == "root":
+            frames.sqrt_().round_()
+        elif self.values == "binary":
+            frames.clamp_(max=1)
         return frames if self.scale == 1 else frames * self.scale

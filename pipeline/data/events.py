@@ -118,13 +118,14 @@ class EventData(ABC):
         process it stays open. Raises DataError for recordings missing or damaged, naming the file.
         """
         cut = seed if self.split_seed is None else self.split_seed
-        stored = _stored(dataclasses.replace(self, augment=None, scale=1.0), cut)
+        counts = dataclasses.replace(self.framing, values="count")  # one cache for all that is made of counts
+        stored = _stored(dataclasses.replace(self, framing=counts, augment=None, scale=1.0), cut)
         side = self.framing.side(self.sensor)
         train, validation, test = stored.splits
         return Dataset(
             name=self.name, classes=self.classes, shape=(2, side, side), timesteps=self.timesteps,
             train=train, validation=validation, test=test,
-            encode=Frames(self.timesteps, self.scale), digest=stored.digest, augment=self.augment,
+            encode=Frames(self.timesteps, self.scale, self.framing.values), digest=stored.digest, augment=self.augment,
             skipped=skipped(stored.facts),
         )  # fmt: skip
 
@@ -145,7 +146,7 @@ class EventData(ABC):
         return ""
 
     def frame(self, path: Path) -> tuple[np.ndarray, int, int]:
-        """[T, 2, side, side] frames of one recording, events read, events beyond 255.
+        """[T, 2, side, side] counts of one recording, events read, events beyond 255.
 
         Raises Damaged for a recording that cannot be used, DataError for transforms that cannot.
         """

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.compiled import njit
+from pipeline.data.encode import Values, require_values
 from pipeline.data.recordings import EVENT, Damaged, check_events
 from pipeline.types import DataError, require
 
@@ -36,9 +37,10 @@ class Framing:
 
     slicing: Literal["count", "time"] = "count"
     """count: the same number of events in every frame; time: the same duration."""
-    values: Literal["count", "root", "binary"] = "count"
-    """count: events per pixel; root: its square root, rounded, which evens out busy and quiet pixels (the spread of a
-    count grows with it; Anscombe 1948); binary: 1 where there was any."""
+    values: Values = "count"
+    """What a network sees of a pixel's events (`encode.Frames`; stored are counts, and events are dropped from these).
+    count: how many; root: its square root, rounded, which evens out busy and quiet pixels (the spread of a count grows
+    with it; Anscombe 1948); binary: 1 where there was any."""
     crop: int | None = None
     """Side of the central square that is kept, in sensor pixels; None: the whole sensor."""
     size: int | None = None
@@ -52,8 +54,7 @@ class Framing:
 
     def __post_init__(self) -> None:
         require(self.slicing in ("count", "time"), "slicing", "be count or time", self.slicing)
-        kinds = ("count", "root", "binary")
-        require(self.values in kinds, "values", f"be one of {', '.join(kinds)}", self.values)
+        require_values(self.values)
         for name, value in (("denoise_ms", self.denoise_ms), ("duration_ms", self.duration_ms)):
             require(value is None or value > 0, name, "be null or above 0", value)
         for transform in self.transforms:
@@ -138,7 +139,9 @@ class Framing:
         return cuts.astype(np.int64)
 
     def frames(self, events: np.ndarray, sensor: int, timesteps: int) -> tuple[np.ndarray, int]:
-        """[T, 2, H, W] uint8 of events already `kept`, and how many events did not fit below 255.
+        """[T, 2, H, W] uint8 counts of events already `kept`, and how many events did not fit below 255.
+
+        Counts whatever `values` says: what a network sees of them is made of each batch, after its events were dropped.
 
         Raises ValueError for fewer events than frames.
         """
@@ -151,10 +154,6 @@ class Framing:
         frames = np.zeros((timesteps, 2, size, size), np.uint8)
         cuts = self.edges(events["t"], timesteps)
         lost = int(_add(events["x"], events["y"], events["p"], cuts, cells, frames))
-        if self.values == "root":
-            frames = np.rint(np.sqrt(np.arange(MOST_PER_PIXEL + 1))).astype(np.uint8)[frames]
-        if self.values == "binary":
-            np.minimum(frames, 1, out=frames)
         return frames, lost
 
 

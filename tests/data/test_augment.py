@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from pipeline.compiled import random_bits
 from pipeline.data.augment import Augment, _moved, _thin
+from pipeline.data.encode import Frames
+from pipeline.types import Dataset, Split
 
 GESTURES = (0, 2, 1, 6, 5, 4, 3, 7, 8, 9, 10)
 
@@ -68,14 +70,22 @@ def test_dropping_takes_each_event_alone():
     assert len(out[0].unique()) > 1
 
 
-def test_dropping_up_to_half_keeps_75_of_100_events_of_a_count_and_60_of_a_root():
-    """s is drawn from [0, 0.5]. Roots of 10: 100 E[(1 - s)^2] + 10 E[s (1 - s)] = 58.3 + 1.7 events."""
-    samples = 4000  # standard error of both means below 0.5
-    still = torch.zeros(samples, dtype=torch.int64)
-    for stored, events, kept in ((100, 1, 75.0), (10, 2, 60.0)):
-        x = torch.full((samples, 1, 1, 1, 1), stored, dtype=torch.uint8)
-        out, _ = Augment(drop=0.5)(x, still, seeded())
-        assert (out.double() ** events).mean().item() == pytest.approx(kept, abs=1.5)
+@pytest.mark.parametrize(
+    ("values", "events", "seen"),
+    [
+        ("count", 100, 75.0),  # s is drawn from [0, 0.5]: 100 (1 - E[s])
+        ("root", 100, 8.62),  # 10 E[sqrt(1 - s)] = 10 * 2/3 * (1 - 0.5^1.5) / 0.5
+        ("binary", 1, 0.75),  # 1 - E[s]
+        ("binary", 2, 0.917),  # 1 - E[s^2] = 1 - 1/12: a pixel of two events is off where both went
+    ],
+)
+def test_events_are_dropped_before_roots_and_ones_are_made_of_them(values, events, seen):
+    samples = 8000
+    split = Split(torch.full((samples, 1, 1, 1, 1), events, dtype=torch.uint8), torch.zeros(samples).long())
+    encode, augment = Frames(1, 1.0, values), Augment(drop=0.5)
+    data = Dataset("one", 1, (1, 1, 1), 1, split, split, split, encode, "", augment)
+    x = torch.cat([batch.x.flatten() for batch in data.batches("train", 500, seed=0, shuffle=True)])
+    assert x.mean().item() == pytest.approx(seen, rel=0.015)
 
 
 def test_thinning_is_one_draw_per_event_in_the_order_of_places():

@@ -73,6 +73,29 @@ def test_frames_put_time_first_and_keep_counts():
     assert torch.equal(x[1, 0], stored[0, 1].float() / 2)
 
 
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        ("count", [0, 1, 2, 3, 6, 7, 12, 13, 100, 255]),
+        ("root", [0, 1, 1, 2, 2, 3, 3, 4, 10, 16]),  # 1.41, 1.73, 2.45, 2.65, 3.46, 3.61, 10, 15.97
+        ("binary", [0] + [1] * 9),
+    ],
+)
+def test_what_a_network_sees_of_counts(values, seen):
+    stored = torch.tensor([0, 1, 2, 3, 6, 7, 12, 13, 100, 255], dtype=torch.uint8).view(1, 1, 1, 1, 10)
+    before = stored.clone()
+    assert Frames(1, 0.25, values)(stored, seeded()).flatten().tolist() == [x / 4 for x in seen]
+    assert torch.equal(stored, before)
+
+
+def test_every_root_is_the_nearest_whole_number():
+    stored = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 16, 16)
+    roots = Frames(1, values="root")(stored, seeded()).flatten().tolist()
+    # r is the nearest to the root of n where r^2 - r < n <= r^2 + r (n = (r + 1/2)^2 is no whole number)
+    assert all(r * r - r < n <= r * r + r for n, r in enumerate(map(int, roots)) if n)
+    assert roots[0] == 0
+
+
 def test_frames_of_another_length_are_refused():
     with pytest.raises(ValueError, match=r"x must be \[B, 4, C, H, W\]"):
         Frames(4)(torch.zeros(1, 3, 2, 4, 4, dtype=torch.uint8), seeded())
@@ -86,6 +109,7 @@ def test_frames_of_another_length_are_refused():
         (lambda: Rate(4, draw="normal"), "^draw must be bernoulli or poisson, but got 'normal'"),
         (lambda: Latency(4, darkest=0), r"^darkest must be in \[1, 254\]"),
         (lambda: Frames(4, scale=0), "^scale must be above 0"),
+        (lambda: Frames(4, values="mean"), "^values must be one of count, root, binary, but got 'mean'"),
     ],
 )
 def test_settings_out_of_range_are_named(make, message):

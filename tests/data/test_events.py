@@ -83,6 +83,18 @@ def test_scale_and_augmentation_share_one_cache(gestures, private_cache):
     assert torch.equal(x_test * 2, next(plain.batches("test", 300, seed=0)).x)
 
 
+def test_counts_roots_and_ones_are_made_of_the_same_stored_counts(gestures, private_cache):
+    counts, roots, ones = (
+        gesture(gestures, framing=Framing(size=4, values=values)).load(0)
+        for values in ("count", "root", "binary")
+    )
+    assert len([p for p in (private_cache / "frames").iterdir() if p.is_dir()]) == 1
+    x = next(counts.batches("test", 300, seed=0)).x
+    assert x.max() > 2
+    assert torch.equal(next(roots.batches("test", 300, seed=0)).x, x.sqrt().round())
+    assert torch.equal(next(ones.batches("test", 300, seed=0)).x, (x > 0).float())
+
+
 def test_limit_keeps_all_classes(gestures):
     data = gesture(gestures, limit=22).load(0)
     assert data.train.y.bincount().tolist() == [2] * 11
