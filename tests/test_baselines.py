@@ -150,6 +150,7 @@ def test_baselines_are_run_with_the_seeds_of_the_front_and_told_as_means(seeded)
     assert any(line["test_accuracy_interval"] > 0 for line in others), "the seeds must make a difference"
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_baselines_and_find_what_one_finds(seeded, tmp_path):
     """The study's processes train them side by side; the numbers are those of a single process."""
     assert run.main([*COMPARED, *SEEDED, "workers=2", f"out={tmp_path}"]) == 0
@@ -183,6 +184,7 @@ def test_baselines_that_were_interrupted_go_on_where_they_were(tmp_path, monkeyp
     assert "Beside baselines of its size" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_study_without_finalists_compares_with_its_own_seed(tmp_path):
     assert run.main([*COMPARED, "study.finalists=0", f"out={tmp_path}"]) == 0
     _, *others = json.loads((tmp_path / "small" / "baselines" / "trial-00000.json").read_text())

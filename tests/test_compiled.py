@@ -35,6 +35,7 @@ def ran(folder: Path) -> tuple[int, int]:
 FUNCTION = "@njit(cache=True)\ndef shifted(x):\n    return x + {step}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imported", "called", "body"),
     [("shifted", "shifted(x)", FUNCTION), ("STEP", "(x + STEP)", "STEP = {step}\n")],

@@ -174,8 +174,13 @@ NO_SPACE = ["~study.space", "+study.space={}", "~study.baseline", "+study.baseli
 
 @pytest.mark.parametrize(
     "words",
-    [["quickstart"], ["fspinn_mnist", *NO_SPACE], ["gesture_pareto", "accelerator=loihi", *NO_SPACE]],
-    ids=["quickstart", "fspinn_mnist", "gesture_pareto"],
+    [
+        pytest.param(["quickstart"], id="quickstart"),
+        pytest.param(["fspinn_mnist", *NO_SPACE], id="fspinn_mnist", marks=pytest.mark.slow),
+        pytest.param(
+            ["gesture_pareto", "accelerator=loihi", *NO_SPACE], id="gesture_pareto", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_whatever_a_config_says_is_taken_or_refused_with_its_key(words: list[str]) -> None:
     """Every leaf of a config with every kind of junk: a job or a sentence that names the key, never a traceback."""

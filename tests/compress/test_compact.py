@@ -97,6 +97,7 @@ def test_neurons_without_readers_go_and_classes_stay():
         assert net(x).shape == before.shape
 
 
+@pytest.mark.slow
 def test_an_stdp_network_loses_its_pruned_neurons_and_labels_are_found_anew():
     net = Stdp(neurons=10, inhibition="direct").build((1, 3, 3), 10, 0)
     asked = []

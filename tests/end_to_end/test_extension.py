@@ -18,6 +18,7 @@ def block(first_line: str) -> str:
     return found.group(1)
 
 
+@pytest.mark.slow
 def test_a_network_and_an_experiment_from_another_folder(tmp_path):
     for path in ("mine/nets.py", "conf/net/mine.yaml", "conf/experiment/mine.yaml"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

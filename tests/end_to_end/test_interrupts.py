@@ -29,6 +29,7 @@ def test_an_interrupt_ends_cleanly_says_how_to_resume_and_loses_nothing(tmp_path
     assert f"resuming after {done}, 1 trials" in resumed.stdout
 
 
+@pytest.mark.slow
 def test_two_workers_finish_exactly_the_budget_after_a_killed_driver(tmp_path, start, run):
     process = start(tmp_path, "tracking=silent", "study.trials=8", "workers=2")
     database = tmp_path / "quickstart" / "study.db"

@@ -86,6 +86,7 @@ def test_the_same_seed_gives_the_same_front(first, tmp_path, run):
     assert trials(folder) == trials(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_space_that_is_used_up_ends_the_study_and_every_record_says_so(tmp_path, run):
     space = "study.space={compression.quantize_weights.bits: {choices: [4, 8]}}"
     done = run(

@@ -166,6 +166,7 @@ def test_a_difference_is_shown_with_its_place_in_the_report(study, monkeypatch):
     assert "<strong>differ</strong> its integer re-run differs" in device_html([row], {})
 
 
+@pytest.mark.slow
 def test_a_studys_accumulator_is_what_its_front_is_proven_in_and_exported_with(tmp_path):
     """16 bits hold every sum of 4-bit weights here; the command line may say otherwise."""
     words = [*QUICK, *FEWER, "compression.prune_weights.sparsity=0.5", f"out={tmp_path}"]
