@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 GESTURE_NAME = re.compile(rf"user(\d\d)_({'|'.join(GESTURE_LIGHTINGS)})/(0|[1-9]\d?)\.npy", re.ASCII)
 """One spelling per recording: beside 0.npy, 00.npy would count it twice."""
 NPY_MAGIC = b"\x93NUMPY"
+LONGEST_MS = 300_000
+"""A gesture takes seconds. 0.3 s and more in microseconds are more numbers than five minutes have milliseconds."""
 LATEST_MS = 2**53 // 1000
 """Beyond it a float no longer tells one microsecond from the next."""
 
@@ -252,10 +254,17 @@ def _columns(path: Path) -> np.ndarray:
 
 
 def _microseconds(path: Path, ms: np.ndarray) -> np.ndarray:
-    """int64 microseconds of times in milliseconds; fractions count. Raises Damaged for times beyond LATEST_MS."""
+    """int64 microseconds of times in milliseconds; fractions count.
+
+    Raises Damaged for times beyond LATEST_MS and recordings of more than LONGEST_MS.
+    """
     if len(ms) and not (ms.min() >= -LATEST_MS and ms.max() <= LATEST_MS):
         detail = f"t spans {ms.min()} to {ms.max()} ms, but must stay below {LATEST_MS} ms."
         raise Damaged(path, "has times beyond measure", detail)
+    if len(ms) and (span := float(ms.max()) - float(ms.min())) > LONGEST_MS:
+        # framing in parts of a recording would not notice, `denoise_ms` and `duration_ms` would mean another time
+        detail = f"t spans {span:.0f} ms, more than five minutes: t must be in milliseconds."
+        raise Damaged(path, "has times that look like microseconds", detail)
     if ms.dtype.kind == "f":
         return np.rint(ms.astype(np.float64) * 1000).astype(np.int64)
     return ms.astype(np.int64) * 1000

@@ -171,6 +171,10 @@ BAD = [
         save(lambda c: c.astype(np.int64) + np.array((0, 0, 0, LATEST_MS))),
         "has times beyond measure: t spans 9007",
     ),
+    (
+        save(lambda c: np.stack([*c.T[:3], np.linspace(0, 1_450_000, len(c))], 1)),  # 1.45 s in microseconds
+        "has times that look like microseconds: t spans 1450000 ms, more than five minutes",
+    ),
     (save(lambda c: c + np.array((0, 0, 0, 1e300))), "has times beyond measure: t spans 1e.300"),
     (
         save(lambda c: c / (128, 128, 1, 1)),
