@@ -360,10 +360,20 @@ def counted() -> list[str]:
     return lined(heads, lines)
 
 
+def _beside(book: Book, data: str) -> list[str]:
+    """The float networks that a study's members came from, as the first line above its table."""
+    right = list(book.accuracy(data, "float").values())
+    if not right:
+        return []
+    seeds = f"{len(right)} seed{'s' if len(right) > 1 else ''}"
+    return [f"Beside a float network of {told(right)} % ({seeds}, ± their standard deviation):", ""]
+
+
 def blocks(book: Book) -> dict[str, list[str]]:
     """What the page shows between its markers, by the markers' names."""
     made = {"counted": counted()}
-    made |= {f"{name}-study": gesture_studies.front(name) for name in ("nmnist_pareto", "gesture_simulated")}
+    for name, data in (("nmnist_pareto", "nmnist"), ("gesture_simulated", "gesture")):
+        made[f"{name}-study"] = [*_beside(book, data), *gesture_studies.front(name)]
     for data in TITLES:
         made |= {
             data: table(book, data),
