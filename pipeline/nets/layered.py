@@ -31,6 +31,7 @@ _PER_SAMPLE = (
     nn.AvgPool2d,
     nn.Identity,
 )
+_SYNAPTIC = (nn.Linear, nn.Conv2d)
 _RATE = 0.1  # spikes per input and step that initial weights are made for
 _LEAK = 0.05  # below this leak (beta above 0.975) the number of steps, and not the leak, bounds a membrane
 
@@ -61,7 +62,8 @@ class Layered(nn.Sequential):
     Three kinds of layers:
     * `Leaky` and `Dropout`: see [K, B, ...] and their state (membrane, mask), which starts anew in each forward;
     * a layer with a true attribute `all_timesteps`, and batch normalisation while it learns its statistics: sees
-      all of T at once, [T, B, ...] (batch normalisation [T x B, ...]); earlier layers finish first;
+      all of T at once, [T, B, ...] (batch normalisation [T x B, ...]); earlier layers finish first, and a synaptic
+      layer right before it runs whole;
     * any other module: sees [K x B, ...].
     Parametrizations (masks, fake-quantizers) are computed once per forward, not once per chunk.
 
@@ -81,14 +83,20 @@ class Layered(nn.Sequential):
         """[T, B, C, H, W] -> [T, B, N] output spikes."""
         layers = [(name, self.get_submodule(name)) for name in self.order]
         stops = [at for at, (_, layer) in enumerate(layers) if self._needs_all(layer)]
-        steps = self.chunk or len(input)
+        steps, x = self.chunk or len(input), input
         with parametrize.cached():
-            parts = input.split(steps)
             for start, stop in pairwise([-1, *stops, len(layers)]):
                 if start >= 0:
-                    parts = self._whole(layers[start][1], _joined(parts)).split(steps)
-                parts = self._segment(layers[start + 1 : stop], parts, first=start < 0)
-        return _joined(parts)
+                    x = self._whole(layers[start][1], x)
+                chunked, at_once = layers[start + 1 : stop], []
+                if stop < len(layers) and chunked and isinstance(chunked[-1][1], _SYNAPTIC):
+                    # What comes next needs all of T: computed whole, its currents need not be joined.
+                    chunked, at_once = chunked[:-1], chunked[-1:]
+                if chunked:
+                    x = _joined(self._segment(chunked, _split(x, steps), first=start < 0))
+                if at_once:
+                    (x,) = self._segment(at_once, (x,), first=start < 0 and not chunked)
+        return x
 
     def _segment(
         self, layers: list[tuple[str, nn.Module]], parts: Sequence[Tensor], first: bool
@@ -136,8 +144,25 @@ class Layered(nn.Sequential):
         return layer(x)
 
 
+def _split(x: Tensor, steps: int) -> tuple[Tensor, ...]:
+    """[T, B, ...] -> chunks [K, B, ...], so that the gradients come back in the layout of maps (see `_joined`)."""
+    if x.dim() != 5 or x.stride(0) == 0:
+        return x.split(steps)
+    batch = x.shape[1]
+    return tuple(rows.unflatten(0, (-1, batch)) for rows in x.flatten(0, 1).split(steps * batch))
+
+
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]  # cat copies a single tensor too
+    """Chunks [K, B, ...] -> [T, B, ...], maps [K, B, C, H, W] as [K x B, C, H, W].
+
+    PyTorch knows what channels-last is of four dimensions alone: joined as five, in either direction, maps are turned
+    around into N, C, H, W, and every layer after turns them back.
+    """
+    if len(parts) == 1:
+        return parts[0]  # cat copies a single tensor too
+    if parts[0].dim() != 5:
+        return torch.cat(tuple(parts))
+    return torch.cat([part.flatten(0, 1) for part in parts]).unflatten(0, (-1, parts[0].shape[1]))
 
 
 def _channels_last(rows: Tensor) -> Tensor:

@@ -238,3 +238,42 @@ def test_a_convolutional_net_runs_channels_last_and_saves_as_it_is(channels):
     net(torch.rand(4, 3, channels, 12, 12))
     assert all(rows.is_contiguous(memory_format=torch.channels_last) for rows in seen.values())
     assert all(p.is_contiguous() for p in net.parameters())
+
+
+@pytest.mark.parametrize("chunk", [0, 2])
+def test_maps_are_never_turned_around_between_chunks_and_all_of_time(chunk):
+    """Forward and backward: batch normalisation and pools get maps as they lie in memory, N, H, W, C."""
+    layers = [
+        *(("conv1", nn.Conv2d(2, 6, 3)), ("bn1", nn.BatchNorm2d(6)), ("lif1", Leaky(0.5))),
+        *(("pool", nn.MaxPool2d(2)), ("conv2", nn.Conv2d(6, 8, 3)), ("bn2", nn.BatchNorm2d(8))),
+        *(("lif2", Leaky(0.5)), ("flat", nn.Flatten())),
+    ]
+    net = Layered(layers, chunk)
+    initialise(net, 0)
+    maps = []
+    for layer in (net.bn1, net.pool, net.conv2, net.bn2):
+        layer.register_forward_hook(lambda m, into, out: maps.extend([into[0], out]))
+        layer.register_full_backward_hook(lambda m, into, out: maps.extend([*into[:1], *out]))
+    net(torch.rand(4, 3, 2, 12, 12).requires_grad_()).sum().backward()
+    assert len(maps) >= 16
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in maps)
+
+
+class Counted(nn.Conv2d):
+    """A convolution that remembers how many maps came at once."""
+
+    def forward(self, input):
+        self.rows = len(input)
+        return super().forward(input)
+
+
+def test_a_convolution_before_batch_normalisation_computes_all_currents_at_once():
+    layers = [
+        *(("conv1", Counted(2, 3, 3)), ("bn", nn.BatchNorm2d(3)), ("lif1", Leaky(0.5))),
+        *(("conv2", Counted(3, 3, 3)), ("lif2", Leaky(0.5)), ("flat", nn.Flatten())),
+    ]
+    net = Layered(layers, chunk=2)
+    net(torch.rand(6, 5, 2, 8, 8))
+    assert (net.conv1.rows, net.conv2.rows) == (30, 10)  # 6 steps of 5 samples; 2 steps of 5
+    net.eval()(torch.rand(6, 5, 2, 8, 8))  # what it learned is a constant per channel then
+    assert net.conv1.rows == 10
