@@ -365,8 +365,8 @@ def _beside(book: Book, data: str) -> list[str]:
     right = list(book.accuracy(data, "float").values())
     if not right:
         return []
-    seeds = f"{len(right)} seed{'s' if len(right) > 1 else ''}"
-    return [f"Beside a float network of {told(right)} % ({seeds}, ± their standard deviation):", ""]
+    seeds = f"{len(right)} seeds, ± their standard deviation" if len(right) > 1 else "1 seed"
+    return [f"Beside a float network of {told(right)} % ({seeds}):", ""]
 
 
 def blocks(book: Book) -> dict[str, list[str]]:

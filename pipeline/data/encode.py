@@ -153,6 +153,8 @@ class Frames:
         """[B, T, C, H, W] uint8 counts -> [T, B, C, H, W] float32; `generator` is not used."""
         if x.dim() != 5 or x.shape[1] != self.timesteps:
             raise ValueError(f"x must be [B, {self.timesteps}, C, H, W], but got {list(x.shape)}.")
+        if x.dtype != torch.uint8:  # the table has a place for each of its values, and for no other
+            raise ValueError(f"x must be uint8 counts, but got {x.dtype}.")
         seen = torch.arange(256, dtype=torch.float32)
         if self.values == "root":
             seen = seen.sqrt().round()

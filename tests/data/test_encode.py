@@ -101,6 +101,13 @@ def test_frames_of_another_length_are_refused():
         Frames(4)(torch.zeros(1, 3, 2, 4, 4, dtype=torch.uint8), seeded())
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float32])
+def test_frames_of_another_type_are_refused(dtype):
+    """A count of 300, which int16 may hold, has no place in the table of what networks see."""
+    with pytest.raises(ValueError, match=r"x must be uint8 counts, but got torch\."):
+        Frames(4)(torch.full((1, 4, 2, 4, 4), 300, dtype=dtype), seeded())
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
