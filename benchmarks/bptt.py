@@ -3,7 +3,8 @@
     python benchmarks/bptt.py [--rounds 30] [--threads 1] [--only NET]
 
 * this project: chunks of time steps, layer by layer, one fused LIF scan per neuron layer
-* snnTorch: its own `Leaky` in the usual loop over time, the same weights and the same layers
+* snnTorch: its own `Leaky` in the usual loop over time, the same weights and the same layers (batch normalisation
+  sees one step at a time there; attention needs all of T, and the loop ends before it and starts anew after it)
 * SpikingJelly: multi-step layers and `LIFNode` (torch backend), the same weights; from the environment of
   `make peers`, left out where that is missing
 
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,15 @@ from pipeline.compress.quantize import QuantizeWeights
 from pipeline.data.augment import Augment
 from pipeline.data.digits import Digits
 from pipeline.data.encode import Direct, Frames
+from pipeline.learn import memory
 from pipeline.nets.conv import Conv
 from pipeline.nets.feedforward import FeedForward
 from pipeline.nets.neurons import Leaky
+from pipeline.nets.tcja import Tcja, TemporalChannelAttention
 from pipeline.types import Dataset, Split
 
-# name: (spec, input [T, B, C, H, W], classes, wanted against snnTorch)
-NETS: dict[str, tuple[Any, tuple[int, ...], int, float]] = {
+# name: (spec, input [T, B, C, H, W], classes, wanted against snnTorch or None)
+NETS: dict[str, tuple[Any, tuple[int, ...], int, float | None]] = {
     "784-256-10 image": (FeedForward(hidden=256), (25, 128, 1, 28, 28), 10, 3.0),
     "784-256-10 spikes": (FeedForward(hidden=256), (25, 128, 1, 28, 28), 10, 3.0),
     "small conv": (Conv(), (16, 16, 2, 32, 32), 11, 1.8),
@@ -54,7 +58,17 @@ NETS: dict[str, tuple[Any, tuple[int, ...], int, float]] = {
         11,
         1.4,
     ),
-}
+    # as experiment gesture_simulated has it
+    "TCJA, batch norm": (
+        Tcja(
+            channels=(12, 24, 48), hidden=96, plain_blocks=1, attention_blocks=2,
+            beta=0.75, threshold=1.0, slope=2.0, dropout=0.0,
+        ),
+        (20, 16, 2, 32, 32),
+        11,
+        None,
+    ),
+}  # fmt: skip
 QUANTIZERS = {"compressed": QuantizeWeights(4), "learned": QuantizeWeights(4, scheme="duq")}
 """Each behind a mask of half of the weights: fixed point, and the learned ranges that the gesture study uses."""
 Step = Callable[[], float]
@@ -83,9 +97,9 @@ def snntorch_way(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tenso
         for layer in net.children()
     ]
 
-    def forward(x: Tensor) -> Tensor:
+    def loop(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
         membranes: dict[int, Tensor] = {}
-        spikes = []
+        outputs = []
         for current in x:
             for at, layer in enumerate(layers):
                 if isinstance(layer, snn.Leaky):
@@ -93,8 +107,15 @@ def snntorch_way(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tenso
                     current, membranes[at] = layer(current, before)
                 else:
                     current = layer(current)
-            spikes.append(current)
-        return torch.stack(spikes)
+            outputs.append(current)
+        return torch.stack(outputs)
+
+    whole = [at for at, layer in enumerate(layers) if isinstance(layer, TemporalChannelAttention)]
+
+    def forward(x: Tensor) -> Tensor:
+        for begin, end in pairwise([-1, *whole, len(layers)]):
+            x = loop(layers[begin](x) if begin >= 0 else x, layers[begin + 1 : end])
+        return x
 
     return forward, list(net.parameters())
 
@@ -116,6 +137,8 @@ def spikingjelly_way(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[T
                     surrogate_function=surrogate.ATan(), step_mode="m",
                 )
             )  # fmt: skip
+        elif isinstance(layer, TemporalChannelAttention):
+            layers.append(layer)
         else:
             layers.append(wrap.SeqToANNContainer(layer))
     whole = nn.Sequential(*layers)
@@ -233,11 +256,12 @@ def compare(name: str, rounds: int, speed: float) -> dict[str, Any]:
     if jelly is not None:
         steps["spikingjelly"] = trainer(*jelly, x, classes)
     times: dict[str, list[float]] = {key: [] for key in steps}
-    for turn in range(rounds + 3):
-        for key, step in steps.items():
-            spent = step()
-            if turn >= 3:
-                times[key].append(spent)
+    with memory.held():  # as the project's trainings run; the other two have the same of it
+        for turn in range(rounds + 3):
+            for key, step in steps.items():
+                spent = step()
+                if turn >= 3:
+                    times[key].append(spent)
     ratio = {
         key: statistics.median(a / b for a, b in zip(spans, times["ours"], strict=True))
         for key, spans in times.items()

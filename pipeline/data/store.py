@@ -221,6 +221,7 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
     """Frames of every good recording, one after the other; returns what was found on the way."""
     labels: list[int] = []
     sizes: list[int] = []
+    seen: dict[bytes, tuple[str, Path]] = {}
     skipped: Counter[str] = Counter()
     first_skipped: str | None = None
     events = lost = 0
@@ -233,6 +234,7 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
                 advance(1)
                 try:
                     array, count, beyond = frame(recording.path)
+                    _require_one_split(recording.path, name, seen)
                 except Damaged as error:
                     if not skip_bad:
                         raise _with_hint(error, recording.path) from error
@@ -258,6 +260,18 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
         "shape": [len(labels), *shape], "labels": labels, "sizes": sizes, "skipped": dict(skipped),
         "first_skipped": first_skipped, "events": events, "beyond_255": lost, "seconds": seconds,
     }  # fmt: skip
+
+
+def _require_one_split(path: Path, split: str, seen: dict[bytes, tuple[str, Path]]) -> None:
+    """Raise Damaged for a recording whose bytes another split has, too: what is tested would have been learned.
+
+    seen: the splits and files of the recordings before, by the hash of their bytes; this one is added.
+    """
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "blake2b").digest()
+    first_split, first = seen.setdefault(content, (split, path))
+    if first_split != split:
+        raise Damaged(path, "is in two splits", f"{split} has it, and {first_split} as {first}.")
 
 
 def skipped(facts: Mapping[str, Any]) -> dict[str, int]:

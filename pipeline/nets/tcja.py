@@ -11,6 +11,7 @@ from torch.nn.utils import skip_init
 
 from pipeline.nets.layered import Dropout, Layered, initialise
 from pipeline.nets.neurons import LeakyConstants
+from pipeline.nets.normalisation import BatchNorm
 from pipeline.types import require
 
 
@@ -143,7 +144,7 @@ class Tcja(LeakyConstants):
         for at, channels in enumerate(self.widths, start=1):
             layers += [
                 (f"conv{at}", nn.Conv2d(inputs, channels, 3, padding=1, bias=False)),
-                (f"norm{at}", nn.BatchNorm2d(channels)),
+                (f"norm{at}", BatchNorm(channels)),
                 (f"lif{at}", self.neuron()),
             ]
             if at > self.plain_blocks:

@@ -589,7 +589,8 @@ def digits(tmp_path):
         for digit in range(10):
             (root / split / str(digit)).mkdir(parents=True)
             for k in range(count):
-                (root / split / str(digit) / f"{k:05d}.bin").write_bytes(moving_dot(digit, 10 * digit + k))
+                seed = 10 * digit + k + (100 if split == "Test" else 0)
+                (root / split / str(digit) / f"{k:05d}.bin").write_bytes(moving_dot(digit, seed))
     return root
 
 
@@ -600,6 +601,15 @@ def test_nmnist_from_the_official_layout(digits, tmp_path):
     assert data.shape == (2, 34, 34)
     rows = data.train.x.sum(dim=(1, 2, 4)).argmax(1)
     assert torch.equal(rows, 3 * data.train.y)  # the dot of digit d runs in row 3 d
+
+
+def test_a_recording_in_both_splits_is_named_with_both_places(digits):
+    """What is tested would have been learned. Under another name and digit, too: the bytes tell."""
+    leaked = digits / "Test" / "4" / "99999.bin"
+    shutil.copy(digits / "Train" / "3" / "00001.bin", leaked)
+    with pytest.raises(DataError, match=r"Test/4/99999\.bin is in two splits: .* as .*Train/3/00001\.bin"):
+        nmnist(digits, validation=10).load(0)
+    assert nmnist(digits, validation=10, skip_bad=True).load(0).skipped == {"is in two splits": 1}
 
 
 def test_settings_that_give_other_frames_have_caches_of_their_own(digits, private_cache):

@@ -224,6 +224,15 @@ def test_skipping_counts_by_kind(folder, recordings, caplog):
     assert "skipped: 1 is cut off" in caplog.text, "from the cache, too"
 
 
+def test_the_same_bytes_may_come_twice_in_one_split_but_not_in_two(folder, recordings):
+    train, _, test = recordings
+    train[1].path.write_text("0")
+    assert len(load(folder, recordings, Camera()).splits[0]) == 3
+    test[0].path.write_text("0")
+    with pytest.raises(DataError, match=r"5\.txt is in two splits: test has it, and train as .*0\.txt\."):
+        load(folder, recordings, Camera())
+
+
 def test_a_strict_run_does_not_use_what_a_permissive_run_left(folder, recordings):
     bad = recordings[0][2].path
     bad.write_text("?")
