@@ -63,7 +63,7 @@ class Layered(nn.Sequential):
     * `Leaky` and `Dropout`: see [K, B, ...] and their state (membrane, mask), which starts anew in each forward;
     * a layer with a true attribute `all_timesteps`, and batch normalisation while it learns its statistics: sees
       all of T at once, [T, B, ...] (batch normalisation [T x B, ...]); earlier layers finish first, and a synaptic
-      layer right before it runs whole;
+      layer right before it runs whole, as do neurons and pools between it and the next of its kind;
     * any other module: sees [K x B, ...].
     Parametrizations (masks, fake-quantizers) are computed once per forward, not once per chunk.
 
@@ -89,11 +89,13 @@ class Layered(nn.Sequential):
                 if start >= 0:
                     x = self._whole(layers[start][1], x)
                 chunked, at_once = layers[start + 1 : stop], []
-                if stop < len(layers) and chunked and isinstance(chunked[-1][1], _SYNAPTIC):
+                if stop < len(layers) and _synapses(chunked[-1:]):
                     # What comes next needs all of T: computed whole, its currents need not be joined.
                     chunked, at_once = chunked[:-1], chunked[-1:]
                 if chunked:
-                    x = _joined(self._segment(chunked, _split(x, steps), first=start < 0))
+                    between = start >= 0 and stop < len(layers) and not _synapses(chunked)
+                    parts = (x,) if between else _split(x, steps)
+                    x = _joined(self._segment(chunked, parts, first=start < 0))
                 if at_once:
                     (x,) = self._segment(at_once, (x,), first=start < 0 and not chunked)
         return x
@@ -142,6 +144,10 @@ class Layered(nn.Sequential):
         if isinstance(layer, _BatchNorm):
             return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return layer(x)
+
+
+def _synapses(layers: Iterable[tuple[str, nn.Module]]) -> bool:
+    return any(isinstance(layer, _SYNAPTIC) for _, layer in layers)
 
 
 def _split(x: Tensor, steps: int) -> tuple[Tensor, ...]:

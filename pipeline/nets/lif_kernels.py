@@ -144,7 +144,8 @@ def backward_kernel(
         one, zero, half = number(1), number(0), number(0.5)
         step, lowest, highest = format[0], format[1], format[2]
         a, c, k = number(peak), number(scale), number(slope)
-        buffer = np.empty((steps, _BLOCK if same_step else 1), kept.dtype)
+        # Flat: of rows of a matrix LLVM cannot tell that they are apart, and computes one membrane at a time.
+        buffer = np.empty(steps * _BLOCK if same_step else 1, kept.dtype)
         seats = np.empty(_BLOCK if grid == STOCHASTIC else 1, np.uint32)
         for row in range(0, size, period):
             for low in range(0, period, _BLOCK):
@@ -155,9 +156,10 @@ def backward_kernel(
                 if grid == STOCHASTIC:
                     _seat(seats, p, n)
                 if same_step:  # replay the membranes that each step started from
-                    buffer[0, :n] = start[0, p:q]
+                    buffer[0:n] = start[0, p:q]
                     for t in range(steps - 1):
-                        kept_t, before, after = kept[t, p:q], buffer[t, :n], buffer[t + 1, :n]
+                        kept_t, at = kept[t, p:q], t * n
+                        before, after = buffer[at : at + n], buffer[at + n : at + 2 * n]
                         for i in range(n):
                             if vector:
                                 h = hs[i]
@@ -182,7 +184,7 @@ def backward_kernel(
                         carry += g_states[t, p:q]
                     kept_t, g_spike, g_x_t = kept[t, p:q], g_spikes[t, p:q], g_x[t, p:q]
                     if same_step:
-                        before = buffer[t, :n]
+                        before = buffer[t * n : t * n + n]
                     elif t > 0:
                         before = kept[t - 1, p:q]
                     else:

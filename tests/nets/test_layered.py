@@ -277,3 +277,28 @@ def test_a_convolution_before_batch_normalisation_computes_all_currents_at_once(
     assert (net.conv1.rows, net.conv2.rows) == (30, 10)  # 6 steps of 5 samples; 2 steps of 5
     net.eval()(torch.rand(6, 5, 2, 8, 8))  # what it learned is a constant per channel then
     assert net.conv1.rows == 10
+
+
+def test_neurons_between_two_layers_that_need_all_of_time_run_all_of_it():
+    """Maps come whole and are needed whole: cutting them and joining them would only copy them."""
+    layers = [
+        *(
+            ("conv1", nn.Conv2d(2, 3, 3)),
+            ("bn1", nn.BatchNorm2d(3)),
+            ("lif1", Leaky(0.5)),
+            ("pool", nn.MaxPool2d(2)),
+        ),
+        *(
+            ("conv2", nn.Conv2d(3, 3, 3)),
+            ("bn2", nn.BatchNorm2d(3)),
+            ("lif2", Leaky(0.5)),
+            ("flat", nn.Flatten()),
+        ),
+    ]
+    net = Layered(layers, chunk=2)
+    steps = {}
+    for name in ("lif1", "lif2"):
+        hook = lambda module, into, out, name=name: steps.setdefault(name, []).append(len(into[0]))  # noqa: E731
+        net.get_submodule(name).register_forward_hook(hook)
+    net(torch.rand(6, 5, 2, 8, 8))
+    assert steps == {"lif1": [6], "lif2": [2, 2, 2]}
