@@ -89,7 +89,7 @@ def run(cfg: DictConfig) -> int:
         data = _checked(here)
         with launcher.open(here) as crew:
             here.folder.mkdir(parents=True, exist_ok=True)
-            study = _open_study(here)
+            study = _open_study(here, data)
             _tell(console, here, data, study)
             reference = _search(here, data, study, crew, tracker, console)
             return _finish(here, data, study, tracker, reference, crew, console)
@@ -129,8 +129,8 @@ def screen() -> Console:
     return Console(soft_wrap=True) if sys.stdout.isatty() else Console(width=160, soft_wrap=True)
 
 
-def _open_study(here: Job) -> optuna.Study:
-    """Create or resume; another config under the same name is refused with the difference."""
+def _open_study(here: Job, data: Dataset) -> optuna.Study:
+    """Create or resume; another config under the same name is refused with the difference, and so is other data."""
     storage = database.connect(here.storage)
     old = database.stored_config(storage, here.name)
     changed = config.difference(old, here.config) if old else []
@@ -140,8 +140,16 @@ def _open_study(here: Job) -> optuna.Study:
             + "\n  ".join(changed)
             + f"\nGive the new one another name (name={here.name}-2), or start afresh: rm -r {here.folder}"
         )
+    seen = database.stored_data(storage, here.name)
+    # results and float models are found by the config, which does not see that the files are others
+    if seen not in (None, data.digest):
+        raise DataError(
+            f"study {here.name!r} was made with other data: sha256 {str(seen)[:16]}, but {data.name} has "
+            f"{data.digest[:16]} here. Bring the old data back, give the new study another name "
+            f"(name={here.name}-2), or start afresh: rm -r {here.folder}"
+        )
     more = [] if old else here.warm_points()
-    study = database.create(storage, here.name, here.study, here.config, more)
+    study = database.create(storage, here.name, here.study, here.config, more, data.digest)
     remember(study)
     database.reap(study)
     return study

@@ -108,26 +108,37 @@ STAGES: Mapping[str, Callable[[Job], int]] = {
 
 
 def opened(here: Job) -> optuna.Study:
-    """The study, created or found; one of another config is put aside."""
-    old = _stored(here)
+    """The study, created or found; one of another config, or of other data, is put aside."""
+    old, seen = _stored(here)
     changed = config.difference(old, here.config) if old else []
+    digest = _digest(here)
+    if seen is not None and digest not in (None, seen):
+        changed = [*changed, f"data: sha256 {seen[:16]} -> {str(digest)[:16]}"]
     if changed and not here.storage.startswith("sqlite"):
         raise ConfigError(f"study {here.name!r} was made with another config: {'; '.join(changed)}")
     if changed:
         old = None
-        print(f"{here.folder} was made with another config and is now {_aside(here.folder)}")
+        print(f"{here.folder} was made otherwise ({'; '.join(changed)}) and is now {_aside(here.folder)}")
     here.folder.mkdir(parents=True, exist_ok=True)
     storage = database.connect(here.storage)
     more = [] if old else here.warm_points()
-    study = database.create(storage, here.name, here.study, here.config, more)
+    study = database.create(storage, here.name, here.study, here.config, more, digest)
     database.reap(study)
     return study
 
 
-def _stored(here: Job) -> Mapping[str, object] | None:
+def _stored(here: Job) -> tuple[Mapping[str, object] | None, str | None]:
+    """Config and sha256 of the data of the study that is there."""
     if not (here.folder / "study.db").exists() and here.storage.startswith("sqlite"):
-        return None
-    return database.stored_config(database.connect(here.storage), here.name)
+        return None, None
+    storage = database.connect(here.storage)
+    return database.stored_config(storage, here.name), database.stored_data(storage, here.name)
+
+
+def _digest(here: Job) -> str | None:
+    """The sha256 of the data as the stage `data` found it; None where that stage did not run."""
+    told = _folder(here) / "data.json"
+    return json.loads(told.read_text(encoding="utf-8"))["sha256"] if told.exists() else None
 
 
 def _aside(folder: Path) -> Path:

@@ -129,12 +129,14 @@ def create(
     study: Study,
     config: Mapping[str, object],
     more: Sequence[Mapping[str, object]] = (),
+    data: str | None = None,
 ) -> optuna.Study:
-    """Make (or open) the study, before any worker starts; a new one remembers its config and its warm starts.
+    """Make (or open) the study, before any worker starts; a new one remembers its config, warm starts and data.
 
     Warm starts outside the space are left out: a space that was narrowed would be left by its first trials.
 
-    `more`: points tried after `study.warm_start`, from the fronts of other studies.
+    `more`: points tried after `study.warm_start`, from the fronts of other studies. `data`: the data's sha256; that of
+    the first who names one stays (`user_attrs["data"]`).
     """
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     with alone(storage.url):
@@ -151,15 +153,26 @@ def create(
             for point in [*(inside for inside in study.warm_start if not study.axes.outside(inside)), *more]:
                 made.enqueue_trial(study.axes.restrict(point), skip_if_exists=True)
             made.set_user_attr("config", json.dumps(config))  # in its order: axes may depend on earlier ones
+        if data is not None and "data" not in made.user_attrs:
+            made.set_user_attr("data", data)
     return made
 
 
 def stored_config(storage: Storage, name: str) -> dict[str, object] | None:
     """The config under which a study was made, or None where there is none yet."""
-    if name not in optuna.get_all_study_names(storage):
-        return None
-    text = optuna.load_study(storage=storage, study_name=name).user_attrs.get("config")
+    text = _remembered(storage, name).get("config")
     return json.loads(text) if text else None
+
+
+def stored_data(storage: Storage, name: str) -> str | None:
+    """The sha256 of the data with which a study was made, or None where none was named yet."""
+    return _remembered(storage, name).get("data")
+
+
+def _remembered(storage: Storage, name: str) -> Mapping[str, str]:
+    if name not in optuna.get_all_study_names(storage):
+        return {}
+    return optuna.load_study(storage=storage, study_name=name).user_attrs
 
 
 def identity(pid: int | None = None) -> str:
