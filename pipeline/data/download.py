@@ -82,8 +82,7 @@ def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], None]
     failures = []
     for address in addresses:
         try:
-            _gather(address, part)
-            check(part)
+            _gathered(address, part, check)
         except DataError as error:
             part.unlink(missing_ok=True)
             failures.append(f"{address}: {error}")
@@ -94,6 +93,21 @@ def _fetch(addresses: Sequence[str], target: Path, check: Callable[[Path], None]
         else:
             return part.replace(target)
     raise DataError(f"{target} could not be downloaded. " + " ".join(failures))
+
+
+def _gathered(address: str, part: Path, check: Callable[[Path], None]) -> None:
+    """Fill `part` and check it; one that an earlier run began, and that fails, is fetched once more from its start:
+    what was wrong may be the bytes that were there."""
+    begun = _size(part) > 0
+    _gather(address, part)
+    try:
+        check(part)
+    except DataError:
+        if not begun:
+            raise
+        part.unlink(missing_ok=True)
+        _gather(address, part)
+        check(part)
 
 
 def _gather(address: str, part: Path) -> None:

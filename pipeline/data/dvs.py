@@ -67,7 +67,9 @@ class Pixels:
     mismatch: float = 0.02
     """Standard deviation of both thresholds over the pixels."""
     refractory_ms: int = 1
-    """Shortest interval between two events of a pixel; changes that come sooner are lost."""
+    """How long a pixel is held at reset after an event: changes that pass a threshold meanwhile are lost. One step, the
+    default, loses none, as the real sensor (some microseconds) would not at this resolution. The second read-outs and
+    events of the other polarity (`echo`, `rebound`), and strays (`spill`) are not changes, and come within it."""
     echo: float = 0.40
     """Probability that an ON event is read out twice (real clips: 13 % of all intervals are below 2 us)."""
     rebound: tuple[float, float] = (0.15, 0.4)

@@ -30,16 +30,17 @@ from pipeline.data.recordings import (
     GESTURE_CLASSES,
     GESTURE_FOLDERS,
     GESTURE_USERS,
-    NMNIST_END_US,
     SKIP_HINT,
     Damaged,
     Recording,
     check_events,
+    check_nmnist,
     find_gestures,
     find_nmnist,
     left_out,
+    misnamed_nmnist,
     read_gesture,
-    require_bin_length,
+    require_bin,
     require_classes,
     split_by_user,
     unreadable,
@@ -152,9 +153,15 @@ class EventData(ABC):
         """
         events = self.read(path)
         kept = self.framing.kept(events, self.sensor)
-        if len(kept) < self.timesteps:
-            detail = f"{len(kept)} of {len(events)} are left for {self.timesteps} frames."
+        if len(events) < self.timesteps:
+            detail = f"{len(events)} for {self.timesteps} frames (data.timesteps)."
             raise Damaged(path, "holds too few events", detail)
+        if len(kept) < self.timesteps:
+            # the recording is good, and leaving out such would leave out real ones
+            raise DataError(
+                f"{path} keeps {len(kept)} of {len(events)} events, too few for data.timesteps={self.timesteps}: "
+                f"{self.framing.shortening()} must leave more."
+            )
         frames, lost = self.framing.frames(kept, self.sensor, self.timesteps)
         return frames, len(events), lost
 
@@ -169,7 +176,7 @@ class EventData(ABC):
 @functools.lru_cache(maxsize=2)
 def _stored(spec: EventData, seed: int) -> Stored:
     parts = spec.parts(seed)
-    key = key_of(parts, (spec.name, spec.reading(), spec.framing, spec.timesteps))
+    key = key_of(parts, (spec.name, spec.reading(), spec.framing, spec.framing.code(), spec.timesteps))
     folder = cache_folder() / "frames" / f"{spec.name}-{key[:16]}"
     return load_or_build(folder, key, parts, spec.frame, spec.skip_bad, spec.mapped, spec.left_out())
 
@@ -193,7 +200,7 @@ class Nmnist(EventData):
     classes: ClassVar[int] = 10
 
     def parts(self, seed: int) -> Parts:
-        found = find_nmnist(self._folder())
+        found = find_nmnist(self._folder(), self.skip_bad)
         recordings = found["train"]
         held_out = count_of(self.validation, len(recordings), "data.validation")
         labels = torch.tensor([recording.label for recording in recordings])
@@ -203,19 +210,17 @@ class Nmnist(EventData):
         )
         return self.limited(train, seed), validation, found["test"]
 
+    def left_out(self) -> Mapping[str, int]:
+        return misnamed_nmnist(self._folder()) if self.skip_bad else {}
+
     def read(self, path: Path) -> np.ndarray:
-        require_bin_length(path)
+        require_bin(path)
         reader = tonic_part("io").read_mnist_file
         try:
             events = reader(path, EVENT)
         except OSError as error:
             raise unreadable(path, error) from error
-        check_events(path, events, self.sensor, self.sensor)
-        if events["t"][-1] < NMNIST_END_US:
-            detail = (
-                f"it ends at {events['t'][-1] / 1000:.0f} ms, but the third saccade lasts to about 300 ms."
-            )
-            raise Damaged(path, "is cut off", detail)
+        check_nmnist(path, events, self.sensor, self.sensor)
         if self.first_saccade:
             events = events[events["t"] < 100_000]
         if self.stabilize:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import inspect
 import pickle
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +19,7 @@ import numpy as np
 
 from pipeline.compiled import njit
 from pipeline.data.encode import Values, require_values
-from pipeline.data.recordings import EVENT, Damaged, check_events
+from pipeline.data.recordings import EVENT, LONGEST_MS, Damaged, check_events
 from pipeline.types import DataError, require
 
 MOST_PER_PIXEL = 255
@@ -56,7 +59,8 @@ class Framing:
         require(self.slicing in ("count", "time"), "slicing", "be count or time", self.slicing)
         require_values(self.values)
         for name, value in (("denoise_ms", self.denoise_ms), ("duration_ms", self.duration_ms)):
-            require(value is None or value > 0, name, "be null or above 0", value)
+            rule = f"be null or above 0, and at most {LONGEST_MS}"
+            require(value is None or 0 < value <= LONGEST_MS, name, rule, value)
         for transform in self.transforms:
             # the words are in the key of the frame cache: an address would build it anew in every process
             said = repr(transform)
@@ -89,10 +93,23 @@ class Framing:
     def side(self, sensor: int) -> int:
         """Height and width of the frames of a `sensor` x `sensor` camera; ValueError for a size too large."""
         crop = sensor if self.crop is None else self.crop
-        require(1 <= crop <= sensor, "crop", f"be null or in [1, {sensor}]", self.crop)
+        require(1 <= crop <= sensor, "framing.crop", f"be null or in [1, {sensor}]", self.crop)
         size = crop if self.size is None else self.size
-        require(1 <= size <= crop, "size", f"be null or in [1, {crop}]", self.size)
+        rule = f"be null or in [1, {crop}]" + (" (framing.crop)" if self.crop else "")
+        require(1 <= size <= crop, "framing.size", rule, self.size)
         return size
+
+    def code(self) -> str:
+        """What the transforms do, for the key of the frame cache: their modules' sources, or versions where installed.
+
+        The words of a transform stay what they are when its body changes.
+        """
+        return " ".join(sorted({_code_of(transform) for transform in self.transforms}))
+
+    def shortening(self) -> str:
+        """The keys that leave events out, as a user writes them."""
+        used = {"transforms": self.transforms, "denoise_ms": self.denoise_ms, "duration_ms": self.duration_ms}
+        return ", ".join(f"data.framing.{name}" for name, value in used.items() if value)
 
     def kept(self, events: np.ndarray, sensor: int) -> np.ndarray:
         """The events that are framed: after transforms, denoising and shortening; may be none.
@@ -102,7 +119,13 @@ class Framing:
         """
         for transform in self.transforms:
             # a copy: some of tonic's remember what they found in the first recording, and words in the key would change
-            events = copy.deepcopy(transform)(events)
+            try:
+                events = copy.deepcopy(transform)(events)
+            except Exception as error:  # of a library, or a user's own
+                raise DataError(
+                    f"data.framing.transforms: {transform!r} does not take a recording of {len(events)} events: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
         if self.transforms:
             self._require_events(events, sensor)
         if self.denoise_ms is not None and len(events):
@@ -155,6 +178,23 @@ class Framing:
         cuts = self.edges(events["t"], timesteps)
         lost = int(_add(events["x"], events["y"], events["p"], cuts, cells, frames))
         return frames, lost
+
+
+def _code_of(transform: object) -> str:
+    """What a transform is made from: the version of its package, the sha256 of its file, and so for those inside it."""
+    module = inspect.getmodule(transform if inspect.isroutine(transform) else type(transform))
+    found = [_version_of(module.__name__.partition(".")[0])] if module is not None else []
+    if module is not None and getattr(module, "__file__", None):
+        found.append(hashlib.sha256(Path(inspect.getfile(module)).read_bytes()).hexdigest())
+    inside = getattr(transform, "transforms", ())  # tonic's Compose
+    return " ".join([*found, *map(_code_of, inside)])
+
+
+def _version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "0"
 
 
 def _are_events(dtype: np.dtype) -> bool:

@@ -26,12 +26,21 @@ EVENT = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", np.bo
 NMNIST_END_US = 270_000
 """A recording that ends before was cut off: the third and last saccade lasts from 210 to about 300 ms, and of 1,000
 official recordings none ends before 296.8 ms. The rest is room for a quiet end."""
+CLOCK_ROW = 240
+"""The y by which this camera says that its clock ran over, which no recording of 0.3 s needs."""
+NMNIST_PAUSE_US = 50_000
+"""A longer one, before the first event or between two, was cut out: the 1,000 begin by 7.4 ms and pause for 9.5 ms at
+most."""
+NMNIST_FOLDERS = {"train": "Train", "test": "Test"}
+NMNIST_NAME = re.compile(r"\d/.+\.bin", re.ASCII)
 GESTURE_FOLDERS = {"train": "ibmGestureTrain", "test": "ibmGestureTest"}
 GESTURE_USERS = {"train": range(1, 24), "test": range(24, 30)}
 """The official split by user: 23 train, 6 test."""
 GESTURE_CLASSES = 11
 GESTURE_LIGHTINGS = ("fluorescent", "fluorescent_led", "lab", "led", "natural")
 """Those of the official folders: a copy beside one, as user05_led_copy, would count its user twice."""
+NUMBERS = ("u2", "u4", "u8", "i2", "i4", "i8", "f4", "f8")
+"""Types of an array's numbers. One byte counts to 255 ms, and a half-precision float knows no more than 2,048 apart."""
 SIMULATED = "simulation.json"
 """The file that marks a folder of simulated gestures."""
 logger = logging.getLogger(__name__)
@@ -40,6 +49,8 @@ GESTURE_NAME = re.compile(rf"user(\d\d)_({'|'.join(GESTURE_LIGHTINGS)})/(0|[1-9]
 NPY_MAGIC = b"\x93NUMPY"
 LONGEST_MS = 300_000
 """A gesture takes seconds. 0.3 s and more in microseconds are more numbers than five minutes have milliseconds."""
+SHORTEST_MS = 50
+"""A gesture takes seconds; in seconds they are fewer numbers than this."""
 LATEST_MS = 2**53 // 1000
 """Beyond it a float no longer tells one microsecond from the next."""
 
@@ -63,18 +74,49 @@ class Damaged(DataError):
         self.path, self.kind, self.detail = path, kind, detail
 
 
-def find_nmnist(folder: Path) -> dict[str, list[Recording]]:
-    """Recordings of Train and Test in a fixed order. DataError: a split or a digit has none."""
+def find_nmnist(folder: Path, skip_bad: bool = False) -> dict[str, list[Recording]]:
+    """Recordings of Train and Test in a fixed order.
+
+    With `skip_bad` files with a wrong name are logged and left out.
+    DataError: a split or a digit has none, or, without `skip_bad`, a file is not called as a recording is.
+    """
     found = {}
-    for split, name in {"train": "Train", "test": "Test"}.items():
-        recordings = [
-            Recording(path, digit)
-            for digit in range(10)
-            for path in _listed(folder / name / str(digit), "[!.]*.bin")  # macOS adds ._x.bin
-        ]
+    for split, name in NMNIST_FOLDERS.items():
+        recordings, wrong = _digits_in(folder / name)
+        _leave_out(wrong, skip_bad)
         require_classes(recordings, 10, folder / name)
         found[split] = recordings
     return found
+
+
+def misnamed_nmnist(folder: Path) -> dict[str, int]:
+    """How often `find_nmnist` passes something over where it may, by reason."""
+    wrong = (error for name in NMNIST_FOLDERS.values() for error in _digits_in(folder / name)[1])
+    return dict(Counter(error.kind for error in wrong))
+
+
+def _digits_in(folder: Path) -> tuple[list[Recording], list[Damaged]]:
+    """The recordings of one split in a fixed order, and what is wrong with the names of others."""
+    recordings, wrong = [], []
+    for place in _listed(folder, "[!.]*"):
+        inside = [place] if ".bin" in place.name.lower() else _listed(place, "[!.]*")  # macOS adds ._x.bin
+        for path in inside:
+            if ".bin" not in path.name.lower():
+                continue
+            if path != place and NMNIST_NAME.fullmatch(f"{place.name}/{path.name}"):
+                recordings.append(Recording(path, int(place.name)))
+            else:
+                rule = "a recording is called <digit>/<sample>.bin, the digit 0 to 9."
+                wrong.append(Damaged(path, "has a wrong name", rule))
+    return recordings, wrong
+
+
+def _leave_out(wrong: Iterable[Damaged], skip_bad: bool) -> None:
+    """Log what is passed over, or raise the first of it with what would allow that."""
+    for error in wrong:
+        if not skip_bad:
+            raise Damaged(error.path, error.kind, f"{error.detail} {SKIP_HINT}") from error
+        logger.warning("Skipped: %s", error)
 
 
 def find_gestures(folder: Path, skip_bad: bool) -> dict[str, list[Recording]]:
@@ -87,10 +129,7 @@ def find_gestures(folder: Path, skip_bad: bool) -> dict[str, list[Recording]]:
     found = {}
     for split, name in GESTURE_FOLDERS.items():
         recordings, wrong = _gestures_in(folder / name)
-        for error in wrong:
-            if not skip_bad:
-                raise Damaged(error.path, error.kind, f"{error.detail} {SKIP_HINT}") from error
-            logger.warning("Skipped: %s", error)
+        _leave_out(wrong, skip_bad)
         _require_users(recordings, split)
         require_classes(recordings, GESTURE_CLASSES, folder / name)
         absent = _absent(recordings, split)
@@ -114,10 +153,13 @@ def left_out(folder: Path) -> dict[str, int]:
 
 
 def _gestures_in(folder: Path) -> tuple[list[Recording], list[Damaged]]:
-    """The recordings of one split in a fixed order, and what is wrong with the names of other .npy files."""
+    """The recordings of one split in a fixed order, and what is wrong with the names of others.
+
+    Whatever looks like one, as User05-led/3.NPY or 3.npz, is one that would be missing without a word.
+    """
     recordings, wrong = [], []
-    for person in _listed(folder, "user*_*"):
-        for path in _listed(person, "[!.]*.npy"):  # macOS adds ._0.npy
+    for person in _listed(folder, "[Uu][Ss][Ee][Rr]*"):
+        for path in _listed(person, "[!.]*.[Nn][Pp]*"):  # macOS adds ._0.npy
             try:
                 recordings.append(_named(path))
             except Damaged as error:
@@ -192,17 +234,33 @@ def split_by_user(
     )
 
 
-def require_bin_length(path: Path) -> None:
-    """Raise Damaged unless a .bin file can be read and holds whole 5-byte events, at least one."""
+def require_bin(path: Path) -> None:
+    """Raise Damaged unless a .bin file of N-MNIST can be read and holds whole 5-byte events, at least one."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
+        raw = path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from error
-    if size % 5:
-        raise Damaged(path, "is cut off", f"its {size} bytes are not a whole number of 5-byte events.")
-    if size == 0:
+    if len(raw) % 5:
+        raise Damaged(path, "is cut off", f"its {len(raw)} bytes are not a whole number of 5-byte events.")
+    if not raw:
         raise Damaged(path, "holds no events", "the file is empty.")
+    if (at := raw[1::5].find(CLOCK_ROW)) >= 0:
+        # tonic's reader takes it for a clock that ran over, drops it and moves all that comes after by 8 ms
+        raise Damaged(path, "has coordinates outside the sensor", f"y of event {at} is {CLOCK_ROW}.")
+
+
+def check_nmnist(path: Path, events: np.ndarray, width: int, height: int) -> None:
+    """`check_events`, and Damaged for a recording that lacks its beginning, a middle or its end."""
+    check_events(path, events, width, height)
+    t = events["t"]
+    if t[-1] < NMNIST_END_US:
+        detail = f"it ends at {t[-1] / 1000:.0f} ms, but the third saccade lasts to about 300 ms."
+        raise Damaged(path, "is cut off", detail)
+    pauses = np.diff(t, prepend=0)
+    if pauses.max() > NMNIST_PAUSE_US:
+        at = int(pauses.argmax())
+        detail = f"no event comes for {pauses[at] / 1000:.0f} ms before event {at}."
+        raise Damaged(path, "lacks a part", detail)
 
 
 def unreadable(path: Path, error: OSError) -> Damaged:
@@ -216,8 +274,9 @@ def read_gesture(path: Path) -> np.ndarray:
     if columns.ndim != 2 or columns.shape[1] != 4:
         detail = f"an array [N, 4] of x, y, p, t is needed, but got {columns.shape}."
         raise Damaged(path, "has the wrong form", detail)
-    if columns.dtype.kind not in "biuf" or not np.isfinite(columns).all():
-        raise Damaged(path, "has the wrong form", f"values of type {columns.dtype} that are no numbers.")
+    if columns.dtype.str[1:] not in NUMBERS or not np.isfinite(columns).all():
+        detail = f"values of type {columns.dtype} that are no numbers, or too few of them for times."
+        raise Damaged(path, "has the wrong form", detail)
     for axis, limit in zip("xyp", (128, 128, 2), strict=True):
         # before int16 could wrap a wrong value around into a right one
         column = columns[:, "xyp".index(axis)]
@@ -240,8 +299,9 @@ def _columns(path: Path) -> np.ndarray:
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
         raise unreadable(path, error) from error
-    if not NPY_MAGIC.startswith(head):  # before numpy, which would advise to unpickle it
-        raise Damaged(path, "is no .npy file", f"it begins with {head!r}.")
+    if head != NPY_MAGIC:  # before numpy, which would advise to unpickle it
+        kind = "is cut off or damaged" if NPY_MAGIC.startswith(head) else "is no .npy file"
+        raise Damaged(path, kind, f"it begins with {head!r}, and a .npy file with {NPY_MAGIC!r}.")
     try:
         # mapped, a shape beyond the file fails on its length before memory is asked for
         columns = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -261,10 +321,14 @@ def _microseconds(path: Path, ms: np.ndarray) -> np.ndarray:
     if len(ms) and not (ms.min() >= -LATEST_MS and ms.max() <= LATEST_MS):
         detail = f"t spans {ms.min()} to {ms.max()} ms, but must stay below {LATEST_MS} ms."
         raise Damaged(path, "has times beyond measure", detail)
-    if len(ms) and (span := float(ms.max()) - float(ms.min())) > LONGEST_MS:
+    span = float(ms.max()) - float(ms.min()) if len(ms) else 0.0
+    if span > LONGEST_MS:
         # framing in parts of a recording would not notice, `denoise_ms` and `duration_ms` would mean another time
         detail = f"t spans {span:.0f} ms, more than five minutes: t must be in milliseconds."
         raise Damaged(path, "has times that look like microseconds", detail)
+    if len(ms) >= 100 and span < SHORTEST_MS:  # fewer events are too few, whatever their times
+        detail = f"t spans {span:g} ms, less than any gesture: t must be in milliseconds."
+        raise Damaged(path, "has times that look like seconds", detail)
     if ms.dtype.kind == "f":
         return np.rint(ms.astype(np.float64) * 1000).astype(np.int64)
     return ms.astype(np.int64) * 1000

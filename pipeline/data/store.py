@@ -32,8 +32,8 @@ from pipeline.data.recordings import SKIP_HINT, Damaged, Recording
 from pipeline.data.split import digest_of
 from pipeline.types import DataError, Split
 
-VERSION = 2
-"""Raised whenever the same recordings and settings give other frames."""
+VERSION = 3
+"""Raised whenever the same recordings and settings give other frames, or are refused where they were not."""
 FRAMES, FACTS = "frames.u8", "facts.json"
 NAMES = ("train", "validation", "test")
 
@@ -221,7 +221,7 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
     """Frames of every good recording, one after the other; returns what was found on the way."""
     labels: list[int] = []
     sizes: list[int] = []
-    seen: dict[bytes, tuple[str, Path]] = {}
+    seen: dict[bytes, Path] = {}
     skipped: Counter[str] = Counter()
     first_skipped: str | None = None
     events = lost = 0
@@ -234,7 +234,7 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
                 advance(1)
                 try:
                     array, count, beyond = frame(recording.path)
-                    _require_one_split(recording.path, name, seen)
+                    _require_new(recording.path, seen)
                 except Damaged as error:
                     if not skip_bad:
                         raise _with_hint(error, recording.path) from error
@@ -262,16 +262,16 @@ def _write(path: Path, parts: Sequence[Sequence[Recording]], frame: Frame, skip_
     }  # fmt: skip
 
 
-def _require_one_split(path: Path, split: str, seen: dict[bytes, tuple[str, Path]]) -> None:
-    """Raise Damaged for a recording whose bytes another split has, too: what is tested would have been learned.
+def _require_new(path: Path, seen: dict[bytes, Path]) -> None:
+    """Raise Damaged for a recording that was there before, byte for byte, in whatever split or class.
 
-    seen: the splits and files of the recordings before, by the hash of their bytes; this one is added.
+    What is tested, or chosen by, would have been learned, with another answer perhaps; in which splits the two come to
+    lie is drawn by seeds. `seen`: the recordings before, by the hash of their bytes; this one is added.
     """
     with path.open("rb") as file:
-        content = hashlib.file_digest(file, "blake2b").digest()
-    first_split, first = seen.setdefault(content, (split, path))
-    if first_split != split:
-        raise Damaged(path, "is in two splits", f"{split} has it, and {first_split} as {first}.")
+        first = seen.setdefault(hashlib.file_digest(file, "blake2b").digest(), path)
+    if first != path:
+        raise Damaged(path, "is there twice", f"{first} holds the same bytes.")
 
 
 def skipped(facts: Mapping[str, Any]) -> dict[str, int]:

@@ -38,6 +38,8 @@ from pipeline.types import DataError, require
 logger = logging.getLogger(__name__)
 VERSION = 3
 """Raised whenever the same settings give other recordings."""
+BAD_CONFIG, BAD_DATA, NO_ROOM, INTERRUPTED = 2, 3, 5, 130
+"""The exit codes of `pipeline.exits`, which no room may import."""
 Job = tuple[Path, int, Light, int]
 """Where a recording goes, the user's number, the lighting, the label."""
 
@@ -207,7 +209,7 @@ def compare(simulation: Simulation, out: Path, clips: Path | None, people: int =
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
+    """The command; returns the exit code, of the meaning that `pipeline.exits` gives it."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.data.synthetic", description=__doc__.split("\n")[0]
     )
@@ -234,12 +236,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             files = list(given.out.glob("*/*/*.npy"))
             size = sum(path.stat().st_size for path in files)
             print(f"{len(files)} recordings, {size / 1e9:.2f} GB below {given.out}")
-    except (DataError, ValueError) as error:
+    except ValueError as error:
         print(error, file=sys.stderr)
-        return 1
+        return BAD_CONFIG
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return NO_ROOM if isinstance(error.__cause__, OSError) else BAD_DATA
     except OSError as error:
         print(f"{given.out} must be a folder that can be written, but: {error}", file=sys.stderr)
-        return 1
+        return NO_ROOM
+    except KeyboardInterrupt:
+        print("\nInterrupted; whole recordings are kept. The same command goes on.", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

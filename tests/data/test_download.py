@@ -44,6 +44,14 @@ def test_a_part_that_is_complete_needs_no_byte_more(server, tmp_path):
     assert fetch([server.address], tmp_path / "file", check).read_bytes() == BODY
 
 
+@pytest.mark.parametrize("left", [b"x" * 5000, BODY + b"x"])
+def test_a_spoilt_part_of_an_earlier_run_is_fetched_anew(server, tmp_path, left):
+    """Resumed, or answered with 416, it can only fail its check: once more, from the first byte."""
+    (tmp_path / "file.part").write_bytes(left)
+    assert fetch([server.address], tmp_path / "file", check).read_bytes() == BODY
+    assert server.ranges == [f"bytes={len(left)}-", None]
+
+
 def test_a_server_without_ranges_starts_over(server, tmp_path):
     server.resumes = False
     (tmp_path / "file.part").write_bytes(BODY[:1000])

@@ -1,10 +1,13 @@
+import dataclasses
 import errno
 import hashlib
+import importlib
 import io
 import logging
 import os
 import pickle
 import shutil
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -149,7 +152,7 @@ BAD = [
     (lambda p: p.write_bytes(p.read_bytes()[:30]), "is cut off or damaged"),
     (lambda p: p.write_bytes(b""), "is cut off or damaged"),
     (save(lambda c: c[:0]), "holds no events"),
-    (save(lambda c: c[:3]), r"holds too few events: 3 of 3 are left for 4 frames"),
+    (save(lambda c: c[:3]), r"holds too few events: 3 for 4 frames \(data\.timesteps\)"),
     (put(5, 0, 128), "has coordinates outside the sensor: x spans .* to 128, but must lie in 0 to 127"),
     (put(5, 1, -1), "has coordinates outside the sensor: y spans -1"),
     (put(5, 2, 2), "has polarities outside the sensor: p spans 0 to 2"),
@@ -175,6 +178,11 @@ BAD = [
         save(lambda c: np.stack([*c.T[:3], np.linspace(0, 1_450_000, len(c))], 1)),  # 1.45 s in microseconds
         "has times that look like microseconds: t spans 1450000 ms, more than five minutes",
     ),
+    (save(lambda c: c * (1, 1, 1, 0.001)), "has times that look like seconds: t spans 0.5"),
+    (save(lambda c: c * (1, 1, 1, 0)), "has times that look like seconds: t spans 0 ms"),
+    (save(lambda c: c.astype(np.float16)), "has the wrong form: values of type float16"),
+    (save(lambda c: c.astype(bool)), "has the wrong form: values of type bool"),
+    (lambda p: p.write_bytes(p.read_bytes()[:3]), r"is cut off or damaged: it begins with b'.x93NU'"),
     (save(lambda c: c + np.array((0, 0, 0, 1e300))), "has times beyond measure: t spans 1e.300"),
     (
         save(lambda c: c / (128, 128, 1, 1)),
@@ -434,6 +442,64 @@ def test_digits_one_level_off_name_the_right_folder_and_others_folders_do_not(di
 # --- transforms
 
 
+KEEPING = """
+from dataclasses import dataclass
+
+
+@dataclass
+class Keeping:
+    def __call__(self, events):
+        return events[events["p"] {} 1]
+"""
+
+
+@pytest.mark.parametrize("composed", [False, True])
+def test_a_transform_that_was_edited_has_frames_of_its_own(gestures, tmp_path, monkeypatch, composed):
+    """Its words stay what they were. Two modules here, where a user's next run reads the edited one."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    seen = []
+    for sign in ("==", "!="):
+        (tmp_path / "edited_transform.py").write_text(KEEPING.format(sign))
+        monkeypatch.delitem(sys.modules, "edited_transform", raising=False)
+        importlib.invalidate_caches()
+        keeping = importlib.import_module("edited_transform").Keeping()
+        transform = tonic.transforms.Compose([keeping]) if composed else keeping
+        event_data._stored.cache_clear()
+        data = gesture(gestures, framing=Framing(size=32, transforms=(transform,))).load(0)
+        seen.append(data.train.x.sum((0, 1, 3, 4)).tolist())
+    assert seen[0][0] == seen[1][1] == 0
+    assert min(seen[0][1], seen[1][0]) > 0
+
+
+@dataclasses.dataclass
+class Choosy:
+    def __call__(self, events):
+        raise ValueError("too many")
+
+
+@pytest.mark.parametrize(
+    ("transform", "said"),
+    [
+        (Choosy(), r"Choosy\(\) does not take a recording of 120 events: ValueError: too many"),
+        (tonic.transforms.Decimation(0), r"Decimation\(n=0\) does not take a recording of 120 events: "),
+    ],
+)
+def test_a_transform_that_fails_is_named_with_its_key(gestures, transform, said):
+    with pytest.raises(DataError, match=rf"^data\.framing\.transforms: {said}"):
+        gesture(gestures, framing=Framing(size=32, transforms=(transform,)), skip_bad=True).load(0)
+
+
+def test_a_config_that_leaves_too_few_events_is_named_and_not_the_recording(gestures):
+    """With skip_bad, too: leaving out good recordings would hide what is wrong."""
+    for skip_bad in (False, True):
+        with pytest.raises(
+            DataError,
+            match=r"npy keeps \d of 120 events, .*data\.timesteps=4: data\.framing\.denoise_ms must leave more",
+        ):
+            gesture(gestures, framing=Framing(size=32, denoise_ms=0.001), skip_bad=skip_bad).load(0)
+
+
 @pytest.mark.parametrize(
     ("transform", "left"),
     [
@@ -603,13 +669,13 @@ def test_nmnist_from_the_official_layout(digits, tmp_path):
     assert torch.equal(rows, 3 * data.train.y)  # the dot of digit d runs in row 3 d
 
 
-def test_a_recording_in_both_splits_is_named_with_both_places(digits):
+def test_a_recording_that_is_there_twice_is_named_with_both_places(digits):
     """What is tested would have been learned. Under another name and digit, too: the bytes tell."""
     leaked = digits / "Test" / "4" / "99999.bin"
     shutil.copy(digits / "Train" / "3" / "00001.bin", leaked)
-    with pytest.raises(DataError, match=r"Test/4/99999\.bin is in two splits: .* as .*Train/3/00001\.bin"):
+    with pytest.raises(DataError, match=r"Test/4/99999\.bin is there twice: .*Train/3/00001\.bin holds"):
         nmnist(digits, validation=10).load(0)
-    assert nmnist(digits, validation=10, skip_bad=True).load(0).skipped == {"is in two splits": 1}
+    assert nmnist(digits, validation=10, skip_bad=True).load(0).skipped == {"is there twice": 1}
 
 
 def test_settings_that_give_other_frames_have_caches_of_their_own(digits, private_cache):
@@ -652,6 +718,20 @@ def test_settings_that_give_other_frames_have_caches_of_their_own(digits, privat
             "has coordinates outside the sensor: y",
         ),
         (
+            lambda p: p.write_bytes(encoded([3], [240], [0], [250_000])),
+            "has coordinates outside the sensor: y of event 0 is 240",
+        ),
+        (
+            lambda p: p.write_bytes(encoded([3] * 5, [3] * 5, [0] * 5, [60_000 * k for k in range(1, 6)])),
+            "lacks a part: no event comes for 60 ms before event 0",
+        ),
+        (
+            lambda p: p.write_bytes(
+                encoded([3] * 6, [3] * 6, [0] * 6, [0, 40_000, 80_000, 200_000, 240_000, 280_000])
+            ),
+            "lacks a part: no event comes for 120 ms before event 3",
+        ),
+        (
             lambda p: p.write_bytes(encoded([3] * 2, [3] * 2, [0] * 2, [260_000, 250_000])),
             "has times that run back",
         ),
@@ -673,6 +753,32 @@ def test_a_digit_that_cannot_be_read_is_named_or_left_out_and_macos_files_are_no
         nmnist(digits).load(0)
     data = nmnist(digits, skip_bad=True).load(0)
     assert len(data.train) + len(data.validation) == 59
+
+
+@pytest.mark.parametrize(
+    "name", ["Train/4/00002.BIN", "Train/4/00002.bin.gz", "Train/00002.bin", "Train/10/00002.bin"]
+)
+def test_a_digit_under_a_wrong_name_is_named_or_counted(digits, name):
+    moved = digits / name
+    moved.parent.mkdir(exist_ok=True)
+    (digits / "Train" / "4" / "00002.bin").rename(moved)
+    with pytest.raises(DataError, match=rf"{name} has a wrong name: .*<digit>/<sample>\.bin.*skip_bad"):
+        nmnist(digits).load(0)
+    data = nmnist(digits, skip_bad=True).load(0)
+    assert data.skipped == {"has a wrong name": 1}
+    assert len(data.train) + len(data.validation) == 59
+
+
+@pytest.mark.parametrize(
+    "name", ["user05_led/7.NPY", "user05_led/7.npz", "user05_led/7.npy.gz", "User05-led/7.npy"]
+)
+def test_a_gesture_under_a_wrong_name_is_named_or_counted(gestures, name):
+    moved = gestures / "ibmGestureTrain" / name
+    moved.parent.mkdir(exist_ok=True)
+    (gestures / "ibmGestureTrain" / "user05_led" / "7.npy").rename(moved)
+    with pytest.raises(DataError, match=rf"{name} has a wrong name: .*skip_bad"):
+        gesture(gestures).load(0)
+    assert gesture(gestures, skip_bad=True).load(0).skipped == {"has a wrong name": 1}
 
 
 def test_a_digit_without_recordings_is_named(digits):
@@ -740,7 +846,7 @@ def test_real_nmnist_reads_as_tonic_reads_it(tmp_path, monkeypatch):
             r"^validation_users must be a count or different users",
         ),
         (lambda: gesture("x", limit=5), r"^limit must be at least 11"),
-        (lambda: gesture("x", framing=Framing(size=129)), r"^size must be null or in \[1, 128\]"),
+        (lambda: gesture("x", framing=Framing(size=129)), r"^framing\.size must be null or in \[1, 128\]"),
         (
             lambda: gesture("x", augment=Augment(flip_labels=(1, 0))),
             r"^augment.flip_labels must hold one label",

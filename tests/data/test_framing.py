@@ -216,8 +216,13 @@ def test_a_real_clip_frames_as_tonic_frames_it():
         (lambda: Framing(slicing="space"), r"^slicing must be count or time, but got 'space'"),
         (lambda: Framing(values="mean"), r"^values must be one of count, root, binary"),
         (lambda: Framing(denoise_ms=0), r"^denoise_ms must be null or above 0"),
-        (lambda: Framing(size=35).side(34), r"^size must be null or in \[1, 34\], but got 35"),
-        (lambda: Framing(crop=0).side(34), r"^crop must be null or in \[1, 34\]"),
+        (lambda: Framing(size=35).side(34), r"^framing\.size must be null or in \[1, 34\], but got 35"),
+        (
+            lambda: Framing(crop=16, size=32).side(34),
+            r"^framing\.size must be null or in \[1, 16\] \(framing\.crop\)",
+        ),
+        (lambda: Framing(duration_ms=1e18), "^duration_ms must be null or above 0, and at most 300000"),
+        (lambda: Framing(crop=0).side(34), r"^framing\.crop must be null or in \[1, 34\]"),
         (
             lambda: Framing().frames(events_of([(0, 0, 0, 0)]), 2, 3),
             r"^events must be at least one per frame \(3\)",

@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import RidgeClassifier
 from torch.nn.functional import avg_pool2d
 
+from pipeline import exits
 from pipeline.data import events as event_data
 from pipeline.data import synthetic
 from pipeline.data.compare import profile, real_clips, table
@@ -360,7 +361,7 @@ def test_the_command_writes_table_and_picture(tmp_path, capsys, monkeypatch):
     image = matplotlib.image.imread(tmp_path / "out" / "gestures.png")
     assert image.shape[0] > 1400
     assert image[..., :3].std() > 0.1
-    assert main([str(tmp_path / "out"), "--seconds", "99"]) == 1
+    assert main([str(tmp_path / "out"), "--seconds", "99"]) == exits.BAD_CONFIG
     assert "seconds must be in [0.2, 30], but got 99.0." in capsys.readouterr().err
 
 
@@ -368,14 +369,14 @@ def test_the_command_needs_the_clips_only_when_they_are_named(tmp_path, capsys, 
     monkeypatch.setenv("PIPELINE_DATA", str(tmp_path))
     words = [str(tmp_path / "out"), "--seconds", "0.2", "--preview", "--people", "1"]
     assert main(words) == 0
-    assert main([*words, "--clips", str(tmp_path)]) == 1
+    assert main([*words, "--clips", str(tmp_path)]) == exits.BAD_DATA
     assert "dvsgesture10.npz is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("preview", [[], ["--preview"]])
 def test_the_command_leaves_a_folder_of_real_recordings_as_it_is(gestures, capsys, preview):
     before = sorted(gestures.rglob("*"))
-    assert main([str(gestures), "--seconds", "0.2", *preview]) == 1
+    assert main([str(gestures), "--seconds", "0.2", *preview]) == exits.BAD_DATA
     assert "no simulation wrote" in capsys.readouterr().err
     assert sorted(gestures.rglob("*")) == before
 
@@ -389,14 +390,14 @@ def test_the_command_leaves_a_folder_of_real_recordings_as_it_is(gestures, capsy
     ],
 )
 def test_the_command_says_which_number_is_wrong(tmp_path, capsys, words, said):
-    assert main([str(tmp_path / "out"), "--seconds", "0.2", *words]) == 1
+    assert main([str(tmp_path / "out"), "--seconds", "0.2", *words]) == exits.BAD_CONFIG
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_cannot_write_into_a_file(tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
-    assert main([str(tmp_path / "file"), "--seconds", "0.2", "--people", "1"]) == 1
+    assert main([str(tmp_path / "file"), "--seconds", "0.2", "--people", "1"]) == exits.NO_ROOM
     assert f"{tmp_path / 'file'} must be a folder that can be written" in capsys.readouterr().err
 
 
@@ -474,3 +475,20 @@ def test_sums_of_events_do_not_give_the_gesture_away(private_cache):
                 readout = RidgeClassifier(alpha=alpha).fit((train - mean) / scale, data.train.y)
                 found.append(readout.score((test - mean) / scale, data.test.y))
     assert 0.3 < max(found) < 0.6
+
+
+def test_a_full_disk_and_ctrl_c_end_the_command_by_their_codes(tmp_path, capsys, monkeypatch):
+    words = [str(tmp_path / "out"), "--seconds", "0.2", "--people", "1"]
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(synthetic, "_write_all", full)
+    assert main(words) == exits.NO_ROOM
+    assert f"{tmp_path / 'out'} cannot be written" in capsys.readouterr().err
+    monkeypatch.setattr(synthetic, "_write_all", stopped)
+    assert main(words) == exits.INTERRUPTED
+    assert "The same command goes on" in capsys.readouterr().err
