@@ -18,7 +18,7 @@ from pipeline.experiment import Experiment
 from pipeline.export.finalist import obstacles
 from pipeline.export.program import Accumulator
 from pipeline.study.space import Axis
-from pipeline.types import Dataset, Inexact
+from pipeline.types import DataError, Dataset, Inexact
 
 if TYPE_CHECKING:
     from pipeline.job import Job
@@ -56,7 +56,10 @@ def expectation(job: Job, seconds: float = SECONDS) -> list[str]:
         try:
             point = job.experiment(draw(job.study.axes.axes, generator))
             said = reasons(point, job.accumulator)
-        except ValueError as error:  # a combination that no trial can have
+        except (
+            ValueError,
+            DataError,
+        ) as error:  # no trial can have this combination, or these frames of the data
             hopeless.append(str(error))
         else:
             drawn, exact = drawn + 1, exact + (not said)

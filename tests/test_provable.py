@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from pipeline import config, experiment, job, provable
 from pipeline.config import ConfigError
-from pipeline.types import Inexact
+from pipeline.data.digits import Digits
+from pipeline.types import DataError, Inexact
 from tests.data.conftest import gestures  # noqa: F401  (a fixture: recordings in the layout of DVS Gesture)
 
 ROOT = os.environ.get("PIPELINE_DATA")
@@ -98,6 +100,23 @@ def test_the_share_of_a_space_that_no_training_can_begin_with_is_said():
     assert space.startswith("space: 7 of 16 points drawn from it end before any training: ")
     assert "integer_bits must be a number" in space
     assert proof.startswith("proof: all 9 points")
+
+
+def test_points_whose_data_has_no_such_frames_are_said_and_do_not_end_the_search(monkeypatch):
+    """A filter and a number of frames that leave some recording too few events: trials of it fail by name."""
+    words = ["+experiment=quickstart", "+study.space.data.timesteps={choices: [4, 500]}"]
+    here = job.build(config.plain(config.compose_job(words)))
+    load = Digits.load
+
+    def loaded(self, seed):
+        if self.timesteps == 500:
+            raise DataError("data.timesteps=500: too few events.")
+        return load(self, seed)
+
+    monkeypatch.setattr(Digits, "load", loaded)
+    assert re.match(
+        r"space: \d+ of 16 points .* end before any training: data", provable.expectation(here, LONG)[0]
+    )
 
 
 def test_an_stdp_network_has_no_narrow_register_and_it_is_said_before_the_search():
