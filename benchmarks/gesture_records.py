@@ -222,12 +222,17 @@ def _beyond(full: dict[int, float], pruned: dict[float, dict[int, float]], how: 
         worst[seed] = max(beyond + ([PUBLISHED_FALL - falls[seed]] if seed in falls else []))
     if not worst:
         return []
-    said = (
-        ", ".join(f"{-mean(drop.values()):+.1f} at {100 * p:g} %" for p, drop in drops.items()) + " sparsity"
-    )
+
+    def of(
+        seeds: dict[int, float],
+    ) -> str:  # a silent network has no accuracy: the mean is then of other seeds
+        return f" ({len(seeds)} of {len(full)} seeds)" if len(seeds) < len(full) else ""
+
+    levels = [f"{-mean(drop.values()):+.1f} at {100 * p:g} %{of(drop)}" for p, drop in drops.items()]
+    said = ", ".join(levels) + " sparsity"
     if falls:
-        last = f"{100 * EDGE:g} to {100 * BELOW:g} %"
-        said += f"; {-mean(falls.values()):+.1f} from {last} (published {-PUBLISHED_FALL:+.1f})"
+        last = f"{100 * EDGE:g} to {100 * BELOW:g} %{of(falls)}"
+        said += f"; {-mean(falls.values()):+.1f} from {last}, published {-PUBLISHED_FALL:+.1f}"
     # A level that is missing can still refute what the others leave standing.
     whole = PUBLISHED_LOSS.keys() <= drops.keys() and seeds & falls.keys()
     open_ = not whole and BY_ID["H2"].judge(mean(worst.values()))
@@ -346,8 +351,8 @@ def orders(book: Book, data: str) -> list[Finding]:
         return []
     ratio, points, bits, level, noise = max(found)
     said = (
-        f"largest of {count} differences {points:+.2f} points ({bits} bit, {100 * level:g} %), "
-        f"{ratio:.2f} x its noise"
+        f"of {count} differences the largest beside its noise: {points:+.2f} points ({bits} bit, {100 * level:g} %), "
+        f"{ratio:.2f} times that"
     )
     seeds = [s for s in SEEDS if any(c["method"] == "cumulative" for c in book.of(data, s))]
     return [Finding("H8", dict.fromkeys(seeds, ratio), said, pooled=True, unsure=ratio <= 1 and noise > LOUD)]
@@ -391,7 +396,7 @@ def worst(book: Book, data: str) -> list[Finding]:
 
     Networks that change places and cost nearly the same say nothing: then there is no verdict.
     """
-    found, factors, points, swapped, pairs, apart = {}, [], 0, 0, 0, 0.0
+    found, factors, points, swapped, pairs, apart = {}, [], set(), 0, 0, 0.0
     for seed in SEEDS:
         cells = [cell for cell in book.of(data, seed) if cell["method"] != "float"]
         if len(cells) < FEW:
@@ -399,7 +404,7 @@ def worst(book: Book, data: str) -> list[Finding]:
         means, worsts = ([float(cell[name]) for cell in cells] for name in ("energy_pj", "worst_energy_pj"))
         found[seed] = round(float(kendalltau(means, worsts)[0]), 9)  # the same order is 1, not nearly 1
         factors += [b / a for a, b in zip(means, worsts, strict=True)]
-        points = max(points, len(cells))
+        points.add(len(cells))
         for (a, at_worst), (b, other) in combinations(zip(means, worsts, strict=True), 2):
             pairs += 1
             if (a - b) * (at_worst - other) < 0:
@@ -407,8 +412,9 @@ def worst(book: Book, data: str) -> list[Finding]:
                 apart = max(apart, 100 * (max(a, b) / min(a, b) - 1))
     if not found:
         return []
+    networks = f"{min(points)} to {max(points)}" if len(points) > 1 else max(points)
     said = (
-        f"tau {mean(found.values()):.3f} over {points} networks, worst {median(factors):.3f}x the mean; "
+        f"tau {mean(found.values()):.3f} over {networks} networks, worst {median(factors):.3f}x the mean; "
         f"{swapped} of {pairs} pairs change places"
     )
     if swapped:

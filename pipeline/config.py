@@ -41,6 +41,11 @@ LATER: dict[str, object] = {
     "accumulator": {"_target_": "pipeline.export.program.Accumulator", "bits": 32, "overflow": "saturate"},
 }
 """Keys that configs of earlier studies lack, and what was done without them."""
+FOLLOWERS = {
+    "data.timesteps": ("net.timesteps",),
+    "seed": ("compression.quantize_weights.seed", "compression.quantize_neurons.seed"),
+}
+"""Keys that repeat another in conf, as ``${seed}``: a plain config no longer says so, and a trial changes only one."""
 FREE_KEYS = (
     "study.trials",
     "study.finalists",
@@ -165,9 +170,18 @@ def plain(cfg: DictConfig) -> Plain:
 
 
 def override(config: Mapping[str, object], params: Mapping[str, object]) -> Plain:
-    """A copy of a plain config with the dotted `params` put in; a path that is not there is refused."""
+    """A copy of a plain config with the dotted `params` put in; a path that is not there is refused.
+
+    What repeats one of them in conf (`FOLLOWERS`), and has the same value here, takes the new one, too.
+    """
     changed = deepcopy(dict(config))
-    for path, value in params.items():
+    following = {
+        follower: value
+        for path, value in params.items()
+        for follower in FOLLOWERS.get(path, ())
+        if follower not in params and _at(config, path) == _at(config, follower) is not None
+    }
+    for path, value in {**params, **following}.items():
         *parents, leaf = path.split(".")
         node: object = changed
         for depth, key in enumerate(parents):
@@ -176,6 +190,14 @@ def override(config: Mapping[str, object], params: Mapping[str, object]) -> Plai
             raise ConfigError(_no_such_path(path, node, leaf))
         node[leaf] = value
     return changed
+
+
+def _at(config: Mapping[str, object], path: str) -> object:
+    """The value at a dotted path, None where there is none."""
+    node: object = config
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
 
 
 def _child(node: object, key: str, here: str, path: str) -> object:

@@ -74,6 +74,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", "be in [0, 2**32)", self.seed)
+        steps, frames = (getattr(part, "timesteps", None) for part in (self.net, self.data))
+        fits = None in (steps, frames) or steps == frames
+        require(fits, "net.timesteps", f"be as many as data.timesteps ({frames})", steps)
 
 
 class Trained(NamedTuple):

@@ -149,6 +149,7 @@ def context(
         ended=results.early_end(study, job.study) or search.ended(job.sampler, study) or "",
         validation_samples=len(data.validation),
         test_samples=len(data.test),
+        counted=_counted(job, data),
         reference=bound,
         hypervolume=results.hypervolume_history(study, job.study, bound, rows),
         importance=results.importance(study, job.study, job.seed, rows),
@@ -160,6 +161,12 @@ def context(
         baseline=reference,
         compared=tuple(baselines.known(job.folder)),
     )
+
+
+def _counted(job: Job, data: Dataset) -> str:
+    counting = job.experiment({}).counting
+    names = {"validation": "validation", "train": "training"}
+    return f"{len(counting.of(data).split(counting.split)):,} {names[counting.split]} samples"
 
 
 def _described(data: Dataset) -> str:

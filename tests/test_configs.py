@@ -139,6 +139,31 @@ def test_override_leaves_the_original_alone():
     assert one["net"]["hidden"] != 5
 
 
+def test_what_repeats_a_key_follows_it_into_a_trial():
+    """conf says net.timesteps: ${data.timesteps} and seed: ${seed}; a plain config no longer does."""
+    one = composed("+experiment=gesture_simulated")
+    changed = config.override(one, {"data.timesteps": 10, "seed": 3})
+    assert changed["net"]["timesteps"] == 10
+    assert changed["compression"]["quantize_weights"]["seed"] == 3
+    assert changed["compression"]["quantize_neurons"]["seed"] == 3
+    own = composed("+experiment=gesture_simulated", "compression.quantize_weights.seed=7")
+    assert config.override(own, {"seed": 3})["compression"]["quantize_weights"]["seed"] == 7
+    both = {"seed": 3, "compression.quantize_weights.seed": 5}
+    assert config.override(one, both)["compression"]["quantize_weights"]["seed"] == 5
+    assert (
+        "timesteps" not in config.override(composed("+experiment=quickstart"), {"data.timesteps": 5})["net"]
+    )
+
+
+def test_a_searched_number_of_steps_reaches_the_network_that_has_weights_for_each():
+    job.build(composed("+experiment=gesture_simulated", "+study.space.data.timesteps={choices: [10, 20]}"))
+    for words in (["net.timesteps=5"], ["+study.space.net.timesteps={choices: [10, 20]}"]):
+        with pytest.raises(
+            ConfigError, match=r"net\.timesteps must be as many as data\.timesteps \(20\), but got"
+        ):
+            job.build(composed("+experiment=gesture_simulated", *words))
+
+
 def test_a_config_from_before_a_key_existed_still_means_what_it_meant():
     """Studies go on after an update: no difference, the same results in the cache; another value is one."""
     now = composed("+experiment=quickstart")

@@ -140,14 +140,17 @@ def test_pruning_is_judged_by_what_it_loses_before_the_cliff_and_by_the_cliff(bo
     assert cliff.verdict == "holds"
     assert cliff.measured == (
         "+0.1 at 80 %, -2.0 at 90 %, -2.8 at 92.5 %, -22.0 at 95 % sparsity; "
-        "-19.2 from 92.5 to 95 % (published -12.8)"
+        "-19.2 from 92.5 to 95 %, published -12.8"
     )
     flat = judged(94, 94, 94.5)
     assert (flat.value, flat.verdict) == (pytest.approx(12.84), "does not")
     slope = judged(90, 90, 90)
     assert (slope.value, slope.verdict) == (pytest.approx(12.84 - (4 + 4 + 4.5) / 3), "does not")
     assert judged(74, 75, 90).verdict == "undecided", "the seeds do not agree"
-    assert judged(74, None, 76).verdict == "holds", "a silent network has fallen, and has no accuracy"
+    silent = judged(74, None, 76)
+    assert silent.verdict == "holds", "a silent network has fallen, and has no accuracy"
+    assert "-2.8 at 92.5 %, -22.0 at 95 % (2 of 3 seeds)" in silent.measured
+    assert "from 92.5 to 95 % (2 of 3 seeds)" in silent.measured
     assert judged(None, None, None).verdict == "undecided", "how far, nobody can say"
     before[0.925] = (80, 79, 81)
     assert judged(60, 60, 60).verdict == "does not", "it has fallen before"
@@ -167,7 +170,9 @@ def test_differences_of_two_orders_are_judged_by_the_spread_of_their_level(book_
     at_80, at_90 = 3 / (7.6488 * 1 / 2**0.5), 6 / (38.19 * (100 / 330) / 2**0.5)
     assert at_90 > at_80
     assert found.values[0] == pytest.approx(at_90, rel=1e-3)
-    assert found.said == "largest of 3 differences +6.00 points (8 bit, 90 %), 0.73 x its noise"
+    assert found.said == (
+        "of 3 differences the largest beside its noise: +6.00 points (8 bit, 90 %), 0.73 times that"
+    )
 
 
 def test_places_that_are_changed_by_networks_of_one_price_say_nothing(book_of, tmp_path) -> None:

@@ -141,9 +141,13 @@ class Layered(nn.Sequential):
         )
 
     def _whole(self, layer: nn.Module, x: Tensor) -> Tensor:
-        if isinstance(layer, _BatchNorm):
-            return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return layer(x)
+        if not isinstance(layer, _BatchNorm):
+            return layer(x)
+        rows = x.flatten(0, 1)
+        if len(rows) == 1 and rows.dim() == 4:
+            # A single map keeps the strides of time, and PyTorch's gradients are then wrong without a word (2.13).
+            rows = rows.clone(memory_format=torch.channels_last)
+        return layer(rows).unflatten(0, x.shape[:2])
 
 
 def _synapses(layers: Iterable[tuple[str, nn.Module]]) -> bool:

@@ -61,7 +61,14 @@ class Leaky(snn.Leaky):
         """[K, B, ...] currents and the membrane before the first step [B, ...] (None: zeros) -> spikes, membrane.
 
         The membrane is the one after the last step, [B, ...]; with `trace` those after every step, [K, B, ...].
+        Raises ValueError for whole-number currents and for a membrane of another shape.
         """
+        require(input_.is_floating_point(), "currents", "be floating-point numbers", input_.dtype)
+        if mem is not None:
+            shape = tuple(input_.shape[1:])
+            require(
+                tuple(mem.shape) == shape, "mem", f"be {shape}, as the currents of a step", tuple(mem.shape)
+            )
         if mem is None:
             mem = torch.zeros_like(input_[0], dtype=torch.promote_types(input_.dtype, torch.float32))
         beta, threshold = self.beta, self.threshold

@@ -24,6 +24,7 @@ import numpy as np
 import snntorch.surrogate
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pipeline.nets.lif_kernels import (
     EXACT,
@@ -148,6 +149,8 @@ def lif_scan(
     """
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
+    if x.numel() == 0:  # no sample, or no step
+        return torch.zeros_like(x), torch.zeros_like(x) if trace else u
     grid, form, keys = EXACT, np.zeros(3, np.float32), np.zeros(0, np.uint32)
     if quant is not None:
         grid, form = GRIDS[quant.rounding], np.array([quant.step.item(), quant.low, quant.high], np.float32)
@@ -196,6 +199,7 @@ class _Scan(torch.autograd.Function):
         return spikes, states
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         v, u, beta, threshold = ctx.saved_tensors
         last, rule = ctx.last, ctx.rule

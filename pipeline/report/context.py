@@ -29,6 +29,8 @@ class Context:
     validation_samples: int = 0
     test_samples: int = 0
     """Sizes of the splits, for the interval of an accuracy that one run measured; 0: no interval."""
+    counted: str = ""
+    """What energy and latency are prices of: ``256 training samples``; empty: not said."""
     reference: tuple[float, ...] = ()
     """Reference point of the hypervolume, in the order of the objectives."""
     hypervolume: tuple[tuple[int, float, float], ...] = ()

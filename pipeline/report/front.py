@@ -143,7 +143,13 @@ def caption(
     """What is drawn, in words, under the figure."""
     states = ", ".join(f"{count} {state}" for state, count in tally(rows).items())
     on_front = sum(row.on_front for row in rows)
-    sizes = f" on {context.validation_samples:,} samples" if context.validation_samples else ""
+    counts = (
+        {"accuracy": f"{context.validation_samples:,} validation samples"}
+        if context.validation_samples
+        else {}
+    )
+    counts |= {"energy and latency": context.counted} if context.counted else {}
+    sizes = f" ({'; '.join(f'{what} on {samples}' for what, samples in counts.items())})" if counts else ""
     searched = ", ".join(label(name) for name in objectives)
     scene = Scene.of(rows, objectives, picks, context)
     paper = scene.priced

@@ -20,14 +20,17 @@ def members_table(rows: Sequence[Row], picks: Mapping[str, int], context: Contex
     members = on_front(rows)
     if not members:
         return ""
-    heads = ("trial", "validation", "test", "memory", "energy", "latency", "bits", "zeros")
+    heads = ("trial", "validation", "test", "memory", "energy", "worst sample", "latency", "bits", "zeros")
     body = []
     for row in members:
         cells = [
             f'<button type="button" class="trial" data-trial="{row.number}">#{row.number}</button>',
             *(_share(row, "validation_accuracy", context.validation_samples),),
             *(_share(row, "test_accuracy", context.test_samples),),
-            *(show(name, value(row, name)) for name in ("memory_bits", "energy_pj", "latency_us")),
+            *(
+                show(name, value(row, name))
+                for name in ("memory_bits", "energy_pj", "worst_energy_pj", "latency_us")
+            ),
             weight_bits(row) or NOTHING,
             show("sparsity", sparsity(row)),
         ]

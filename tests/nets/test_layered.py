@@ -14,6 +14,7 @@ from pipeline.nets.conv import Conv
 from pipeline.nets.feedforward import FeedForward
 from pipeline.nets.layered import Dropout, Layered, initialise
 from pipeline.nets.neurons import RESETS, Leaky
+from pipeline.nets.normalisation import BatchNorm
 
 FC = FeedForward(hidden=[20, 12], init_gain=1.5)
 CONV = Conv(channels=(4, 6), kernel=3, init_gain=2.0)
@@ -302,3 +303,25 @@ def test_neurons_between_two_layers_that_need_all_of_time_run_all_of_it():
         net.get_submodule(name).register_forward_hook(hook)
     net(torch.rand(6, 5, 2, 8, 8))
     assert steps == {"lif1": [6], "lif2": [2, 2, 2]}
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNorm])
+def test_one_step_of_one_sample_has_the_gradients_of_two_that_are_equal(kind):
+    """A single map keeps the strides of time, with which PyTorch's gradients of batch normalisation are wrong."""
+    x = torch.rand(1, 1, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    outputs, gradients = [], []
+    for samples in (1, 2):
+        layers = [
+            ("conv", nn.Conv2d(2, 4, 3, padding=1, bias=False)),
+            ("bn", kind(4)),
+            ("flat", nn.Flatten()),
+        ]
+        net = Layered([*layers, ("fc", nn.Linear(144, 3))])
+        initialise(net, 0)
+        out = net(x.expand(-1, samples, -1, -1, -1))
+        out.square().sum().backward()
+        outputs.append(out[:, 0])
+        gradients.append({name: each.grad / samples for name, each in net.named_parameters()})
+    torch.testing.assert_close(*outputs)
+    for name, one in gradients[0].items():
+        torch.testing.assert_close(one, gradients[1][name], rtol=1e-3, atol=1e-5, msg=name)

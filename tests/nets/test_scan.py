@@ -109,6 +109,35 @@ def test_worked_gradient_of_a_delayed_reset():
     )
 
 
+def test_second_derivatives_are_refused_and_not_left_out():
+    """The kernels' backward pass has no derivative: a penalty on gradients would silently be without one."""
+    x, weight = torch.rand(3, 2, 4, requires_grad=True), torch.rand(4, requires_grad=True)
+    (slope,) = torch.autograd.grad((Leaky(0.9)(x)[0] * weight).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.square().sum().backward()
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3, 2), (3,), (2, 3, 1)])
+def test_a_membrane_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"mem must be \(2, 3\), as the currents of a step, but got"):
+        Leaky(0.9)(torch.ones(5, 2, 3), torch.zeros(shape))
+
+
+def test_whole_numbers_are_no_currents():
+    """The decay would be cut to 0."""
+    with pytest.raises(ValueError, match=r"currents must be floating-point numbers, but got torch\.int64"):
+        Leaky(0.9)(torch.ones(5, 2, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize("shape", [(3, 0, 5), (0, 2, 5)])
+def test_no_sample_and_no_step_give_nothing_and_keep_the_membrane(shape, trace):
+    spikes, membranes = Leaky(0.9)(torch.zeros(shape), torch.full(shape[1:], 0.5), trace=trace)
+    assert spikes.shape == shape
+    assert membranes.shape == (shape if trace else shape[1:])
+    assert trace or torch.equal(membranes, torch.full(shape[1:], 0.5))
+
+
 @pytest.mark.parametrize("size", [1, 1023, 1024, 1025, 3000])
 def test_every_membrane_is_reached_whatever_the_block(size):
     x = torch.randn(3, 1, size, generator=torch.Generator().manual_seed(0))

@@ -18,11 +18,11 @@ from pipeline.report import front, tables, writing
 from pipeline.report.context import command_of
 from pipeline.report.figures import save
 from pipeline.report.files import write_whole
-from pipeline.report.members import picks_table
+from pipeline.report.members import members_table, picks_table
 from pipeline.report.page import _plotly
 from pipeline.report.points import sort_out
 from pipeline.report.sections import FIGURES, Report, sections
-from pipeline.report.tables import write_front_csv, write_summary
+from pipeline.report.tables import on_front, write_front_csv, write_summary
 from pipeline.report.writing import write_page
 from pipeline.types import Row
 
@@ -188,6 +188,22 @@ def test_the_report_says_why_trials_ended_and_how_to_run_each_member_again(
     for heading in ("Front", "Accuracy", "Where the energy", "Bits and zeros", "Which classes", "Spikes", "Learning",
                     "How the search went", "What was stopped", "Published claims", "Run any of it again"):  # fmt: skip
         assert f"<h2>{heading}" in page
+
+
+def test_what_accuracies_and_prices_were_measured_on_stands_under_the_front(studies: ModuleType) -> None:
+    rows, told = studies.study(12), replace(studies.CONTEXT, counted="256 training samples")
+    said = front.caption(rows, studies.OBJECTIVES, {}, told)
+    assert "(accuracy on 359 validation samples; energy and latency on 256 training samples)" in said
+    assert "training samples" not in front.caption(rows, studies.OBJECTIVES, {}, studies.CONTEXT)
+
+
+def test_the_members_have_the_energy_of_the_worst_sample_beside_the_mean(studies: ModuleType) -> None:
+    rows = studies.study(12)
+    member = on_front(rows)[0]
+    worst = [replace(each, metrics={**each.metrics, "worst_energy_pj": 7.5e6}) for each in [member]]
+    table = members_table(worst, {}, studies.CONTEXT)
+    assert "<th>energy</th><th>worst sample</th>" in table
+    assert "<td>7.5 µJ</td>" in table
 
 
 def test_the_picks_are_said_against_the_float_model(studies: ModuleType) -> None:
