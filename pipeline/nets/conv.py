@@ -11,6 +11,7 @@ from torch.nn.utils import skip_init
 
 from pipeline.nets.layered import Dropout, Layered, initialise
 from pipeline.nets.neurons import LeakyConstants
+from pipeline.nets.pooling import MaxPool
 from pipeline.types import require
 
 
@@ -78,7 +79,7 @@ class Conv(LeakyConstants):
                 min(height, width) >= 1, "channels", f"leave a pixel of {shape[1]}x{shape[2]}", self.channels
             )
             if pool > 1:
-                layers.append((f"pool{at}", nn.MaxPool2d(pool)))
+                layers.append((f"pool{at}", MaxPool(pool)))
             inputs = outputs
         widths = (inputs * height * width, *self.hidden, classes * self.group)
         layers.append(("flatten", nn.Flatten()))

@@ -33,7 +33,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Raises ValueError for one number per channel, as `nn.BatchNorm2d` does."""
-        if not (self.training and _reachable(input) and input.numel() > input.shape[1]):
+        if not (self.training and reachable(input) and input.numel() > input.shape[1]):
             return super().forward(input)
         output, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         if self.running_mean is not None:
@@ -48,7 +48,8 @@ class BatchNorm(nn.BatchNorm2d):
         cast(Tensor, self.running_var).mul_(1 - share).add_(variance, alpha=share * count / (count - 1))
 
 
-def _reachable(x: Tensor) -> bool:
+def reachable(x: Tensor) -> bool:
+    """Whether kernels of this project take these maps [N, C, H, W]; else PyTorch's operations do."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
@@ -72,7 +73,7 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         channels = x.shape[1]
         count = x.numel() // channels
-        flat, lanes = _flat(x), _lanes(channels)
+        flat, lanes = flat_maps(x), _lanes(channels)
         first_pixel = flat[:channels]
         first, second = _sums(_moments, channels, flat, _rows(first_pixel, lanes))
         off = first / count
@@ -82,7 +83,7 @@ class _Normalise(torch.autograd.Function):
         shift = -off * gain if bias is None else _numbers(bias) - off * gain
         output = torch.empty_like(x)
         around, times, plus = (_rows(each.astype(flat.dtype), lanes) for each in (first_pixel, gain, shift))
-        _affine(flat, around, times, plus, _flat(output))
+        _affine(flat, around, times, plus, flat_maps(output))
         ctx.save_for_backward(x)
         ctx.found = _Found(off, scale, gain)
         mean, spread = (torch.from_numpy(each.astype(flat.dtype)) for each in (first_pixel + off, variance))
@@ -96,7 +97,7 @@ class _Normalise(torch.autograd.Function):
         off, scale, gain = ctx.found
         channels = x.shape[1]
         count, lanes = x.numel() // channels, _lanes(channels)
-        flat, g_flat = _flat(x), _flat(g.contiguous(memory_format=torch.channels_last))
+        flat, g_flat = flat_maps(x), flat_maps(g.contiguous(memory_format=torch.channels_last))
         first_pixel = _rows(flat[:channels], lanes)
         plain, along = _sums(_projections, channels, g_flat, flat, first_pixel)
         along -= off * plain
@@ -106,7 +107,7 @@ class _Normalise(torch.autograd.Function):
             slope = -gain * scale**2 * along / count
             parts = gain, slope, -gain * plain / count - slope * off
             of_g, of_x, rest = (_rows(each.astype(flat.dtype), lanes) for each in parts)
-            _input_gradient(g_flat, flat, first_pixel, of_g, of_x, rest, _flat(g_x))
+            _input_gradient(g_flat, flat, first_pixel, of_g, of_x, rest, flat_maps(g_x))
         g_weight, g_bias = (torch.from_numpy(each.astype(flat.dtype)) for each in (along * scale, plain))
         return (
             g_x,
@@ -125,7 +126,7 @@ class _Found(NamedTuple):
     gain: np.ndarray
 
 
-def _flat(x: Tensor) -> np.ndarray:
+def flat_maps(x: Tensor) -> np.ndarray:
     """The numbers of channels-last maps as they lie: the channels of a pixel, then the next pixel."""
     return x.detach().permute(0, 2, 3, 1).reshape(-1).numpy()
 

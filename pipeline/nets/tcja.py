@@ -12,6 +12,7 @@ from torch.nn.utils import skip_init
 from pipeline.nets.layered import Dropout, Layered, initialise
 from pipeline.nets.neurons import LeakyConstants
 from pipeline.nets.normalisation import BatchNorm
+from pipeline.nets.pooling import MaxPool
 from pipeline.types import require
 
 
@@ -152,6 +153,6 @@ class Tcja(LeakyConstants):
             if at > self.plain_blocks:
                 attention = TemporalChannelAttention(self.timesteps, channels, self.kernel)
                 layers.append((f"attention{at}", attention))
-            layers.append((f"pool{at}", nn.MaxPool2d(2)))
+            layers.append((f"pool{at}", MaxPool(2)))
             inputs = channels
         return layers
