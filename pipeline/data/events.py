@@ -149,7 +149,7 @@ class EventData(ABC):
     def frame(self, path: Path) -> tuple[np.ndarray, int, int]:
         """[T, 2, side, side] counts of one recording, events read, events beyond 255.
 
-        Raises Damaged for a recording that cannot be used, DataError for transforms that cannot.
+        Raises Damaged for a recording that cannot be used, DataError for a framing that cannot.
         """
         events = self.read(path)
         kept = self.framing.kept(events, self.sensor)

@@ -43,9 +43,8 @@ class TemporalChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if len(x) != self.time.in_channels:
             raise ValueError(f"timesteps must be {self.time.in_channels}, as built, but got {len(x)}.")
-        mean = x.sum((3, 4)) / (
-            x.shape[3] * x.shape[4]
-        )  # the gradient of `mean` is a whole map, of a sum a number
+        pixels = x.shape[3] * x.shape[4]
+        mean = x.sum((3, 4)) / pixels  # as x.mean, whose gradient PyTorch writes down as a whole map
         over_time = self.time(functional.pad(mean.transpose(0, 1), self.around)).transpose(0, 1)
         over_channels = self.channel(functional.pad(mean.permute(1, 2, 0), self.around)).permute(2, 0, 1)
         return x * self.gate(over_time, over_channels)[..., None, None]
