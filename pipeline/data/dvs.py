@@ -67,9 +67,9 @@ class Pixels:
     mismatch: float = 0.02
     """Standard deviation of both thresholds over the pixels."""
     refractory_ms: int = 1
-    """How long a pixel is held at reset after an event: changes that pass a threshold meanwhile are lost. The default is
-    one step, in which a pixel sends one event however far its light moves; 0 is the same. Second read-outs and events of
-    the other polarity (`echo`, `rebound`), and strays (`spill`), are no changes: they come within it."""
+    """How long a pixel is held at reset after an event: changes that pass a threshold meanwhile are lost. The default
+    is one step, in which a pixel sends one event however far its light moves; 0 is the same. Second read-outs and
+    events of the other polarity (`echo`, `rebound`), and strays (`spill`), are no changes: they come within it."""
     echo: float = 0.40
     """Probability that an ON event is read out twice (real clips: 13 % of all intervals are below 2 us)."""
     rebound: tuple[float, float] = (0.15, 0.4)
