@@ -35,12 +35,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline import heap
 from pipeline.compress.prune import PruneWeights
 from pipeline.compress.quantize import QuantizeWeights
 from pipeline.data.augment import Augment
 from pipeline.data.digits import Digits
 from pipeline.data.encode import Direct, Frames
-from pipeline.learn import memory
 from pipeline.nets.conv import Conv
 from pipeline.nets.feedforward import FeedForward
 from pipeline.nets.neurons import Leaky
@@ -256,7 +256,7 @@ def compare(name: str, rounds: int, speed: float) -> dict[str, Any]:
     if jelly is not None:
         steps["spikingjelly"] = trainer(*jelly, x, classes)
     times: dict[str, list[float]] = {key: [] for key in steps}
-    with memory.held():  # as the project's trainings run; the other two have the same of it
+    with heap.held():  # as the project's trainings run; the other two have the same of it
         for turn in range(rounds + 3):
             for key, step in steps.items():
                 spent = step()

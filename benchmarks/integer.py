@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from integer_nets import CASES
 
+from pipeline import heap
+
 OUT = Path("outputs/benchmarks/integer.json")
 
 
@@ -39,7 +41,7 @@ def measure(name: str, images: int, rounds: int) -> dict[str, Any]:
     case = CASES[name]
     made = case.make(images)
     engine, x = made.engine, made.x
-    with torch.no_grad():
+    with torch.no_grad(), heap.held():  # as trials run: the network gets its maps from pages that it has
         same = bool(torch.equal(made.network(x), engine.run(x)))
         times = [{what: seconds(call) for what, call in made.calls.items()} for _ in range(rounds + 1)][1:]
     rates = {layer: float(np.mean(spikes)) for layer, spikes in engine.trace(engine.codes(x[:, :64])).items()}

@@ -28,7 +28,7 @@ from typing import cast
 import optuna
 from rich.console import Console
 
-from pipeline import config, experiment, finalists
+from pipeline import config, experiment, finalists, heap
 from pipeline.config import ConfigError, Plain
 from pipeline.exits import BAD_DATA, spoken
 from pipeline.job import Job
@@ -120,6 +120,7 @@ def ann(plain: Plain) -> Plain:
     }
 
 
+@heap.held()
 def line(name: str, plain: Plain, floats: Path) -> Line:
     """Both accuracies and the price of one config, trained as a trial; `ended` instead where training ended early.
 
@@ -215,7 +216,7 @@ def _run(job: Job, study: optuna.Study, row: Row, name: str, seed: int) -> Line:
     stored = study.user_attrs.get(key)
     if stored is not None:
         return cast(Line, json.loads(stored))
-    plain = {**job.params_config(row.params), "seed": seed}
+    plain = job.params_config({**row.params, "seed": seed})
     found = line(name, opponents(plain, row.metrics["memory_bits"])[name], job.folder / "float")
     study.set_user_attr(key, json.dumps(found))
     return found

@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 from scipy.special import stdtrit
 
-from pipeline import checkpoint, experiment
+from pipeline import checkpoint, experiment, heap
 from pipeline.config import Plain
 from pipeline.experiment import Trained
 from pipeline.export.finalist import device_columns
@@ -33,6 +33,7 @@ CONFIDENCE = 0.95
 DRAWS = 2000
 
 
+@heap.held()
 def baseline(job: Job, study: optuna.Study) -> Row | None:
     """The float model of `study.baseline`, trained once beside the budget; None where there is none to be had."""
     params = job.study.baseline
@@ -201,6 +202,7 @@ def _take(study: optuna.Study, number: int, seed: int) -> None:
         time.sleep(WAIT_S)
 
 
+@heap.held()
 def _run(job: Job, study: optuna.Study, row: Row, seed: int) -> dict[str, float]:
     """One member under one seed; the trial's own seed takes its saved model instead of training again."""
     key = _key(row.number, seed)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
-from pipeline import checkpoint, config, experiment, provable
+from pipeline import checkpoint, config, experiment, heap, provable
 from pipeline.config import ConfigError, Plain
 from pipeline.experiment import Experiment, Trained
 from pipeline.export.program import Accumulator
@@ -88,7 +88,8 @@ class Job:
         point = self.experiment(params)
         if self.proof == "required":
             provable.demand(point, self.accumulator)
-        trained = experiment.evaluate(point, report, self.pretrained(params))
+        with heap.held():
+            trained = experiment.evaluate(point, report, self.pretrained(params))
         self.keep(trained, params, number)
         return Outcome(trained.metrics, trained.detail)
 

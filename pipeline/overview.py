@@ -15,7 +15,7 @@ from typing import cast
 
 import optuna
 
-from pipeline import baselines, checkpoint, claims, config, experiment, finalists
+from pipeline import baselines, checkpoint, claims, config, experiment, finalists, heap
 from pipeline.job import Job
 from pipeline.portrait import portrait
 from pipeline.report import units
@@ -230,7 +230,10 @@ def sensitivity(job: Job) -> tuple[Mapping[str, Mapping[str, float]], int]:
         if not params or not model.exists():
             return {}, 0
         try:
-            found = experiment.layer_losses(job.experiment(params), checkpoint.Saved(model), SENSITIVITY_S)
+            with heap.held():
+                found = experiment.layer_losses(
+                    job.experiment(params), checkpoint.Saved(model), SENSITIVITY_S
+                )
         except (DataError, RuntimeError) as error:
             log.warning("sensitivity per layer: %s", error)
             return {}, 0

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pipeline"
 DOMAIN = ("data", "nets", "learn", "compress", "hardware")
 ROOMS = (*DOMAIN, "study", "report", "export")
-SHARED = ("types", "compiled")
+SHARED = ("types", "compiled", "heap")
 """Modules above the rooms that every room may import, and that import no room."""
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "base", "core", "misc", "manager", "handler"}
 COMMAND_LINES = {"pipeline/hardware/explain.py", "pipeline/export/__main__.py"}

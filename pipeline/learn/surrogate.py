@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.learn import memory
+from pipeline import heap
 from pipeline.learn.activity import watch
 from pipeline.learn.ahead import ahead
 from pipeline.learn.decode import RateDecode, accuracy, votes
@@ -114,7 +114,7 @@ class Surrogate:
         device = self._device(home)
         net.to(device)
         try:
-            with memory.held(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            with heap.held(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 whole = span or Span(0, epochs)
                 torch.manual_seed(seed + whole.done * _STRIDE)
                 self._train(net, data, decode, after_epoch, seed, epochs, whole, device)

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from pipeline.learn import memory
+from pipeline import heap
 
 PROGRAM = """
 import resource
 import torch
-from pipeline.learn import memory
+from pipeline import heap
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -24,7 +24,7 @@ def resident():
 
 pages()
 around = [pages()]
-with memory.held():
+with heap.held():
     for _ in range(8):  # an aligned block fits into a freed one of its size only where there is room around it
         pages()
     inside, full = pages(), resident()
@@ -40,7 +40,7 @@ def run(**environment):
     ).stdout.split()
 
 
-@pytest.mark.skipif(memory._library() is None, reason="not the GNU C library, or its thresholds are chosen")
+@pytest.mark.skipif(heap._library() is None, reason="not the GNU C library, or its thresholds are chosen")
 def test_maps_are_used_again_while_a_training_runs_and_given_back_when_it_ends():
     inside, before, after, full, left = map(int, run())
     assert inside < before / 10
@@ -53,8 +53,8 @@ def test_maps_are_used_again_while_a_training_runs_and_given_back_when_it_ends()
 )
 def test_thresholds_that_a_user_chose_stay(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    assert memory._library() is None
-    with memory.held():
+    assert heap._library() is None
+    with heap.held():
         pass
 
 
@@ -68,7 +68,29 @@ def test_a_training_that_fails_gives_back_too(monkeypatch):
         def malloc_trim(self, pad):
             told.append(pad)
 
-    monkeypatch.setattr(memory, "_library", Library)
-    with pytest.raises(KeyboardInterrupt), memory.held():
+    monkeypatch.setattr(heap, "_library", Library)
+    with pytest.raises(KeyboardInterrupt), heap.held():
         raise KeyboardInterrupt
     assert told == [(-1, 2**31 - 1), (-3, 2**30), (-1, 2**26), (-3, 2**25), 0]
+
+
+def test_of_two_inside_one_another_the_outer_one_gives_back(monkeypatch):
+    told = []
+
+    class Library:
+        def mallopt(self, option, size):
+            told.append(size)
+
+        def malloc_trim(self, pad):
+            told.append("trim")
+
+    monkeypatch.setattr(heap, "_library", Library)
+
+    @heap.held()
+    def measured():
+        return len(told)
+
+    with heap.held():
+        assert measured() == 2
+        assert measured() == 2, "nothing more was said"
+    assert told == [2**31 - 1, 2**30, 2**26, 2**25, "trim"]

@@ -1,9 +1,13 @@
-"""Freed memory kept for the next step of a training, instead of given back to the system and asked for again."""
+"""Freed memory kept for the next step of a network, instead of given back to the system and asked for again.
+
+Like `pipeline.types`, this module knows no room.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,27 +20,40 @@ _USUAL = {_TRIM: 2**26, _MAP: 2**25}
 _CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "glibc.malloc")
 
 
+_lock, _inside = threading.Lock(), 0
+
+
 @contextmanager
 def held() -> Iterator[None]:
-    """While a training runs, what its steps free stays with the process; afterwards it goes back to the system.
+    """While a network is trained and measured, what its steps free stays with the process; then it goes back.
 
     Every step makes and frees the same maps. Those of more than 32 MB, and what lies free above 64 MB, the GNU C
     library gives back each time, and the system hands them out again page by page, each of them cleared: a sixth of a
-    step of TCJA-SNN. Other C libraries, and thresholds chosen in the environment (MALLOC_..., GLIBC_TUNABLES), are left
-    alone. Concerns the whole process, and no value that it computes.
+    step of TCJA-SNN, four tenths of its evaluation. Other C libraries, and thresholds chosen in the environment
+    (MALLOC_..., GLIBC_TUNABLES), are left alone. May be nested, and decorates functions, too. Concerns the whole
+    process, and no value that it computes.
     """
     library = _library()
     if library is None:
         yield
         return
-    for option, size in _HELD.items():
-        library.mallopt(option, size)
+    _count(library, 1)
     try:
         yield
     finally:
-        for option, size in _USUAL.items():
-            library.mallopt(option, size)
-        library.malloc_trim(0)
+        _count(library, -1)
+
+
+def _count(library: ctypes.CDLL, change: int) -> None:
+    """The first to come in sets the thresholds, the last to leave sets them back and gives back what is free."""
+    global _inside
+    with _lock:
+        before, _inside = _inside, _inside + change
+        if before == 0 or _inside == 0:
+            for option, size in (_HELD if _inside else _USUAL).items():
+                library.mallopt(option, size)
+        if _inside == 0:
+            library.malloc_trim(0)
 
 
 def _library() -> ctypes.CDLL | None:
