@@ -26,7 +26,8 @@ _MOST_THREADS = 4
 class BatchNorm(nn.BatchNorm2d):
     """`nn.BatchNorm2d`, faster where it learns its statistics on a CPU: [N, C, H, W] -> the same, channels-last.
 
-    Sums are made in float64; outputs, gradients and running statistics differ from PyTorch's in their last digits.
+    Sums are made in float64; outputs, gradients and running statistics differ from PyTorch's in their last digits, and
+    are nearer to those of a network that is float64 throughout.
     In evaluation, of other types or layouts, and with more than four threads it is PyTorch's own.
     Parameters, buffers and their names are those of `nn.BatchNorm2d`.
     """
