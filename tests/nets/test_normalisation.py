@@ -166,3 +166,17 @@ def test_the_network_of_the_study_trains_through_it(asked):
     net.eval()
     net(torch.ones(4, 2, 2, 8, 8))
     assert len(asked) == 2
+
+
+def test_gradients_in_single_precision_are_nearer_to_the_exact_ones_than_pytorchs():
+    """65,536 numbers per channel: PyTorch sums them in float32. The bias's gradient is the sum itself."""
+    ours, theirs = both(12, dtype=torch.float32)
+    exact, _ = both(12)
+    exact.load_state_dict({name: value.double() for name, value in ours.state_dict().items()})
+    x = maps(64, 12, 32, 32, dtype=torch.float32).detach()
+    g = maps(64, 12, 32, 32, dtype=torch.float32, seed=5).detach()
+    for layer in (ours, theirs, exact):
+        layer(x.to(layer.weight.dtype)).backward(g.to(layer.weight.dtype))
+    wrong = [(layer.bias.grad.double() - exact.bias.grad).norm() for layer in (ours, theirs)]
+    assert wrong[0] <= wrong[1]
+    assert wrong[0] / exact.bias.grad.norm() < 1e-6
