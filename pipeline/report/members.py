@@ -20,7 +20,7 @@ def members_table(rows: Sequence[Row], picks: Mapping[str, int], context: Contex
     members = on_front(rows)
     if not members:
         return ""
-    heads = ("trial", "validation", "test", "memory", "energy", "worst sample", "latency", "bits", "zeros")
+    heads = ("trial", "validation", "test", "memory", "energy", "worst energy", "latency", "bits", "zeros")
     body = []
     for row in members:
         cells = [

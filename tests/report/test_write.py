@@ -202,7 +202,7 @@ def test_the_members_have_the_energy_of_the_worst_sample_beside_the_mean(studies
     member = on_front(rows)[0]
     worst = [replace(each, metrics={**each.metrics, "worst_energy_pj": 7.5e6}) for each in [member]]
     table = members_table(worst, {}, studies.CONTEXT)
-    assert "<th>energy</th><th>worst sample</th>" in table
+    assert "<th>energy</th><th>worst energy</th>" in table
     assert "<td>7.5 µJ</td>" in table
 
 
