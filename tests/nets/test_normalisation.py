@@ -9,14 +9,7 @@ from pipeline.nets.normalisation import BatchNorm
 from pipeline.nets.tcja import Tcja
 
 LAST = torch.channels_last
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
