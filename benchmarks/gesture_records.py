@@ -223,9 +223,8 @@ def _beyond(full: dict[int, float], pruned: dict[float, dict[int, float]], how: 
     if not worst:
         return []
 
-    def of(
-        seeds: dict[int, float],
-    ) -> str:  # a silent network has no accuracy: the mean is then of other seeds
+    def of(seeds: dict[int, float]) -> str:
+        """A silent network has no accuracy: the mean is then of the other seeds."""
         return f" ({len(seeds)} of {len(full)} seeds)" if len(seeds) < len(full) else ""
 
     levels = [f"{-mean(drop.values()):+.1f} at {100 * p:g} %{of(drop)}" for p, drop in drops.items()]

@@ -18,8 +18,6 @@ _HELD = {_TRIM: 2**31 - 1, _MAP: 2**30}
 _USUAL = {_TRIM: 2**26, _MAP: 2**25}
 """Where the library's own thresholds end up once large blocks have been freed (its DEFAULT_MMAP_THRESHOLD_MAX)."""
 _CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "glibc.malloc")
-
-
 _lock, _inside = threading.Lock(), 0
 
 
@@ -28,10 +26,10 @@ def held() -> Iterator[None]:
     """While a network is trained and measured, what its steps free stays with the process; then it goes back.
 
     Every step makes and frees the same maps. Those of more than 32 MB, and what lies free above 64 MB, the GNU C
-    library gives back each time, and the system hands them out again page by page, each of them cleared: a sixth of a
-    step of TCJA-SNN, four tenths of its evaluation. Other C libraries, and thresholds chosen in the environment
-    (MALLOC_..., GLIBC_TUNABLES), are left alone. May be nested, and decorates functions, too. Concerns the whole
-    process, and no value that it computes.
+    library gives back each time, and the system hands them out again page by page, each of them cleared
+    (tests/test_heap.py counts them). Other C libraries, and thresholds chosen in the environment (MALLOC_...,
+    GLIBC_TUNABLES), are left alone. May be nested, and decorates functions, too. Concerns the whole process, and no
+    value that it computes.
     """
     library = _library()
     if library is None:

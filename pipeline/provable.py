@@ -56,10 +56,8 @@ def expectation(job: Job, seconds: float = SECONDS) -> list[str]:
         try:
             point = job.experiment(draw(job.study.axes.axes, generator))
             said = reasons(point, job.accumulator)
-        except (
-            ValueError,
-            DataError,
-        ) as error:  # no trial can have this combination, or these frames of the data
+        except (ValueError, DataError) as error:
+            # a combination that no trial can have, or frames that the data cannot give
             hopeless.append(str(error))
         else:
             drawn, exact = drawn + 1, exact + (not said)

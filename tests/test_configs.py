@@ -155,6 +155,21 @@ def test_what_repeats_a_key_follows_it_into_a_trial():
     )
 
 
+def test_every_key_that_repeats_a_part_of_a_trial_is_known_to_follow_it():
+    """A new `${seed}` in conf that no trial's seed reaches would be wrong without a word."""
+    seen = 0
+    for path in sorted(config.CONF.rglob("*.yaml")):
+        if path.parent.name == "experiment":
+            continue
+        for line in map(str.strip, path.read_text().splitlines()):
+            found = re.match(r"(\w+): *\$\{([\w.]+)\}", line)
+            if found and found[2].partition(".")[0] in config.EXPERIMENT_KEYS:
+                seen += 1
+                followers = config.FOLLOWERS.get(found[2], ())
+                assert any(key.endswith(f".{found[1]}") for key in followers), f"{path}: {line}"
+    assert seen >= 3
+
+
 def test_a_searched_number_of_steps_reaches_the_network_that_has_weights_for_each():
     job.build(composed("+experiment=gesture_simulated", "+study.space.data.timesteps={choices: [10, 20]}"))
     for words in (["net.timesteps=5"], ["+study.space.net.timesteps={choices: [10, 20]}"]):

@@ -1,8 +1,8 @@
 """Batch normalisation that learns, in a few passes over maps stored channels-last.
 
-PyTorch's own kernels take the channels of one pixel at a time, and their backward pass costs several times what
-reading and writing the maps does: a third of a step of TCJA-SNN with a few dozen channels. Here a row is as many
-pixels as fill some vector registers, whatever the channels (benchmarks/bptt.py, "TCJA, batch norm").
+PyTorch's own kernels take the channels of one pixel at a time, and with a few dozen of them their backward pass costs
+more than reading and writing the maps. Here a row is as many pixels as fill some vector registers, whatever the
+channels (a network with it: benchmarks/bptt.py, "TCJA, batch norm").
 """
 
 from __future__ import annotations

@@ -122,10 +122,8 @@ def _spread(g, places, g_x, height, width, channels, side):  # type: ignore[no-u
                 v, d = value[at : at + channels], row_of[at : at + channels]
                 for c in range(channels):
                     v[c] = o[c]
-                for c in range(channels):
-                    d[c] = np.uint8(
-                        place[c] - dx
-                    )  # the number of its row times `side`, if it is in this column
+                for c in range(channels):  # in this column: the number of its row times `side`
+                    d[c] = np.uint8(place[c] - dx)
         top = ((window // high) * height + (window % high) * side) * width * channels
         for dy in range(side):
             into = g_x[top + dy * width * channels : top + dy * width * channels + line]

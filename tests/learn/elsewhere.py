@@ -143,8 +143,8 @@ def trained(words: list[str], device: torch.device) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    # The kernels for maps on a CPU, compared in tests/nets: normalisation's differ in last digits from PyTorch's, which
-    # runs elsewhere, and a spike more or less then makes another training.
+    # Normalisation's kernels differ in last digits from PyTorch's, which runs elsewhere, and a spike more or less then
+    # makes another training; tests/nets compares them.
     normalisation.reachable = lambda x: False
     where = {"here": torch.device("cpu"), "elsewhere": ELSEWHERE}
     found = {
